@@ -1,0 +1,1 @@
+"""Calibration data, streaming statistics and the ranges made from them."""

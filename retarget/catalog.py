@@ -1,0 +1,55 @@
+"""What there is, by name: one literal table each. A new frontend, pass or target is a module and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import cast
+
+from retarget.errors import RetargetError, did_you_mean
+from retarget.protocols import Frontend, FrontendExport, Target, TargetEmit, TargetRun
+
+FRONTENDS = {
+    "onnx": "retarget.convert.onnx",
+    "pytorch": "retarget.convert.pytorch",
+}
+
+PASSES: dict[str, str] = {}
+
+TARGETS = {
+    "onnxruntime": "retarget.targets.onnxruntime",
+    "openvino": "retarget.targets.openvino",
+    "tensorrt": "retarget.targets.tensorrt",
+    "tensorrt_rtx": "retarget.targets.tensorrt_rtx",
+}
+
+
+def frontend(name: str) -> Frontend:
+    """The light half of frontend ``name``."""
+    return cast(Frontend, _module("frontend", name, FRONTENDS))
+
+
+def frontend_export(name: str) -> FrontendExport:
+    """The heavy half of frontend ``name``: imports its framework."""
+    return cast(FrontendExport, _module("frontend", name, FRONTENDS, ".export"))
+
+
+def target(name: str) -> Target:
+    """The light half of target ``name``."""
+    return cast(Target, _module("target", name, TARGETS))
+
+
+def target_emit(name: str) -> TargetEmit:
+    """The emitter of target ``name``: imports its library."""
+    return cast(TargetEmit, _module("target", name, TARGETS, ".emit"))
+
+
+def target_run(name: str) -> TargetRun:
+    """The runner of target ``name``: imports its runtime."""
+    return cast(TargetRun, _module("target", name, TARGETS, ".run"))
+
+
+def _module(what: str, name: str, table: dict[str, str], part: str = "") -> ModuleType:
+    if name not in table:
+        raise RetargetError(f"unknown {what} '{name}'", did_you_mean(name, table))
+    return importlib.import_module(table[name] + part)

@@ -1,0 +1,217 @@
+"""What each step says of its work: typed, stored as ``facts`` in the artifact's ``manifest.json``, read by the report.
+
+A step writes files; everything else that it wants known later stands here. Sizes are bytes, times seconds
+unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from retarget.spec import TensorSpec
+
+DataOrigin = Literal["samples", "calibration", "generated"]
+Verified = Literal["executed", "interpreted", "not verified"]
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all facts."""
+
+
+# ---- convert
+
+
+class Case(Fact):
+    """One parity case: feeds under ``feeds/<name>/<input>`` and ``outputs/<name>/<output>`` in ``reference.npz``."""
+
+    name: str
+    sizes: dict[str, int]
+    origin: DataOrigin
+
+
+class ConvertFacts(Fact):
+    frontend: str
+    form: str
+    """The form of the source that was recognised, such as ``TorchScript``."""
+    rung: str
+    """Which rung of the frontend's retry ladder gave the model, such as ``dynamo``."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    nodes: int
+    bytes: int
+    parameters: int
+    cases: tuple[Case, ...]
+    origin: DataOrigin
+    notes: tuple[str, ...] = ()
+
+
+# ---- optimize
+
+
+class PassFact(Fact):
+    """One pass as it ran. ``bytes`` counts initializers."""
+
+    name: str
+    status: Literal["changed", "unchanged", "dropped"]
+    nodes_before: int
+    nodes_after: int
+    bytes_before: int
+    bytes_after: int
+    seconds: float
+    reason: str | None = None
+    """Why the pass was dropped: what broke, or how it crashed."""
+
+
+class OptimizeFacts(Fact):
+    preset: str
+    passes: tuple[PassFact, ...]
+    checked: bool
+    """Whether outputs before and after were compared; when not, ``reason`` says why."""
+    reason: str | None
+    snr_db: float | None
+    """Smallest over all outputs and cases, against the model before the passes."""
+    seconds_passes: float
+    seconds_check: float
+
+
+# ---- calibrate, quantize
+
+
+class CalibrateFacts(Fact):
+    origin: DataOrigin
+    samples: int
+    tensors: int
+
+
+class KeptNode(Fact):
+    """A node that was left in float32, and why."""
+
+    name: str
+    op: str
+    reason: str
+
+
+class QuantizeFacts(Fact):
+    precision: str
+    nodes: int
+    """Nodes that now compute in the low precision."""
+    kept: tuple[KeptNode, ...]
+
+
+# ---- emit
+
+
+class IoEntry(Fact):
+    """How one input or output of the artifact stands to the user's own name and type."""
+
+    name: str
+    artifact_name: str
+    spec: TensorSpec
+    artifact_dtype: str
+
+
+class Precision(Fact):
+    """Types read back from the emitted artifact, never from the request. ``none`` where there are none."""
+
+    weights: str
+    activations: str
+    io: str
+    low_precision_share: float | None
+    """Share of the multiply-accumulates that the runtime's executed graph does below float32, 0 to 1; None if unknown."""
+
+
+class EmitFacts(Fact):
+    target: str
+    variant_precision: str
+    inputs: tuple[IoEntry, ...]
+    outputs: tuple[IoEntry, ...]
+    precision: Precision
+    notes: tuple[str, ...] = ()
+    """Every change and limit that a user must know, a sentence each."""
+
+
+# ---- compare
+
+
+class Comparison(Fact):
+    """One output of one runner held against the reference over all cases."""
+
+    output: str
+    max_abs: float
+    mean_abs: float
+    snr_db: float
+    exact: bool
+    cosine: float
+    top1_agreement: float | None
+    nan_count: int
+    inf_count: int
+    samples: int
+    passed: bool
+    reason: str | None = None
+
+
+class CompareFacts(Fact):
+    verified: Verified
+    reason: str | None
+    """Why it was not verified."""
+    settings: str
+    """How the runner executed, such as ``CPU, f32, 2 threads``."""
+    parity: tuple[Comparison, ...]
+    parity_default: tuple[Comparison, ...] = ()
+    """The same at the runtime's default precision, where that is another one."""
+    batch: str | None = None
+    """Result of the batch check in words, or why it was skipped."""
+    batch_passed: bool | None = None
+
+
+# ---- evaluate, bench
+
+
+class EvaluateFacts(Fact):
+    metric: str
+    value: float | None
+    samples: int
+    settings: str
+    reason: str | None = None
+    """Why there is no value."""
+
+
+class Latency(Fact):
+    """Milliseconds a call over the timed calls; throughput in samples a second."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    throughput_per_s: float
+    ratio_to_reference: float | None
+    stable: bool
+    calls: int
+    settings: str
+
+
+class BenchEntry(Fact):
+    subject: str
+    """``target/variant``, or ``reference``."""
+    latency: Latency | None
+    reason: str | None = None
+
+
+class BenchFacts(Fact):
+    batch: int | None
+    sizes: dict[str, int]
+    entries: tuple[BenchEntry, ...]
+
+
+FACTS: dict[str, type[Fact]] = {
+    "convert": ConvertFacts,
+    "optimize": OptimizeFacts,
+    "calibrate": CalibrateFacts,
+    "quantize": QuantizeFacts,
+    "emit": EmitFacts,
+    "compare": CompareFacts,
+    "evaluate": EvaluateFacts,
+    "bench": BenchFacts,
+}
+"""Step kind to the type of its facts."""

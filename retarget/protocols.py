@@ -1,0 +1,242 @@
+"""The types that flow and the protocols that frontends and targets satisfy: no numpy, no vendor library.
+
+A frontend is a package ``convert/<name>/``, a target a package ``targets/<name>/``. The package itself
+(``__init__.py``) is light and satisfies ``Frontend`` or ``Target``; its heavy half lives in submodules that
+only a worker imports: ``export.py`` (``FrontendExport``) and ``emit.py`` + ``run.py`` (``TargetEmit``, ``TargetRun``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
+
+import msgspec
+
+from retarget.facts import EmitFacts
+from retarget.spec import DimRange, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.generic]
+    Feeds: TypeAlias = Mapping[str, Array]
+    Outputs: TypeAlias = dict[str, Array]
+
+JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+Kind: TypeAlias = Literal[
+    "convert", "optimize", "calibrate", "quantize", "emit", "compare", "evaluate", "bench", "package"
+]
+Status: TypeAlias = Literal["ran", "cached", "failed", "skipped"]
+
+
+# ---- steps and artifacts
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit of work, its key known before it runs."""
+
+    id: str
+    """For people: unique in a plan and stable, such as ``emit openvino/fp16``."""
+    kind: Kind
+    options: Mapping[str, JSON]
+    inputs: Mapping[str, Step]
+    """Role to the step whose artifact plays it, such as ``{"model": optimize, "reference": convert}``."""
+    files: Mapping[str, Path]
+    """Role to a file or folder of the user's, such as ``{"calibration": calibration.npz}``."""
+    toolchain: str
+    """Which worker runs it: a frontend's or target's name, or ``onnx``, or ``bench``."""
+    key: str
+    optional: bool = False
+    """A failure to find the toolchain skips this step and does not fail the build."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An immutable directory with a ``manifest.json``."""
+
+    key: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class StepError:
+    """A step's failure as it crosses the process boundary. ``kind`` is the exception's class name."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+    bug: bool = False
+    """An exception in retarget's own code rather than the user's input or a library."""
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended. Memory is in bytes: resident high-water mark, and anonymous memory alone."""
+
+    step: Step
+    status: Status
+    seconds: float
+    peak_rss: int | None = None
+    peak_anonymous: int | None = None
+    artifact: Artifact | None = None
+    error: StepError | None = None
+
+
+@dataclass(frozen=True)
+class StepRequest:
+    """What a step function gets, all paths absolute. It writes its files into ``out``, which is empty."""
+
+    kind: Kind
+    options: Mapping[str, JSON]
+    inputs: Mapping[str, Path]
+    """Role to an artifact's directory."""
+    files: Mapping[str, Path]
+    out: Path
+
+
+# ---- execution
+
+
+class Runner(Protocol):
+    """Executes a model or artifact. Feeds and outputs bear the user's names, dtypes and shapes."""
+
+    settings: str
+    """How it executes, for the report: device, precision, threads."""
+
+    def run(self, feeds: Feeds) -> Outputs: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+# ---- frontends
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user gave to convert."""
+
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    """Empty: the frontend takes them from the file, and raises if the file does not say."""
+    shapes: Mapping[str, DimRange]
+    outputs: tuple[str, ...] = ()
+    """Names for the outputs, in order; empty: the frontend's own."""
+    factory: tuple[Path, str] | None = None
+    """File and function that build the module."""
+    trust: bool = False
+    options: Mapping[str, JSON] = field(default_factory=dict)
+    """The frontend's own options, as its ``Options`` struct reads them."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``export`` says of the ``model.onnx`` that it wrote."""
+
+    rung: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Frontend(Protocol):
+    """The light half of a frontend: the package ``convert/<name>``."""
+
+    requires: tuple[str, ...]
+    """Distributions that it needs, beyond retarget's own."""
+    extra: str | None
+    """The extra of retarget that brings them, None when nothing is needed."""
+    Options: type[msgspec.Struct]
+
+    @staticmethod
+    def matches(path: Path) -> str | None:
+        """The form of this format that ``path`` holds, from its content, such as ``TorchScript``; None if another's."""
+
+
+class FrontendExport(Protocol):
+    """The heavy half: ``convert/<name>/export.py``."""
+
+    @staticmethod
+    def export(source: Source, example: Feeds | None, out: Path) -> Exported:
+        """Write ``out/model.onnx`` (any opset, external data beside it). ``example`` is one real sample, if there is one."""
+
+    @staticmethod
+    def load(out: Path, source: Source) -> ir.Model:
+        """The exported model as the normal form's opset, functions inlined, with the user's names. Runs here."""
+
+    @staticmethod
+    def reference(source: Source, exported: Exported) -> Runner:
+        """The source framework itself, as a runner."""
+
+
+# ---- targets
+
+
+@dataclass(frozen=True)
+class EmitJob:
+    """What ``emit`` needs besides the model."""
+
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    shapes: Mapping[str, DimRange]
+    options: msgspec.Struct
+    """An instance of the target's ``Options``."""
+
+
+class Target(Protocol):
+    """The light half of a target: the package ``targets/<name>``."""
+
+    requires: tuple[str, ...]
+    extra: str | None
+    precisions: frozenset[str]
+    Options: type[msgspec.Struct]
+    fp16: Literal["graph", "weights"]
+    """Who makes fp16: our pass (the graph computes in it) or the format's storage."""
+    lower: tuple[str, ...]
+    """Passes to run before emit, by name."""
+
+    @staticmethod
+    def fingerprint() -> Mapping[str, str]:
+        """Versions and device that shape the artifact, without importing the library."""
+
+    @staticmethod
+    def unavailable() -> tuple[str, str] | None:
+        """Why this machine cannot build artifacts, as (reason, hint); None if it can. Light."""
+
+    @staticmethod
+    def not_executable() -> str | None:
+        """Why this machine cannot execute artifacts (``no NVIDIA GPU on this machine``); None if it can. Light."""
+
+
+Rule: TypeAlias = "object"
+
+
+class TargetEmit(Protocol):
+    """``targets/<name>/emit.py``, imported in a worker only."""
+
+    @staticmethod
+    def check(model: ir.Model, job: EmitJob) -> list[tuple[str, str, str]]:
+        """Every node that the target cannot take: (node name, operator, reason)."""
+
+    @staticmethod
+    def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
+        """Write the artifact into ``out``; raise ``Unsupported`` with all offending nodes. Reads its types back."""
+
+
+class TargetRun(Protocol):
+    """``targets/<name>/run.py``, imported in a worker only."""
+
+    @staticmethod
+    def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Runner:
+        """Execute the artifact: at float32 and without approximations when ``parity``, else at the runtime's default."""

@@ -1,0 +1,1 @@
+"""Targets: one package for each deployable format. See `retarget.protocols.Target`."""
