@@ -26,27 +26,27 @@ TARGETS = {
 
 def frontend(name: str) -> Frontend:
     """The light half of frontend ``name``."""
-    return cast(Frontend, _module("frontend", name, FRONTENDS))
+    return cast("Frontend", _module("frontend", name, FRONTENDS))
 
 
 def frontend_export(name: str) -> FrontendExport:
     """The heavy half of frontend ``name``: imports its framework."""
-    return cast(FrontendExport, _module("frontend", name, FRONTENDS, ".export"))
+    return cast("FrontendExport", _module("frontend", name, FRONTENDS, ".export"))
 
 
 def target(name: str) -> Target:
     """The light half of target ``name``."""
-    return cast(Target, _module("target", name, TARGETS))
+    return cast("Target", _module("target", name, TARGETS))
 
 
 def target_emit(name: str) -> TargetEmit:
     """The emitter of target ``name``: imports its library."""
-    return cast(TargetEmit, _module("target", name, TARGETS, ".emit"))
+    return cast("TargetEmit", _module("target", name, TARGETS, ".emit"))
 
 
 def target_run(name: str) -> TargetRun:
     """The runner of target ``name``: imports its runtime."""
-    return cast(TargetRun, _module("target", name, TARGETS, ".run"))
+    return cast("TargetRun", _module("target", name, TARGETS, ".run"))
 
 
 def _module(what: str, name: str, table: dict[str, str], part: str = "") -> ModuleType:

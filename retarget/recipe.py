@@ -9,16 +9,12 @@ from typing import Literal
 
 import msgspec
 
-from retarget.spec import DimRange, TensorSpec
-
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything in a recipe."""
 
 
-PrecisionName = Literal[
-    "fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6"
-]
+PrecisionName = Literal["fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6"]
 
 
 class Shape(Settings):

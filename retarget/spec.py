@@ -15,7 +15,21 @@ from dataclasses import dataclass
 from retarget.errors import RetargetError, did_you_mean
 
 DTYPES = frozenset(
-    "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool".split()
+    [
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint64",
+        "uint32",
+        "uint16",
+        "uint8",
+        "bool",
+    ]
 )
 
 _SPEC = re.compile(r"\s*(?P<dtype>[A-Za-z_][\w]*)\s*\[(?P<shape>[^\[\]]*)\]\s*")
