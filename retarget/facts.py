@@ -23,7 +23,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 # ---- convert
 
 
-class Case(Fact):
+class Case(Fact, frozen=True, kw_only=True):
     """One parity case: feeds under ``feeds/<name>/<input>`` and ``outputs/<name>/<output>`` in ``reference.npz``."""
 
     name: str
@@ -31,7 +31,7 @@ class Case(Fact):
     origin: DataOrigin
 
 
-class ConvertFacts(Fact):
+class ConvertFacts(Fact, frozen=True, kw_only=True):
     frontend: str
     form: str
     """The form of the source that was recognised, such as ``TorchScript``."""
@@ -50,7 +50,7 @@ class ConvertFacts(Fact):
 # ---- optimize
 
 
-class PassFact(Fact):
+class PassFact(Fact, frozen=True, kw_only=True):
     """One pass as it ran. ``bytes`` counts initializers."""
 
     name: str
@@ -64,7 +64,7 @@ class PassFact(Fact):
     """Why the pass was dropped: what broke, or how it crashed."""
 
 
-class OptimizeFacts(Fact):
+class OptimizeFacts(Fact, frozen=True, kw_only=True):
     preset: str
     passes: tuple[PassFact, ...]
     checked: bool
@@ -79,13 +79,13 @@ class OptimizeFacts(Fact):
 # ---- calibrate, quantize
 
 
-class CalibrateFacts(Fact):
+class CalibrateFacts(Fact, frozen=True, kw_only=True):
     origin: DataOrigin
     samples: int
     tensors: int
 
 
-class KeptNode(Fact):
+class KeptNode(Fact, frozen=True, kw_only=True):
     """A node that was left in float32, and why."""
 
     name: str
@@ -93,7 +93,7 @@ class KeptNode(Fact):
     reason: str
 
 
-class QuantizeFacts(Fact):
+class QuantizeFacts(Fact, frozen=True, kw_only=True):
     precision: str
     nodes: int
     """Nodes that now compute in the low precision."""
@@ -103,7 +103,7 @@ class QuantizeFacts(Fact):
 # ---- emit
 
 
-class IoEntry(Fact):
+class IoEntry(Fact, frozen=True, kw_only=True):
     """How one input or output of the artifact stands to the user's own name and type."""
 
     name: str
@@ -112,17 +112,17 @@ class IoEntry(Fact):
     artifact_dtype: str
 
 
-class Precision(Fact):
+class Precision(Fact, frozen=True, kw_only=True):
     """Types read back from the emitted artifact, never from the request. ``none`` where there are none."""
 
     weights: str
     activations: str
     io: str
     low_precision_share: float | None
-    """Share of the multiply-accumulates that the runtime's executed graph does below float32, 0 to 1; None if unknown."""
+    """Share, 0 to 1, of the multiply-accumulates that the runtime's executed graph does below float32; None if unknown."""
 
 
-class EmitFacts(Fact):
+class EmitFacts(Fact, frozen=True, kw_only=True):
     target: str
     variant_precision: str
     inputs: tuple[IoEntry, ...]
@@ -135,7 +135,7 @@ class EmitFacts(Fact):
 # ---- compare
 
 
-class Comparison(Fact):
+class Comparison(Fact, frozen=True, kw_only=True):
     """One output of one runner held against the reference over all cases."""
 
     output: str
@@ -152,7 +152,7 @@ class Comparison(Fact):
     reason: str | None = None
 
 
-class CompareFacts(Fact):
+class CompareFacts(Fact, frozen=True, kw_only=True):
     verified: Verified
     reason: str | None
     """Why it was not verified."""
@@ -169,7 +169,7 @@ class CompareFacts(Fact):
 # ---- evaluate, bench
 
 
-class EvaluateFacts(Fact):
+class EvaluateFacts(Fact, frozen=True, kw_only=True):
     metric: str
     value: float | None
     samples: int
@@ -178,7 +178,7 @@ class EvaluateFacts(Fact):
     """Why there is no value."""
 
 
-class Latency(Fact):
+class Latency(Fact, frozen=True, kw_only=True):
     """Milliseconds a call over the timed calls; throughput in samples a second."""
 
     p50_ms: float
@@ -191,14 +191,14 @@ class Latency(Fact):
     settings: str
 
 
-class BenchEntry(Fact):
+class BenchEntry(Fact, frozen=True, kw_only=True):
     subject: str
     """``target/variant``, or ``reference``."""
     latency: Latency | None
     reason: str | None = None
 
 
-class BenchFacts(Fact):
+class BenchFacts(Fact, frozen=True, kw_only=True):
     batch: int | None
     sizes: dict[str, int]
     entries: tuple[BenchEntry, ...]

@@ -128,7 +128,7 @@ def macs(node: ir.Node, sizes: Mapping[str, int]) -> int:
             return math.prod(kernel[1:]) * inner if kernel and inner else 0
         case "MatMul" | "Gemm":
             left, out = static_shape(node.inputs[0], sizes), numel(node.outputs[0], sizes)
-            transposed = node.op_type == "Gemm" and node.attributes.get_int("transA", 0)
+            transposed = node.op_type == "Gemm" and node.attributes.get_int("transA", False)
             return left[0 if transposed else -1] * out if left and out else 0
         case _:
             return 0

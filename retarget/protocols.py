@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Feeds: TypeAlias = Mapping[str, Array]
     Outputs: TypeAlias = dict[str, Array]
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Kind: TypeAlias = Literal[
     "convert", "optimize", "calibrate", "quantize", "emit", "compare", "evaluate", "bench", "package"
 ]
@@ -168,7 +168,7 @@ class FrontendExport(Protocol):
 
     @staticmethod
     def export(source: Source, example: Feeds | None, out: Path) -> Exported:
-        """Write ``out/model.onnx`` (any opset, external data beside it). ``example`` is one real sample, if there is one."""
+        """Write ``out/model.onnx`` (any opset, external data beside it). ``example`` is a real sample if there is one."""
 
     @staticmethod
     def load(out: Path, source: Source) -> ir.Model:
@@ -219,9 +219,6 @@ class Target(Protocol):
         """Why this machine cannot execute artifacts (``no NVIDIA GPU on this machine``); None if it can. Light."""
 
 
-Rule: TypeAlias = "object"
-
-
 class TargetEmit(Protocol):
     """``targets/<name>/emit.py``, imported in a worker only."""
 
@@ -239,4 +236,4 @@ class TargetRun(Protocol):
 
     @staticmethod
     def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Runner:
-        """Execute the artifact: at float32 and without approximations when ``parity``, else at the runtime's default."""
+        """Execute the artifact: as exactly as the runtime can when ``parity``, else at the runtime's default."""

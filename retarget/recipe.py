@@ -17,13 +17,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 PrecisionName = Literal["fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6"]
 
 
-class Shape(Settings):
+class Shape(Settings, frozen=True, kw_only=True):
     min: int
     opt: int
     max: int
 
 
-class Model(Settings):
+class Model(Settings, frozen=True, kw_only=True):
     path: str
     format: str | None = None
     factory: str | None = None
@@ -35,19 +35,19 @@ class Model(Settings):
     options: dict[str, object] = {}
 
 
-class Samples(Settings):
+class Samples(Settings, frozen=True, kw_only=True):
     path: str
     samples: int | None = None
 
 
-class Evaluation(Settings):
+class Evaluation(Settings, frozen=True, kw_only=True):
     path: str
     labels: str
     metric: str = "top1"
     samples: int | None = None
 
 
-class Data(Settings):
+class Data(Settings, frozen=True, kw_only=True):
     samples: Samples | None = None
     calibration: Samples | None = None
     evaluation: Evaluation | None = None

@@ -15,21 +15,8 @@ from dataclasses import dataclass
 from retarget.errors import RetargetError, did_you_mean
 
 DTYPES = frozenset(
-    [
-        "float64",
-        "float32",
-        "float16",
-        "bfloat16",
-        "int64",
-        "int32",
-        "int16",
-        "int8",
-        "uint64",
-        "uint32",
-        "uint16",
-        "uint8",
-        "bool",
-    ]
+    {"float64", "float32", "float16", "bfloat16", "bool"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
 
 _SPEC = re.compile(r"\s*(?P<dtype>[A-Za-z_][\w]*)\s*\[(?P<shape>[^\[\]]*)\]\s*")
