@@ -119,7 +119,7 @@ class Precision(Fact, frozen=True, kw_only=True):
     activations: str
     io: str
     low_precision_share: float | None
-    """Share, 0 to 1, of the multiply-accumulates that the runtime's executed graph does below float32; None if unknown."""
+    """Share, 0 to 1, of the multiply-accumulates that the executed graph does below float32; None if unknown."""
 
 
 class EmitFacts(Fact, frozen=True, kw_only=True):

@@ -168,7 +168,7 @@ class FrontendExport(Protocol):
 
     @staticmethod
     def export(source: Source, example: Feeds | None, out: Path) -> Exported:
-        """Write ``out/model.onnx`` (any opset, external data beside it). ``example`` is a real sample if there is one."""
+        """Write ``out/model.onnx`` (any opset, external data beside it). ``example``: a real sample, if any."""
 
     @staticmethod
     def load(out: Path, source: Source) -> ir.Model:
