@@ -1,0 +1,33 @@
+"""ONNX Runtime: ``model.onnx`` in the normal form's opset, executed on the CPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+requires: tuple[str, ...] = ()
+"""onnxruntime itself comes with retarget: it is also the reference of the pass check and of calibration."""
+extra: str | None = None
+precisions = frozenset({"fp32", "fp16"})
+fp16: Literal["graph", "weights"] = "graph"
+lower: tuple[str, ...] = ()
+"""None: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """No options yet."""
+
+
+def fingerprint() -> Mapping[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx", "onnx-ir")}
+
+
+def unavailable() -> tuple[str, str] | None:
+    return None
+
+
+def not_executable() -> str | None:
+    return None

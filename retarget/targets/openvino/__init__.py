@@ -1,0 +1,42 @@
+"""OpenVINO: ``model.xml`` and ``model.bin``, executed on the CPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+requires: tuple[str, ...] = ("openvino",)
+extra: str | None = "openvino"
+precisions = frozenset({"fp32", "fp16"})
+fp16: Literal["graph", "weights"] = "weights"
+"""The IR stores float16 weights; what the plugin computes in is chosen where it runs."""
+lower: tuple[str, ...] = ()
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """No options yet."""
+
+
+def fingerprint() -> Mapping[str, str]:
+    return {"openvino": _version() or "not installed", "onnx-ir": importlib.metadata.version("onnx-ir")}
+
+
+def unavailable() -> tuple[str, str] | None:
+    if _version() is None:
+        return "openvino is not installed", "pip install 'retarget[openvino]'"
+    return None
+
+
+def not_executable() -> str | None:
+    reason = unavailable()
+    return None if reason is None else reason[0]
+
+
+def _version() -> str | None:
+    try:
+        return importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError:
+        return None
