@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from retarget.spec import TensorSpec
+from retarget.spec import DimRange, TensorSpec
 
 DataOrigin = Literal["samples", "calibration", "generated"]
 Verified = Literal["executed", "interpreted", "not verified"]
@@ -39,6 +39,8 @@ class ConvertFacts(Fact, frozen=True, kw_only=True):
     """Which rung of the frontend's retry ladder gave the model, such as ``dynamo``."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    shapes: dict[str, DimRange]
+    """Range of every symbolic dimension, defaults filled in."""
     nodes: int
     bytes: int
     parameters: int

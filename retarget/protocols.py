@@ -54,6 +54,8 @@ class Step:
     key: str
     optional: bool = False
     """A failure to find the toolchain skips this step and does not fail the build."""
+    partial: bool = False
+    """Runs with the inputs that could be made, rather than being skipped when one of them failed."""
 
 
 @dataclass(frozen=True)
