@@ -1,0 +1,114 @@
+"""What each step is told: typed, written by the plan as ``Step.options``, read by the step function.
+
+The counterpart of ``facts``. Everything here enters the step's key, so nothing here is a path or a clock.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import msgspec
+
+from retarget.facts import DataOrigin
+from retarget.protocols import JSON
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all step options."""
+
+
+class SourceOptions(Options, frozen=True, kw_only=True):
+    """How to read the user's model. Files: ``model``, and ``factory`` where there is one."""
+
+    frontend: str
+    form: str
+    inputs: tuple[str, ...]
+    shapes: dict[str, str]
+    outputs: tuple[str, ...]
+    factory: str | None
+    """The function in file ``factory``."""
+    trust: bool
+    options: dict[str, JSON]
+
+
+class DataOptions(Options, frozen=True, kw_only=True):
+    """How to read a set of samples. File: ``data``."""
+
+    origin: DataOrigin
+    function: str | None
+    """The function in the file, where the data is ``file.py:function``."""
+    limit: int | None
+
+
+class ConvertOptions(Options, frozen=True, kw_only=True):
+    source: SourceOptions
+    data: DataOptions | None
+
+
+class OptimizeOptions(Options, frozen=True, kw_only=True):
+    preset: str | tuple[tuple[str, dict[str, JSON]], ...]
+    strict: bool
+
+
+class CalibrateOptions(Options, frozen=True, kw_only=True):
+    data: DataOptions | None
+    """None: the feeds of the parity cases."""
+
+
+class QuantizeOptions(Options, frozen=True, kw_only=True):
+    variant: str
+    precision: str
+    io: str
+
+
+class EmitOptions(Options, frozen=True, kw_only=True):
+    target: str
+    variant: str
+    precision: str
+    options: dict[str, JSON]
+
+
+class CompareOptions(Options, frozen=True, kw_only=True):
+    """``target`` is None for a model between steps, which ONNX Runtime executes with optimizations off."""
+
+    subject: str
+    target: str | None
+    variant: str
+    precision: str
+    tolerance: dict[str, float]
+    threads: int
+
+
+class EvaluateOptions(Options, frozen=True, kw_only=True):
+    """``target`` is None for the source framework itself, which ``source`` then describes."""
+
+    target: str | None
+    variant: str | None
+    precision: str
+    source: SourceOptions | None
+    data: DataOptions
+    labels: str
+    metric: str
+    """``top1``, ``top5``, or the function in file ``metric``."""
+    threads: int
+
+
+class BenchOptions(Options, frozen=True, kw_only=True):
+    """Artifacts are the inputs called ``<target>/<variant>``; ``reference`` is the fp32 model."""
+
+    threads: int
+    seconds: float
+    """Time for each artifact's timed calls."""
+
+
+O = TypeVar("O", bound=Options)
+
+
+def to_json(options: Options) -> dict[str, JSON]:
+    """As ``Step.options`` holds them."""
+    return cast("dict[str, JSON]", msgspec.to_builtins(options))
+
+
+def read(options: object, kind: type[O]) -> O:
+    """The inverse of ``to_json``."""
+    return msgspec.convert(options, kind)

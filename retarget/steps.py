@@ -1,0 +1,324 @@
+"""The step functions: each does one step in a worker and returns its facts.
+
+They only join pieces together: a frontend with the parity cases, a preset with its check, a model with a target.
+Files go to ``request.out``; a step that fails raises ``RetargetError``, and what it wrote is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from retarget import catalog, graph, reference
+from retarget import options as told
+from retarget.bench import Timing, interleave
+from retarget.calibration.cases import parity_cases
+from retarget.calibration.data import Samples, open_samples
+from retarget.calibration.observers import observe
+from retarget.calibration.ranges import Ranges
+from retarget.compare import Tolerance, check_batch, compare_outputs
+from retarget.errors import RetargetError
+from retarget.facts import (
+    BenchEntry,
+    BenchFacts,
+    CalibrateFacts,
+    Case,
+    CompareFacts,
+    Comparison,
+    ConvertFacts,
+    EmitFacts,
+    EvaluateFacts,
+    Fact,
+    Latency,
+    OptimizeFacts,
+    QuantizeFacts,
+)
+from retarget.metrics import open_metric
+from retarget.passes import presets
+from retarget.passes.check import run_checked
+from retarget.passes.fp16 import CastFloat16
+from retarget.protocols import EmitJob, Exported, Feeds, Outputs, Runner, Source, StepRequest
+from retarget.session import Session
+from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
+
+F = TypeVar("F", bound=Fact)
+MODEL = "model.onnx"
+
+
+def convert(request: StepRequest) -> ConvertFacts:
+    """Source → ``model.onnx`` in the normal form's opset, and the source framework's own outputs."""
+    options = told.read(request.options, told.ConvertOptions)
+    frontend = catalog.frontend_export(options.source.frontend)
+    source = _source(options.source, request.files)
+    example = next(_samples(options.data, request.files, source.inputs).batches(None)) if _early(options) else None
+
+    with TemporaryDirectory(prefix="retarget-export-") as folder:
+        exported = frontend.export(source, example, Path(folder))
+        model = frontend.load(Path(folder), source)
+        inputs = exported.inputs
+        shapes = {symbol: source.shapes.get(symbol, DEFAULT_RANGE) for symbol in symbols(inputs)}
+        samples = _samples(options.data, request.files, inputs) if options.data else None
+        origin = options.data.origin if options.data else "generated"
+        cases = parity_cases(model, inputs, shapes, samples, origin)
+        with frontend.reference(source, exported) as runner:
+            _record(request.out, cases, runner)
+        outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
+        graph.save(model, request.out / MODEL)
+
+    defaulted = [symbol for symbol in shapes if symbol not in source.shapes]
+    notes = [f"{symbol}: no shape was given, so {DEFAULT_RANGE} is assumed (min:opt:max)" for symbol in defaulted]
+    return ConvertFacts(
+        frontend=options.source.frontend,
+        form=options.source.form,
+        rung=exported.rung,
+        inputs=inputs,
+        outputs=outputs,
+        shapes=shapes,
+        nodes=graph.node_count(model),
+        bytes=graph.initializer_bytes(model),
+        parameters=sum(value.const_value.size for value in graph.initializers(model) if value.const_value is not None),
+        cases=tuple(case for case, _ in cases),
+        origin=origin,
+        notes=(*exported.notes, *notes),
+    )
+
+
+def optimize(request: StepRequest) -> OptimizeFacts:
+    """Run the preset on ``model``, checked against the model before it on the recorded feeds."""
+    options = told.read(request.options, told.OptimizeOptions)
+    source = facts_of(request.inputs["source"], ConvertFacts)
+    model = graph.load(request.inputs["model"] / MODEL)
+    passes = presets.build(options.preset, source.shapes)
+    feeds = {recorded.case: recorded.feeds for recorded in reference.read(request.inputs["source"])}
+    optimized, facts = run_checked(model, passes, feeds, preset=_preset_name(options.preset), strict=options.strict)
+    graph.save(optimized, request.out / MODEL)
+    return facts
+
+
+def calibrate(request: StepRequest) -> CalibrateFacts:
+    """Statistics of every float tensor of ``model`` over the calibration data, or over the parity cases."""
+    options = told.read(request.options, told.CalibrateOptions)
+    source = facts_of(request.inputs["source"], ConvertFacts)
+    model = graph.load(request.inputs["model"] / MODEL)
+    feeds: Iterable[Feeds]
+    if options.data:
+        feeds = _samples(options.data, request.files, source.inputs).batches(_batch(source))
+    else:
+        feeds = (recorded.feeds for recorded in reference.read(request.inputs["source"]))
+    ranges = observe(model, feeds)
+    ranges.save(request.out)
+    return CalibrateFacts(
+        origin=options.data.origin if options.data else source.origin,
+        samples=ranges.samples,
+        tensors=len(ranges),
+    )
+
+
+def quantize(request: StepRequest) -> QuantizeFacts:
+    """The model in a lower precision; today that is float16."""
+    options = told.read(request.options, told.QuantizeOptions)
+    model = graph.load(request.inputs["model"] / MODEL)
+    cast = CastFloat16(Ranges.load(request.inputs["ranges"]), io=options.io)
+    result = cast(model)
+    graph.save(result.model, request.out / MODEL)
+    return QuantizeFacts(precision=options.precision, nodes=cast.converted, kept=tuple(cast.kept))
+
+
+def emit(request: StepRequest) -> EmitFacts:
+    """Lower the model for the target and write its files."""
+    options = told.read(request.options, told.EmitOptions)
+    source = facts_of(request.inputs["source"], ConvertFacts)
+    target = catalog.target(options.target)
+    model = graph.load(request.inputs["model"] / MODEL)
+    for _, lowering in presets.build([(name, {}) for name in target.lower], source.shapes):
+        model = lowering(model).model
+    job = EmitJob(
+        precision=options.precision,
+        inputs=source.inputs,
+        outputs=source.outputs,
+        shapes=source.shapes,
+        options=msgspec.convert(options.options, target.Options),
+    )
+    return catalog.target_emit(options.target).emit(model, job, request.out)
+
+
+def compare(request: StepRequest) -> CompareFacts:
+    """Hold a model or an artifact against the recorded outputs of the source framework."""
+    options = told.read(request.options, told.CompareOptions)
+    tolerance = msgspec.convert(options.tolerance, Tolerance)
+    folder = request.inputs["model"]
+    if options.target is None:
+        with Session(graph.load(folder / MODEL), threads=options.threads) as runner:
+            return _verify(runner, request.inputs["source"], tolerance)
+
+    if reason := catalog.target(options.target).not_executable():
+        return CompareFacts(verified="not verified", reason=reason, settings="", parity=())
+    emitted = facts_of(folder, EmitFacts)
+    target = catalog.target_run(options.target)
+    with target.open(folder, emitted, parity=True, threads=options.threads) as runner:
+        facts = _verify(runner, request.inputs["source"], tolerance)
+    with target.open(folder, emitted, parity=False, threads=options.threads) as runner:
+        if runner.settings == facts.settings:
+            return facts
+        return msgspec.structs.replace(facts, parity_default=_parity(runner, request.inputs["source"], tolerance))
+
+
+def evaluate(request: StepRequest) -> EvaluateFacts:
+    """The metric over the evaluation data, of the source framework or of an artifact at its runtime's default."""
+    options = told.read(request.options, told.EvaluateOptions)
+    source = facts_of(request.inputs["source"], ConvertFacts)
+    runner: Runner
+    if options.source is not None:
+        given = _source(options.source, request.files)
+        outputs = tuple(spec.name for spec in source.outputs)
+        runner = catalog.frontend_export(options.source.frontend).reference(
+            given, Exported(rung=source.rung, inputs=source.inputs, outputs=outputs)
+        )
+    else:
+        assert options.target is not None
+        if reason := catalog.target(options.target).not_executable():
+            return EvaluateFacts(metric=options.metric, value=None, samples=0, settings="", reason=reason)
+        folder = request.inputs["model"]
+        runner = catalog.target_run(options.target).open(
+            folder, facts_of(folder, EmitFacts), parity=False, threads=options.threads
+        )
+    metric = open_metric(options.metric, request.files.get("metric"))
+    samples = _samples(options.data, request.files, source.inputs, extra=(options.labels,))
+    with runner:
+        for batch in samples.batches(_batch(source)):
+            labels = batch.pop(options.labels)
+            metric.add(runner.run(batch), labels)
+    return EvaluateFacts(metric=options.metric, value=metric.value(), samples=metric.samples, settings=runner.settings)
+
+
+def bench(request: StepRequest) -> BenchFacts:
+    """Latency of every artifact, taking turns with each other and with ONNX Runtime on the fp32 model."""
+    options = told.read(request.options, told.BenchOptions)
+    source = facts_of(request.inputs["source"], ConvertFacts)
+    sizes = {symbol: extent.opt for symbol, extent in source.shapes.items()}
+    case = next(case.name for case in source.cases if case.sizes == sizes)
+    feeds = next(recorded.feeds for recorded in reference.read(request.inputs["source"]) if recorded.case == case)
+    artifacts = {role: path for role, path in request.inputs.items() if role not in ("source", "reference")}
+    reasons: dict[str, str] = {}
+    with ExitStack() as stack:
+        model = graph.load(request.inputs["reference"] / MODEL)
+        runners: dict[str, Runner] = {
+            "reference": stack.enter_context(Session(model, optimize=True, threads=options.threads))
+        }
+        for role, path in artifacts.items():
+            emitted = facts_of(path, EmitFacts)
+            if reason := catalog.target(emitted.target).not_executable():
+                reasons[role] = reason
+                continue
+            run = catalog.target_run(emitted.target)
+            runners[role] = stack.enter_context(run.open(path, emitted, parity=False, threads=options.threads))
+        timings = interleave({role: partial(runner.run, feeds) for role, runner in runners.items()}, options.seconds)
+        settings = {role: runner.settings for role, runner in runners.items()}
+    batch = _batch(source)
+    entries = [
+        BenchEntry(subject=role, latency=_latency(timing, timings["reference"], batch or 1, settings[role]))
+        for role, timing in timings.items()
+    ]
+    entries += [BenchEntry(subject=role, latency=None, reason=reason) for role, reason in reasons.items()]
+    return BenchFacts(batch=batch, sizes=sizes, entries=tuple(entries))
+
+
+# ---- the pieces that several steps share
+
+
+def facts_of(artifact: Path, kind: type[F]) -> F:
+    """The facts in an artifact's manifest."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    return msgspec.convert(manifest["facts"], kind)
+
+
+def _source(options: told.SourceOptions, files: Mapping[str, Path]) -> Source:
+    return Source(
+        path=files["model"],
+        inputs=tuple(TensorSpec.parse(text) for text in options.inputs),
+        shapes={symbol: DimRange.parse(text) for symbol, text in options.shapes.items()},
+        outputs=options.outputs,
+        factory=(files["factory"], options.factory) if options.factory else None,
+        trust=options.trust,
+        options=options.options,
+    )
+
+
+def _early(options: told.ConvertOptions) -> bool:
+    """Whether a real sample can be read before the export: the data and the inputs are known."""
+    return options.data is not None and bool(options.source.inputs)
+
+
+def _samples(
+    options: told.DataOptions | None,
+    files: Mapping[str, Path],
+    inputs: tuple[TensorSpec, ...],
+    extra: tuple[str, ...] = (),
+) -> Samples:
+    assert options is not None
+    return open_samples(files["data"], inputs, function=options.function, limit=options.limit, extra=extra)
+
+
+def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner) -> None:
+    """Run the reference twice on each case: outputs that differ cannot be held against anything."""
+    writer = reference.ReferenceWriter(out)
+    for case, feeds in cases:
+        outputs, again = runner.run(feeds), runner.run(feeds)
+        for name, value in outputs.items():
+            if not np.array_equal(value, again[name], equal_nan=value.dtype.kind == "f"):
+                raise RetargetError(
+                    f"output '{name}' differs between two runs on the same input: the model is stochastic",
+                    "switch off dropout and sampling, or pass the noise as an input",
+                )
+        writer.add(case.name, feeds, outputs)
+    writer.close()
+
+
+def _verify(runner: Runner, source: Path, tolerance: Tolerance) -> CompareFacts:
+    parity = _parity(runner, source, tolerance)
+    facts = facts_of(source, ConvertFacts)
+    batch, passed = check_batch(runner, facts, source, tolerance)
+    return CompareFacts(
+        verified="executed", reason=None, settings=runner.settings, parity=parity, batch=batch, batch_passed=passed
+    )
+
+
+def _parity(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[Comparison, ...]:
+    expected: dict[str, Outputs] = {}
+    actual: dict[str, Outputs] = {}
+    for recorded in reference.read(source):
+        expected[recorded.case] = recorded.outputs
+        actual[recorded.case] = runner.run(recorded.feeds)
+    return compare_outputs(expected, actual, tolerance)
+
+
+def _batch(source: ConvertFacts) -> int | None:
+    """The opt size of the batch: the symbol at axis 0 of all inputs and outputs; None where there is none."""
+    firsts = {spec.shape[0] if spec.shape else None for spec in (*source.inputs, *source.outputs)}
+    symbol = firsts.pop()
+    return source.shapes[symbol].opt if not firsts and isinstance(symbol, str) and symbol in source.shapes else None
+
+
+def _preset_name(preset: str | tuple[tuple[str, dict[str, object]], ...]) -> str:
+    return preset if isinstance(preset, str) else "custom"
+
+
+def _latency(timing: Timing, base: Timing, batch: int, settings: str) -> Latency:
+    return Latency(
+        p50_ms=timing.p50,
+        p90_ms=timing.p90,
+        p99_ms=timing.p99,
+        throughput_per_s=batch * 1e3 / timing.p50,
+        ratio_to_reference=timing.p50 / base.p50,
+        stable=timing.stable,
+        calls=timing.calls,
+        settings=settings,
+    )
