@@ -351,7 +351,10 @@ def check_batch(
     together = part(0, rows)
     alone = [part(row, row + 1) for row in range(rows)]
     expected = {f"row {row}": outputs for row, outputs in enumerate(alone)}
-    actual = {f"row {row}": {name: array[row : row + 1] for name, array in together.items()} for row in range(rows)}
+    actual = {
+        f"row {row}": {name: array[row : row + 1] if array.ndim else array for name, array in together.items()}
+        for row in range(rows)
+    }
     comparisons = compare_outputs(expected, actual, tolerance)
     failed = [f"{one.output}: {one.reason}" for one in comparisons if not one.passed]
     worst = min(one.snr_db for one in comparisons)
