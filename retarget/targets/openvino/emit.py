@@ -1,0 +1,123 @@
+"""Write ``model.xml`` and ``model.bin`` and read back what is in them and what the CPU plugin makes of it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx_ir as ir
+
+from retarget import graph
+from retarget.errors import ToolchainFailure, unsupported
+from retarget.facts import EmitFacts, IoEntry, Precision
+from retarget.protocols import EmitJob
+from retarget.spec import DimRange, TensorSpec
+from retarget.targets import legal, work
+from retarget.targets.openvino.executed import activations, at, executed, weights
+from retarget.targets.openvino.legal import LEGAL
+from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino
+
+FILE = "model.xml"
+
+
+def check(model: ir.Model, job: EmitJob) -> list[legal.Refusal]:
+    """Every node that OpenVINO computes wrongly or says that it cannot take."""
+    del job
+    return legal.refused_or_tried(model, LEGAL, _trial)
+
+
+def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
+    """``out/model.xml`` and ``out/model.bin``; with precision fp16 the weights are stored as float16."""
+    if legal.refused(model, LEGAL, closed=False):
+        raise unsupported("openvino", check(model, job))
+    try:
+        _write(model, job, out / FILE)
+        return _facts(job, out / FILE)
+    except ToolchainFailure as error:
+        if refusals := check(model, job):
+            raise unsupported("openvino", refusals) from error
+        raise
+
+
+def _write(model: ir.Model, job: EmitJob, path: Path) -> None:
+    converted = _read(model)
+    try:
+        converted.reshape({spec.name: _partial(spec, job.shapes) for spec in job.inputs})
+        openvino.save_model(converted, path, compress_to_fp16=job.precision == "fp16")
+    except RuntimeError as error:
+        raise failure("OpenVINO cannot write the model", error) from error
+
+
+def _read(model: ir.Model) -> openvino.Model:
+    """``model`` as OpenVINO reads it, through a file: in memory it would have to be one protobuf, 2 GB at most."""
+    with TemporaryDirectory(prefix="retarget-openvino-") as folder:
+        path = Path(folder) / "model.onnx"
+        graph.save(model, path)
+        try:
+            return core().read_model(path)
+        except RuntimeError as error:
+            raise failure("OpenVINO cannot read the model", error) from error
+
+
+def _partial(spec: TensorSpec, shapes: Mapping[str, DimRange]) -> openvino.PartialShape:
+    """The shape with each symbolic dimension bounded by its range: the plugin sizes its buffers by the upper bound."""
+    extents = [shapes[dim] if isinstance(dim, str) else DimRange(dim, dim, dim) for dim in spec.shape]
+    return openvino.PartialShape([openvino.Dimension(extent.min, extent.max) for extent in extents])
+
+
+def _facts(job: EmitJob, path: Path) -> EmitFacts:
+    sizes = {symbol: extent.opt for symbol, extent in job.shapes.items()}
+    written = at(path, job.inputs, sizes)
+    done = executed(written)
+    share = work.low_precision_share(done)
+    notes = []
+    if low := work.joined(dtype for dtype, count in done.items() if count and dtype not in work.FULL):
+        if share:
+            notes.append(
+                f"By default OpenVINO's CPU plugin computes {share:.0%} of the multiply-accumulates in {low} on this"
+                " machine, whatever the precision of the files; parity is held at float32."
+            )
+    elif job.precision == "fp16":
+        notes.append(
+            "OpenVINO stores the weights as float16 and its CPU plugin computes in float32 on this machine:"
+            " float16 saves storage here, not time."
+        )
+    inputs, outputs = _entries(job.inputs, written.inputs), _entries(job.outputs, written.outputs)
+    if any(entry.artifact_dtype == "int64" for entry in (*inputs, *outputs)):
+        notes.append("OpenVINO's CPU plugin computes int64 in int32; larger inputs are refused.")
+    return EmitFacts(
+        target="openvino",
+        variant_precision=job.precision,
+        inputs=inputs,
+        outputs=outputs,
+        precision=Precision(
+            weights=weights(written),
+            activations=activations(written),
+            io=work.joined(entry.artifact_dtype for entry in (*inputs, *outputs)),
+            low_precision_share=share,
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _entries(specs: Sequence[TensorSpec], ports: Sequence[openvino.Output]) -> tuple[IoEntry, ...]:
+    entries = []
+    for spec, port in zip(specs, ports, strict=True):
+        names = port.get_names()
+        if spec.name not in names:
+            raise ToolchainFailure(f"OpenVINO calls '{spec.name}' {', '.join(sorted(names)) or 'nothing'}")
+        kind = dtype_name(port.get_element_type().get_type_name())
+        entries.append(IoEntry(name=spec.name, artifact_name=spec.name, spec=spec, artifact_dtype=kind))
+    return tuple(entries)
+
+
+def _trial(alone: ir.Model) -> str | None:
+    try:
+        read = _read(alone)
+        core().compile_model(read, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    except ToolchainFailure as error:
+        return error.message.partition(": ")[2]
+    except RuntimeError as error:
+        return failure("", error).message.partition(": ")[2]
+    return None

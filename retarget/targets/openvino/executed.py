@@ -1,0 +1,85 @@
+"""What the files hold, and what the CPU plugin on this machine makes of them, from the graph that it executes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from retarget.spec import TensorSpec
+from retarget.targets import work
+from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino
+
+
+def at(path: Path, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> openvino.Model:
+    """The artifact with its dimensions at ``sizes``, so that the amount of work is known."""
+    model = core().read_model(path)
+    try:
+        model.reshape({spec.name: list(spec.at(sizes)) for spec in inputs})
+    except RuntimeError as error:
+        raise failure(f"OpenVINO cannot give its own model the sizes {dict(sizes)}", error) from error
+    return model
+
+
+def weights(model: openvino.Model) -> str:
+    """The type that holds most bytes of the constants with two axes or more."""
+    held: Counter[str] = Counter()
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1:
+            kind = node.get_element_type()
+            held[dtype_name(kind.get_type_name())] += math.prod(node.get_output_shape(0)) * kind.get_bitwidth() // 8
+    return work.most(held)
+
+
+def activations(model: openvino.Model) -> str:
+    """The type that the files give to most multiply-accumulates; of most float values where there are none."""
+    done: Counter[str] = Counter()
+    values: Counter[str] = Counter()
+    for node in model.get_ops():
+        if node.get_input_size():
+            done[dtype_name(node.get_input_element_type(0).get_type_name())] += _macs(node.get_type_name(), node)
+        if node.get_type_name() != "Constant":
+            values.update(
+                dtype_name(output.get_element_type().get_type_name())
+                for output in node.outputs()
+                if output.get_element_type().is_real()
+            )
+    return work.most(done if done.total() else values)
+
+
+def executed(model: openvino.Model) -> work.Work:
+    """Multiply-accumulates by the type that the CPU plugin runs them in by default on this machine."""
+    try:
+        compiled = core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    except RuntimeError as error:
+        raise failure("OpenVINO cannot compile the model", error) from error
+    done: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ops():
+        told = node.get_rt_info()
+        kind, precision = told["layerType"].astype(str), told["runtimePrecision"].astype(str)
+        done[dtype_name(precision)] += _macs(kind, node)
+    return done
+
+
+def _macs(kind: str, node: openvino.Node) -> int:
+    """Of a node of the files or of the executed graph, which has a few kinds of its own; 0 where it has no shapes."""
+    if not all(port.get_partial_shape().is_static for port in (*node.inputs(), *node.outputs())):
+        return 0
+    inputs = [list(port.get_shape()) for port in node.inputs()]
+    outputs = [list(port.get_shape()) for port in node.outputs()]
+    match kind:
+        case "Convolution" | "GroupConvolution":
+            return work.convolution(inputs[1], outputs[0])
+        case "ConvolutionBackpropData" | "GroupConvolutionBackpropData" | "Deconvolution":
+            return work.transposed_convolution(inputs[1], inputs[0])
+        case "MatMul" | "FullyConnected":
+            return work.contraction(inputs[0], outputs[0])
+        case "LSTMSequence":
+            return work.recurrence(inputs[0], inputs[4:6])
+        case "GRUSequence" | "RNNSequence" | "AUGRUSequence":
+            return work.recurrence(inputs[0], inputs[3:5])
+        case "ScaledDotProductAttention":
+            return work.attention(inputs[0], inputs[1], outputs[0])
+        case _:
+            return 0

@@ -1,0 +1,58 @@
+"""How much a runtime's executed graph computes in which type: what the report may claim of a precision."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+Shape: TypeAlias = Sequence[int]
+Work: TypeAlias = Mapping[str, int]
+"""Type name to multiply-accumulates."""
+
+FULL = frozenset({"float32", "float64"})
+"""Types that are not a low precision."""
+
+
+def convolution(weight: Shape, out: Shape) -> int:
+    """``weight`` is [outputs, inputs a group, kernel...], groups may stand first; ``out`` is [batch, outputs, ...]."""
+    return math.prod(weight) // max(out[1], 1) * math.prod(out)
+
+
+def transposed_convolution(weight: Shape, inner: Shape) -> int:
+    """``weight`` is [inputs, outputs a group, kernel...], groups may stand first; ``inner`` is [batch, inputs, ...]."""
+    return math.prod(weight) // max(inner[1], 1) * math.prod(inner)
+
+
+def contraction(left: Shape, out: Shape) -> int:
+    """A matrix product. Either operand of ``left`` may be transposed: its matrix holds rows times the inner size."""
+    if len(left) < 2 or len(out) < 2:
+        return math.prod(left) * math.prod(out) if len(left) == 1 else math.prod(left)
+    return math.prod(left[-2:]) // max(out[-2], 1) * math.prod(out)
+
+
+def recurrence(sequence: Shape, weights: Iterable[Shape]) -> int:
+    """``sequence`` starts with [steps, batch] or [batch, steps]; each weight matrix is applied once a step."""
+    return math.prod(sequence[:2]) * sum(math.prod(weight) for weight in weights)
+
+
+def attention(query: Shape, key: Shape, out: Shape) -> int:
+    """Scores and their product with the values: each query element meets each of the key's positions, twice."""
+    return (math.prod(query) + math.prod(out)) * key[-2]
+
+
+def low_precision_share(work: Work) -> float | None:
+    """Share, 0 to 1, of multiply-accumulates below float32; None where there are none."""
+    total = sum(work.values())
+    return sum(count for dtype, count in work.items() if dtype not in FULL) / total if total else None
+
+
+def most(counts: Counter[str]) -> str:
+    """The name that was counted most, ``none`` where nothing was; the first in the alphabet of equals."""
+    return min(counts, key=lambda name: (-counts[name], name)) if counts.total() else "none"
+
+
+def joined(names: Iterable[str]) -> str:
+    """``float32``, or ``float32, int64`` where there are several, in order of appearance; ``none``."""
+    return ", ".join(dict.fromkeys(names)) or "none"
