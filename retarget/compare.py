@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from retarget.errors import RetargetError
 from retarget.facts import Comparison
+from retarget.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,28 +32,6 @@ _CONSTANT = 1e-6
 """A reference whose standard deviation is a smaller share of its root mean square counts as constant."""
 
 _Floats: TypeAlias = NDArray[np.float64]
-
-
-class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds of one comparison; None is no bound. Upper for the absolute errors, lower for the others.
-
-    Integer and boolean outputs must be equal, or their share of equal values must reach ``top1_agreement``
-    where that is set; the other bounds do not apply to them.
-    """
-
-    max_abs: float | None = None
-    mean_abs: float | None = None
-    snr_db: float | None = None
-    cosine: float | None = None
-    top1_agreement: float | None = None
-
-
-DEFAULT_TOLERANCE: Mapping[str, Tolerance] = {
-    "fp32": Tolerance(snr_db=80),
-    "fp16": Tolerance(snr_db=40),
-    "int8": Tolerance(snr_db=15),
-}
-"""By precision, for a recipe without a parity gate."""
 
 
 def snr_db(reference: Array, actual: Array) -> float:

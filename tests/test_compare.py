@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retarget.compare import DEFAULT_TOLERANCE, Tolerance, check_batch, compare_outputs, snr_db
+from retarget.compare import check_batch, compare_outputs, snr_db
 from retarget.errors import RetargetError
 from retarget.facts import Comparison
+from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
 
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds, Outputs
