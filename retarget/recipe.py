@@ -1,53 +1,509 @@
-"""The recipe: YAML to frozen Structs, and the JSON Schema out of the same types.
+"""The recipe: YAML to frozen Structs and back.
 
 The Structs below are what a person may write; ``recipe_yaml`` walks the YAML against them and collects all errors.
+Their descriptions are those of the JSON Schema (``recipe_schema``). After ``load`` every path is absolute.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import datetime
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 import msgspec
+import yaml
+from msgspec import Meta
+
+from retarget import catalog
+from retarget.errors import RecipeError, RetargetError, did_you_mean
+from retarget.recipe_nodes import Map, open_tree, parse_path, resolve, write_path
+from retarget.recipe_yaml import KeyPath, Reader, Settings, Written, struct_type
+from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
+
+PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6")
+PRESETS = ("none", "default", "aggressive")
+
+PrecisionName: TypeAlias = Literal[
+    "fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6"
+]
+Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""It becomes the name of a folder."""
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+
+_CODE = re.compile(r"(?P<file>.*\.py):(?P<function>[^\W\d]\w*)", re.DOTALL)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything in a recipe."""
+# ---- model
 
 
-PrecisionName = Literal["fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6"]
+class Code(Written, frozen=True):
+    """A function in a Python file."""
+
+    form: ClassVar[str] = "FILE.py:FUNCTION"
+    pattern: ClassVar[str] = r"\.py:[A-Za-z_]\w*$"
+
+    file: Path
+    function: str
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> Self:
+        match = _CODE.fullmatch(text)
+        if match is None:
+            raise RetargetError(f"'{text}' does not name a function", "write FILE.py:FUNCTION, as in model.py:build")
+        return cls(parse_path(match["file"], folder), match["function"])
+
+    def written(self, folder: Path | None) -> str:
+        return f"{write_path(self.file, folder)}:{self.function}"
+
+
+class Source(Written, frozen=True):
+    """Where data comes from: a file or folder, or a function in a Python file that yields it."""
+
+    form: ClassVar[str] = "a path or FILE.py:FUNCTION"
+    pattern: ClassVar[str] = "."
+
+    file: Path
+    function: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> Self:
+        match = _CODE.fullmatch(text)
+        if match is None:
+            return cls(parse_path(text, folder))
+        return cls(parse_path(match["file"], folder), match["function"])
+
+    def written(self, folder: Path | None) -> str:
+        path = write_path(self.file, folder)
+        return path if self.function is None else f"{path}:{self.function}"
 
 
 class Shape(Settings, frozen=True, kw_only=True):
-    min: int
-    opt: int
-    max: int
+    """Sizes of a symbolic dimension."""
+
+    min: Annotated[int, Meta(ge=1, description="Smallest size that the artifacts must take.")]
+    opt: Annotated[int, Meta(ge=1, description="Size that the artifacts are tuned for.")]
+    max: Annotated[int, Meta(ge=1, description="Largest size that the artifacts must take.")]
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.opt <= self.max:
+            raise RetargetError(f"sizes must be min <= opt <= max, got {self.min}, {self.opt}, {self.max}")
 
 
 class Model(Settings, frozen=True, kw_only=True):
-    path: str
-    format: str | None = None
-    factory: str | None = None
-    inputs: dict[str, str] = {}
-    shapes: dict[str, Shape | int] = {}
-    outputs: list[str] = []
-    sha256: str | None = None
-    trust: bool = False
-    options: dict[str, object] = {}
+    """The trained model."""
+
+    bare: ClassVar[str | None] = "path"
+    later: ClassVar[frozenset[str]] = frozenset({"signature", "io_layout", "normalize"})
+
+    path: Annotated[Path, Meta(description="The model: a file, or a folder such as a Hugging Face checkpoint.")]
+    format: Annotated[
+        str | None, Meta(description="Frontend that reads it; found from the file's content if absent.")
+    ] = None
+    factory: Annotated[Code | None, Meta(description="Code that builds the module a state dict belongs to.")] = None
+    inputs: Annotated[
+        dict[str, str],
+        Meta(description="Each input as DTYPE[SHAPE]; a name in the shape is a symbolic dimension."),
+    ] = msgspec.field(default_factory=dict)
+    shapes: Annotated[
+        dict[str, Shape | Count],
+        Meta(description="Sizes of each symbolic dimension, or one fixed size; 1, 1, 8 if absent."),
+    ] = msgspec.field(default_factory=dict)
+    sha256: Annotated[
+        Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None, Meta(description="Refuse any other file.")
+    ] = None
+    trust: Annotated[bool, Meta(description="Allow code inside the model file to run.")] = False
+    options: Annotated[dict[str, object], Meta(description="The frontend's own options.")] = msgspec.field(
+        default_factory=dict
+    )
+
+
+# ---- data
 
 
 class Samples(Settings, frozen=True, kw_only=True):
-    path: str
-    samples: int | None = None
+    """A set of samples: .npz, a folder of .npy, or file.py:function."""
+
+    bare: ClassVar[str | None] = "path"
+
+    path: Annotated[Source, Meta(description=".npz, a folder of .npy, or FILE.py:FUNCTION that yields dicts.")]
+    samples: Annotated[Count | None, Meta(description="Use only so many, from the start.")] = None
 
 
 class Evaluation(Settings, frozen=True, kw_only=True):
-    path: str
-    labels: str
-    metric: str = "top1"
-    samples: int | None = None
+    """Samples with labels, for accuracy."""
+
+    bare: ClassVar[str | None] = "path"
+
+    path: Annotated[Source, Meta(description=".npz, a folder of .npy, or FILE.py:FUNCTION that yields dicts.")]
+    labels: Annotated[str, Meta(description="Name of the array that holds the labels.")] = "label"
+    metric: Annotated[Literal["top1", "top5"] | Code, Meta(description="top1, top5 or FILE.py:FUNCTION.")] = "top1"
+    samples: Annotated[Count | None, Meta(description="Use only so many, from the start.")] = None
 
 
 class Data(Settings, frozen=True, kw_only=True):
-    samples: Samples | None = None
-    calibration: Samples | None = None
-    evaluation: Evaluation | None = None
+    """Data of the user's, each set optional."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"selection", "preprocess"})
+
+    samples: Annotated[Samples | None, Meta(description="For parity.")] = None
+    calibration: Annotated[Samples | None, Meta(description="For the ranges that fp16 and int8 stand on.")] = None
+    evaluation: Annotated[Evaluation | None, Meta(description="For accuracy.")] = None
+
+
+# ---- what to build
+
+
+class PassEntry(Settings, frozen=True, kw_only=True):
+    """A pass of a list that replaces the presets."""
+
+    keyed: ClassVar[bool] = True
+
+    name: str
+    options: dict[str, object] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def options_type(cls, name: str, values: dict[str, object]) -> type[msgspec.Struct] | None:  # noqa: ARG003
+        if name not in catalog.PASSES:
+            raise RetargetError(f"unknown pass '{name}'", did_you_mean(name, catalog.PASSES))
+        return None
+
+
+class Fp32(Settings, frozen=True, kw_only=True):
+    """float32 throughout."""
+
+
+class Fp16(Settings, frozen=True, kw_only=True):
+    """float16 where the recorded ranges allow it."""
+
+    io: Annotated[Literal["float32", "float16"], Meta(description="Type of inputs and outputs.")] = "float32"
+
+
+IMPLEMENTED: dict[str, type[Settings]] = {"fp32": Fp32, "fp16": Fp16}
+"""Each precision that can be built, with the settings that it takes."""
+
+
+class Variant(Settings, frozen=True, kw_only=True):
+    """One precision of the model."""
+
+    keyed: ClassVar[bool] = True
+
+    name: Name
+    precision: Annotated[PrecisionName, Meta(description="The variant's name if absent.")] = "fp32"
+    options: Settings = Fp32()
+
+    @classmethod
+    def options_type(cls, name: str, values: dict[str, object]) -> type[msgspec.Struct] | None:
+        precision = str(values.setdefault("precision", name))
+        if precision not in PRECISIONS:
+            hint = did_you_mean(name, PRECISIONS)
+            if not hint.startswith("did you mean"):
+                hint = f"write `{name}: {{precision: fp16}}`"
+            raise RetargetError(f"'{name}' is no precision, so it must be told one", hint)
+        if precision not in IMPLEMENTED:
+            raise RetargetError(f"precision '{precision}' is not there yet", f"known today: {', '.join(IMPLEMENTED)}")
+        return IMPLEMENTED[precision]
+
+
+class TargetEntry(Settings, frozen=True, kw_only=True):
+    """A target to build for. ``options`` is an instance of that target's own ``Options``."""
+
+    keyed: ClassVar[bool] = True
+
+    name: str
+    variants: Annotated[
+        Annotated[tuple[str, ...], Meta(min_length=1)] | None, Meta(description="All variants if absent.")
+    ] = None
+    optional: Annotated[bool, Meta(description="Skip it, with the reason, where its toolchain cannot be had.")] = False
+    options: msgspec.Struct
+
+    @classmethod
+    def options_type(cls, name: str, values: dict[str, object]) -> type[msgspec.Struct] | None:  # noqa: ARG003
+        return catalog.target(name).Options
+
+
+# ---- gates
+
+
+class Tolerance(Settings, frozen=True, kw_only=True):
+    """Bounds on how far outputs may be from the source framework's. Absent: no bound."""
+
+    max_abs: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Largest absolute difference.")] = None
+    mean_abs: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Mean absolute difference.")] = None
+    snr_db: Annotated[float | None, Meta(description="Smallest signal-to-noise ratio in dB.")] = None
+    cosine: Annotated[Annotated[float, Meta(ge=-1, le=1)] | None, Meta(description="Smallest cosine similarity.")] = (
+        None
+    )
+    top1_agreement: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Smallest share of samples with the same top 1.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if all(getattr(self, name) is None for name in self.__struct_fields__):
+            raise RetargetError("no bound is given", f"known: {', '.join(self.__struct_fields__)}")
+
+
+class AccuracyGate(Settings, frozen=True, kw_only=True):
+    """Bound on accuracy against the source's own."""
+
+    max_drop: Annotated[float, Meta(ge=0, le=1, description="Largest loss of the metric: 0.01 is one point in 100.")]
+
+
+class LatencyGate(Settings, frozen=True, kw_only=True):
+    """Bound on latency against the baseline report's."""
+
+    max_ratio: Annotated[float, Meta(gt=0, description="Largest ratio to the baseline: 1.10 is 10 % slower.")]
+
+
+class Gates(Settings, frozen=True, kw_only=True):
+    """Bounds that fail the build."""
+
+    parity: Annotated[dict[str, Tolerance], Meta(description="By variant or precision.")] = msgspec.field(
+        default_factory=dict
+    )
+    accuracy: Annotated[AccuracyGate | None, Meta(description="Needs data.evaluation.")] = None
+    latency: Annotated[LatencyGate | None, Meta(description="Needs a baseline report.")] = None
+    verified: Annotated[
+        tuple[str, ...], Meta(description="Targets whose artifacts must have been executed, not only built.")
+    ] = ()
+
+
+class Waiver(Settings, frozen=True, kw_only=True):
+    """A broken gate that is accepted until a date."""
+
+    gate: Annotated[Literal["parity", "accuracy", "latency", "verified"], Meta(description="The gate.")]
+    target: Annotated[str, Meta(description="The target.")]
+    variant: Annotated[str | None, Meta(description="The variant; all of them if absent.")] = None
+    reason: Annotated[str, Meta(min_length=1, description="Why it is accepted; the report shows it.")]
+    expires: Annotated[datetime.date, Meta(description="The last day on which it holds.")]
+
+
+# ---- the recipe
+
+
+class Recipe(Settings, frozen=True, kw_only=True):
+    """What to build from which model, and what must hold. Every path is absolute."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"toolchains"})
+
+    version: Annotated[Literal[1], Meta(description="Version of the recipe's language.")]
+    name: Annotated[Name, Meta(description="Names the report and the build folder.")]
+    model: Model
+    outputs: Annotated[
+        tuple[str, ...], Meta(description="Names for the model's outputs, in order; the model's own if absent.")
+    ] = ()
+    data: Data = Data()
+    optimize: Annotated[
+        Literal["none", "default", "aggressive"] | tuple[PassEntry, ...],
+        Meta(description="A preset, or a list of passes, each a name or {name: options}."),
+    ] = "default"
+    variants: Annotated[
+        tuple[Variant, ...], Meta(min_length=1, description="Each a precision, or {name: settings}; fp32 if absent.")
+    ] = (Variant(name="fp32"),)
+    targets: Annotated[tuple[TargetEntry, ...], Meta(min_length=1, description="Each a name, or {name: settings}.")]
+    gates: Gates = Gates()
+    waivers: Annotated[tuple[Waiver, ...], Meta(description="Broken gates that are accepted until a date.")] = ()
+
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """``model.inputs``; empty when the model file is to say them. Raises ``RetargetError``."""
+        return tuple(TensorSpec.of(name, text) for name, text in self.model.inputs.items())
+
+    def dim_ranges(self, specs: Sequence[TensorSpec] | None = None) -> dict[str, DimRange]:
+        """The range of each symbolic dimension of ``specs`` (default: ``input_specs()``) and of ``model.shapes``."""
+        ranges = dict.fromkeys(symbols(self.input_specs() if specs is None else specs), DEFAULT_RANGE)
+        for symbol, shape in self.model.shapes.items():
+            if isinstance(shape, int):
+                ranges[symbol] = DimRange(shape, shape, shape)
+            else:
+                ranges[symbol] = DimRange(shape.min, shape.opt, shape.max)
+        return ranges
+
+    def requested(self) -> Iterator[tuple[TargetEntry, Variant]]:
+        """Every artifact that the recipe asks for, in its order."""
+        for target in self.targets:
+            for variant in self.variants:
+                if target.variants is None or variant.name in target.variants:
+                    yield target, variant
+
+    def tolerance(self, variant: Variant) -> Tolerance | None:
+        """The parity gate of ``variant``: the one under its own name before the one under its precision."""
+        return self.gates.parity.get(variant.name) or self.gates.parity.get(variant.precision)
+
+
+# ---- reading
+
+
+def load(path: Path) -> Recipe:
+    """The recipe at ``path`` with what it extends. Raises ``RecipeError`` with all problems, in the files' order."""
+    root, problems = open_tree(path)
+    reader = Reader(problems)
+    values = reader.fields(root, struct_type(Recipe).fields, (), known=("extends",), later=Recipe.later)
+    # a recipe with holes is still checked for the rest, so that one run shows all problems
+    holes = {"version": 1, "name": "unnamed", "model": _model_with_holes(root), "targets": ()}
+    build: Callable[..., Recipe] = Recipe
+    recipe = build(**(holes | values))
+    _read_frontend_options(reader, root, recipe.model)
+    for where, message, hint in check(recipe, reader.names):
+        reader.say(reader.place(where), where, message, hint)
+    if reader.problems:
+        raise RecipeError([problem for _, problem in sorted(reader.problems, key=lambda item: item[0].order)])
+    return recipe
+
+
+def _model_with_holes(root: Map) -> Model:
+    """What can be read of ``model``, with a path that stands for nothing where there is none."""
+    node = root.entries["model"][1] if "model" in root.entries else None
+    values = Reader().fields(node, struct_type(Model).fields, ()) if isinstance(node, Map) else {}
+    build: Callable[..., Model] = Model
+    return build(**({"path": Path()} | values))
+
+
+Finding: TypeAlias = tuple[KeyPath, str, str | None]
+"""(where, message, hint)."""
+
+
+def check(recipe: Recipe, names: Mapping[KeyPath, set[str]] | None = None) -> Iterator[Finding]:
+    """What the types cannot say: every name must be known where it is used.
+
+    ``names``: names of variants and targets that stand in the file though their entries could not be read.
+    """
+    names = names or {}
+    targets = {target.name for target in recipe.targets} | names.get(("targets",), set())
+    variants = {variant.name for variant in recipe.variants} | names.get(("variants",), set())
+    yield from _check_model(recipe)
+    yield from _check_targets(recipe, variants)
+    yield from _check_gates(recipe, targets, variants)
+    for i, waiver in enumerate(recipe.waivers):
+        yield from _known("target", waiver.target, targets, ("waivers", i, "target"))
+        if waiver.variant is not None:
+            yield from _known("variant", waiver.variant, variants, ("waivers", i, "variant"))
+
+
+def _check_model(recipe: Recipe) -> Iterator[Finding]:
+    model = recipe.model
+    if model.format is not None and model.format not in catalog.FRONTENDS:
+        hint = did_you_mean(model.format, catalog.FRONTENDS)
+        yield ("model", "format"), f"unknown frontend '{model.format}'", hint
+    known: set[str] = set()
+    readable = True
+    for name, text in model.inputs.items():
+        try:
+            known.update(TensorSpec.of(name, text).symbols)
+        except RetargetError as error:
+            readable = False
+            yield ("model", "inputs", name), error.message, error.hint
+    if model.inputs and readable:
+        for symbol in model.shapes:
+            if symbol not in known:
+                hint = did_you_mean(symbol, known) if known else "the inputs have no symbolic dimension"
+                yield ("model", "shapes", symbol), f"no input has a dimension '{symbol}'", hint
+    if len(set(recipe.outputs)) < len(recipe.outputs):
+        yield ("outputs",), "two outputs have the same name", None
+
+
+def _check_targets(recipe: Recipe, variants: set[str]) -> Iterator[Finding]:
+    for i, target in enumerate(recipe.targets):
+        for j, name in enumerate(target.variants or ()):
+            yield from _known("variant", name, variants, ("targets", i, "variants", j))
+    for target, variant in recipe.requested():
+        precisions = catalog.target(target.name).precisions
+        if variant.precision not in precisions:
+            place: KeyPath = ("targets", recipe.targets.index(target))
+            able = [other.name for other in recipe.variants if other.precision in precisions]
+            hint = f"name those that it takes: `{target.name}: {{variants: [{', '.join(able)}]}}`" if able else None
+            yield place, f"{target.name} cannot take variant '{variant.name}' ({variant.precision})", hint
+
+
+def _check_gates(recipe: Recipe, targets: set[str], variants: set[str]) -> Iterator[Finding]:
+    gates = recipe.gates
+    for name in gates.parity:
+        if name not in PRECISIONS:
+            yield from _known("variant", name, variants, ("gates", "parity", name))
+    for i, name in enumerate(gates.verified):
+        yield from _known("target", name, targets, ("gates", "verified", i))
+    if gates.accuracy is not None and recipe.data.evaluation is None:
+        yield ("gates", "accuracy"), "there is no data to measure accuracy on", "give `data.evaluation`"
+
+
+def _known(what: str, name: str, names: set[str], where: KeyPath) -> Iterator[Finding]:
+    if name not in names:
+        hint = did_you_mean(name, names) if names else None
+        yield where, f"the recipe has no {what} '{name}'", hint
+
+
+def _read_frontend_options(reader: Reader, root: Map, model: Model) -> None:
+    """Problems of ``model.options``, where the recipe itself says whose they are."""
+    entry = root.entries.get("model")
+    if model.format not in catalog.FRONTENDS or entry is None or not isinstance(entry[1], Map):
+        return
+    options = entry[1].entries.get("options")
+    if options is not None:
+        reader.struct(options[1], catalog.frontend(model.format).Options, ("model", "options"))
+
+
+# ---- writing
+
+
+def dump(recipe: Recipe, relative_to: Path | None = None) -> str:
+    """``recipe`` as YAML that ``load`` reads back as the same, keys in the Structs' order, defaults left out.
+
+    Paths are written relative to the folder ``relative_to``, where the text must then stand; absolute if it is None.
+    """
+    return yaml.dump(
+        _written(recipe, relative_to), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize
+    )
+
+
+def _written(value: object, folder: Path | None) -> object:
+    if isinstance(value, Written):
+        return value.written(folder)
+    if isinstance(value, Settings) and value.keyed:
+        settings = _fields(value, folder)
+        name = settings.pop("name")
+        if settings.get("precision") == name:
+            del settings["precision"]
+        options = settings.pop("options", {})
+        assert isinstance(options, dict)
+        settings |= options
+        return {name: settings} if settings else name
+    if isinstance(value, msgspec.Struct):
+        return _fields(value, folder)
+    if isinstance(value, Path):
+        return write_path(value, folder)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {key: _written(item, folder) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(item, folder) for item in value]
+    return value
+
+
+def _fields(struct: msgspec.Struct, folder: Path | None) -> dict[str, object]:
+    """The fields of ``struct`` that differ from their defaults."""
+    values: dict[str, object] = {}
+    for field in struct_type(type(struct)).fields:
+        value = getattr(struct, field.name)
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        if field.name == "precision" or value != default:
+            values[field.encode_name] = _written(value, folder)
+    return values
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.2 would read as something else; PyYAML itself quotes what YAML 1.1 would."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's signature, here and below
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, False)
+
+    def text(self, data: str) -> yaml.ScalarNode:
+        plain = isinstance(resolve(data), str) and data.isprintable()
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _Dumper.text)
