@@ -1,0 +1,453 @@
+"""Recipe → tuple of steps with content keys, before anything runs.
+
+A step's key is the digest of its kind, options, input keys, input file digests and of the code and libraries that it
+uses. No path and no clock enters a key, so two machines that hold the same files have the same keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from retarget import catalog
+from retarget import options as told
+from retarget.errors import MissingToolchain, RetargetError, did_you_mean
+from retarget.facts import DataOrigin
+from retarget.protocols import JSON, Kind, Step
+from retarget.tolerance import DEFAULT_TOLERANCE
+
+if TYPE_CHECKING:
+    from retarget.recipe import Evaluation, Recipe, Source, TargetEntry, Variant
+    from retarget.store import Store
+
+CORE = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "ml_dtypes")
+"""Distributions whose versions enter every key."""
+
+ONNX = "onnx"
+"""The worker of the steps that need only retarget's own dependencies."""
+
+PARITY_SAMPLES = 8
+"""How many of the calibration samples the parity cases take where there is no ``data.samples``."""
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What the command line says beyond the recipe."""
+
+    strict: bool = False
+    only: tuple[str, ...] = ()
+    threads: int = 2
+    bench_seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An optional artifact that cannot be built on this machine."""
+
+    target: str
+    variant: str
+    precision: str
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in an order in which they can run, and what goes into them."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    left_out: tuple[LeftOut, ...]
+    inputs: Mapping[Path, str]
+    """Every file or folder of the user's, with its digest."""
+    versions: Mapping[str, str]
+    """Every distribution that shapes an artifact."""
+
+
+def make(recipe: Recipe, store: Store, invocation: Invocation) -> Plan:
+    """The plan of ``recipe``. Raises ``RetargetError`` for what can be known to fail before anything runs."""
+    return _Planner(recipe, store, invocation).plan()
+
+
+@dataclass
+class _Planner:
+    recipe: Recipe
+    store: Store
+    invocation: Invocation
+    steps: list[Step] = field(default_factory=list)
+    digests: dict[Path, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def plan(self) -> Plan:
+        wanted, left_out = self.available()
+        convert = self.convert()
+        optimize = self.add(
+            "optimize",
+            "optimize",
+            ONNX,
+            told.OptimizeOptions(preset=self.preset(), strict=self.invocation.strict),
+            inputs={"model": convert, "source": convert},
+        )
+        self.compare("onnx", convert, convert)
+        self.compare("optimized", optimize, convert)
+        if self.recipe.data.evaluation:
+            self.evaluate_source(convert)
+
+        graphs = self.float16(convert, optimize, wanted)
+        emitted: dict[str, Step] = {}
+        for target, variant in wanted:
+            model = graphs.get(variant.name, optimize) if catalog.target(target.name).fp16 == "graph" else optimize
+            emitted[f"{target.name}/{variant.name}"] = self.artifact(target, variant, model, convert)
+        if emitted:
+            self.add(
+                "bench",
+                "bench",
+                "bench",
+                told.BenchOptions(threads=self.invocation.threads, seconds=self.invocation.bench_seconds),
+                inputs={"source": convert, "reference": optimize, **emitted},
+                runs=True,
+                partial=True,
+            )
+        return Plan(self.recipe, tuple(self.steps), tuple(left_out), self.digests, self.versions)
+
+    # ---- what can be built here
+
+    def available(self) -> tuple[list[tuple[TargetEntry, Variant]], list[LeftOut]]:
+        """The requested artifacts that this machine can build, and the optional ones that it cannot."""
+        requested = list(self.only())
+        wanted, left_out, missing = [], [], dict[str, tuple[str, str]]()
+        for target, variant in requested:
+            lack = catalog.target(target.name).unavailable()
+            if lack is None:
+                wanted.append((target, variant))
+            elif target.optional:
+                left_out.append(LeftOut(target.name, variant.name, variant.precision, *lack))
+            else:
+                missing[target.name] = lack
+        if missing:
+            reasons = "; ".join(f"{name}: {reason}" for name, (reason, _) in missing.items())
+            hints = "; ".join(dict.fromkeys(hint for _, hint in missing.values()))
+            raise MissingToolchain(reasons, f"{hints} (or mark the target `optional: true` in the recipe)")
+        return wanted, left_out
+
+    def only(self) -> Iterator[tuple[TargetEntry, Variant]]:
+        requested = list(self.recipe.requested())
+        names = {target.name for target, _ in requested} | {f"{t.name}/{v.name}" for t, v in requested}
+        for name in self.invocation.only:
+            if name not in names:
+                raise RetargetError(f"--only {name}: the recipe asks for no such artifact", did_you_mean(name, names))
+        for target, variant in requested:
+            chosen = {target.name, f"{target.name}/{variant.name}"} & set(self.invocation.only)
+            if chosen or not self.invocation.only:
+                yield target, variant
+
+    # ---- the steps
+
+    def convert(self) -> Step:
+        source, files = self.source()
+        data: told.DataOptions | None = None
+        given = self.recipe.data
+        if given.samples:
+            data = _data(given.samples.path, "samples", given.samples.samples)
+            files["data"] = given.samples.path.file
+        elif given.calibration:
+            limit = min(PARITY_SAMPLES, given.calibration.samples or PARITY_SAMPLES)
+            data = _data(given.calibration.path, "calibration", limit)
+            files["data"] = given.calibration.path.file
+        return self.add(
+            "convert",
+            "convert",
+            source.frontend,
+            told.ConvertOptions(source=source, data=data),
+            files=files,
+            requires=catalog.frontend(source.frontend).requires,
+        )
+
+    def source(self) -> tuple[told.SourceOptions, dict[str, Path]]:
+        """How to read the user's model, and its files."""
+        model = self.recipe.model
+        if not model.path.exists():
+            raise RetargetError(f"{model.path}: no such file or folder", "paths in a recipe are relative to it")
+        name, form = recognise(model.path, model.format)
+        frontend = catalog.frontend(name)
+        _require(name, frontend.requires, frontend.extra)
+        if model.sha256 and self.digest(model.path) != model.sha256:
+            raise RetargetError(
+                f"{model.path}: sha256 is {self.digest(model.path)}, the recipe demands {model.sha256}",
+                "this is another file than the one the recipe was written for",
+            )
+        files = {"model": model.path}
+        if model.factory:
+            files["factory"] = model.factory.file
+        ranges = self.recipe.dim_ranges()
+        return told.SourceOptions(
+            frontend=name,
+            form=form,
+            inputs=tuple(str(spec) for spec in self.recipe.input_specs()),
+            shapes={symbol: str(ranges[symbol]) for symbol in self.recipe.model.shapes},
+            outputs=self.recipe.outputs,
+            factory=model.factory.function if model.factory else None,
+            trust=model.trust,
+            options=cast("dict[str, JSON]", model.options),
+        ), files
+
+    def preset(self) -> str | tuple[tuple[str, dict[str, JSON]], ...]:
+        optimize = self.recipe.optimize
+        if isinstance(optimize, str):
+            return optimize
+        return tuple((entry.name, cast("dict[str, JSON]", entry.options)) for entry in optimize)
+
+    def float16(self, convert: Step, optimize: Step, wanted: Sequence[tuple[TargetEntry, Variant]]) -> dict[str, Step]:
+        """The quantize step of each variant whose low precision some target takes from the graph."""
+        variants = {
+            variant.name: variant
+            for target, variant in wanted
+            if variant.precision == "fp16" and catalog.target(target.name).fp16 == "graph"
+        }
+        if not variants:
+            return {}
+        calibration = self.recipe.data.calibration
+        calibrate = self.add(
+            "calibrate",
+            "calibrate",
+            ONNX,
+            told.CalibrateOptions(
+                data=_data(calibration.path, "calibration", calibration.samples) if calibration else None
+            ),
+            inputs={"model": optimize, "source": convert},
+            files={"data": calibration.path.file} if calibration else {},
+        )
+        graphs = {}
+        for variant in variants.values():
+            graphs[variant.name] = self.add(
+                f"quantize {variant.name}",
+                "quantize",
+                ONNX,
+                told.QuantizeOptions(
+                    variant=variant.name, precision=variant.precision, io=getattr(variant.options, "io", "float32")
+                ),
+                inputs={"model": optimize, "ranges": calibrate},
+            )
+            self.compare(variant.name, graphs[variant.name], convert, variant)
+        return graphs
+
+    def artifact(self, target: TargetEntry, variant: Variant, model: Step, convert: Step) -> Step:
+        """Emit one artifact, compare it, and evaluate it where there is data."""
+        light = catalog.target(target.name)
+        name = f"{target.name}/{variant.name}"
+        emit = self.add(
+            f"emit {name}",
+            "emit",
+            target.name,
+            told.EmitOptions(
+                target=target.name,
+                variant=variant.name,
+                precision=variant.precision,
+                options=cast("dict[str, JSON]", msgspec.to_builtins(target.options)),
+            ),
+            inputs={"model": model, "source": convert},
+            requires=light.requires,
+            extra=light.fingerprint(),
+            optional=target.optional,
+        )
+        self.compare(name, emit, convert, variant, target)
+        evaluation = self.recipe.data.evaluation
+        if evaluation:
+            self.add(
+                f"evaluate {name}",
+                "evaluate",
+                target.name,
+                self.evaluation(evaluation, target, variant),
+                inputs={"model": emit, "source": convert},
+                files=_evaluation_files(evaluation),
+                requires=light.requires,
+                runs=True,
+                optional=target.optional,
+            )
+        return emit
+
+    def compare(
+        self,
+        subject: str,
+        model: Step,
+        convert: Step,
+        variant: Variant | None = None,
+        target: TargetEntry | None = None,
+    ) -> None:
+        precision = variant.precision if variant else "fp32"
+        gate = self.recipe.tolerance(variant) if variant else None
+        bounds = _bounds(gate or DEFAULT_TOLERANCE[precision])
+        self.add(
+            f"compare {subject}",
+            "compare",
+            target.name if target else ONNX,
+            told.CompareOptions(
+                subject=subject,
+                target=target.name if target else None,
+                variant=variant.name if variant else "fp32",
+                precision=precision,
+                tolerance=bounds,
+                threads=self.invocation.threads,
+            ),
+            inputs={"model": model, "source": convert},
+            requires=catalog.target(target.name).requires if target else (),
+            runs=True,
+            optional=bool(target and target.optional),
+        )
+
+    def evaluate_source(self, convert: Step) -> None:
+        evaluation = self.recipe.data.evaluation
+        assert evaluation
+        source, files = self.source()
+        self.add(
+            "evaluate source",
+            "evaluate",
+            source.frontend,
+            self.evaluation(evaluation, None, None, source),
+            inputs={"source": convert},
+            files={**files, **_evaluation_files(evaluation)},
+            requires=catalog.frontend(source.frontend).requires,
+            runs=True,
+        )
+
+    def evaluation(
+        self,
+        evaluation: Evaluation,
+        target: TargetEntry | None,
+        variant: Variant | None,
+        source: told.SourceOptions | None = None,
+    ) -> told.EvaluateOptions:
+        return told.EvaluateOptions(
+            target=target.name if target else None,
+            variant=variant.name if variant else None,
+            precision=variant.precision if variant else "fp32",
+            source=source,
+            data=_data(evaluation.path, "samples", evaluation.samples),
+            labels=evaluation.labels,
+            metric=evaluation.metric if isinstance(evaluation.metric, str) else evaluation.metric.function,
+            threads=self.invocation.threads,
+        )
+
+    # ---- keys
+
+    def add(
+        self,
+        id: str,  # noqa: A002 - the field's own name
+        kind: Kind,
+        toolchain: str,
+        options: told.Options,
+        *,
+        inputs: Mapping[str, Step] | None = None,
+        files: Mapping[str, Path] | None = None,
+        requires: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
+        runs: bool = False,
+        partial: bool = False,
+        optional: bool = False,
+    ) -> Step:
+        """One more step. ``runs``: it executes a model, so the host is in its key."""
+        inputs, files = inputs or {}, files or {}
+        versions = {name: _version(name) for name in (*CORE, *requires)}
+        identity: dict[str, JSON] = {
+            "kind": kind,
+            "options": told.to_json(options),
+            "inputs": {role: step.key for role, step in inputs.items()},
+            "files": {role: self.digest(path) for role, path in files.items()},
+            "code": self.store.digest(PACKAGE),
+            "versions": cast("dict[str, JSON]", versions),
+            "fingerprint": cast("dict[str, JSON]", dict(extra or {})),
+            "host": _host(toolchain) if runs else None,
+        }
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.versions.update(versions)
+        step = Step(
+            id=id,
+            kind=kind,
+            options=told.to_json(options),
+            inputs=inputs,
+            files=files,
+            toolchain=toolchain,
+            code_root=self.recipe.model.path.parent,
+            key=self.store.resolve(key, self.recipe.model.path.parent) if files else key,
+            optional=optional,
+            partial=partial,
+        )
+        self.steps.append(step)
+        return step
+
+    def digest(self, path: Path) -> str:
+        if path not in self.digests:
+            if not path.exists():
+                raise RetargetError(f"{path}: no such file or folder", "paths in a recipe are relative to it")
+            self.digests[path] = self.store.digest(path)
+        return self.digests[path]
+
+
+def recognise(path: Path, format: str | None = None) -> tuple[str, str]:  # noqa: A002 - the recipe's own key
+    """The frontend that reads ``path`` and the form that it recognised. Raises ``RetargetError`` if none does."""
+    names = [format] if format else list(catalog.FRONTENDS)
+    for name in names:
+        if form := catalog.frontend(name).matches(path):
+            return name, form
+    if format:
+        raise RetargetError(
+            f"{path}: not a model that '{format}' reads", "leave `format` out to have it found from the content"
+        )
+    raise RetargetError(
+        f"{path}: no frontend knows this file ({', '.join(names)} were tried)",
+        "`retarget list frontends` shows what can be read",
+    )
+
+
+def _require(name: str, requires: Sequence[str], extra: str | None) -> None:
+    missing = [distribution for distribution in requires if _version(distribution) == ABSENT]
+    if missing:
+        raise MissingToolchain(f"{name} needs {', '.join(missing)}", f"pip install 'retarget[{extra}]'")
+
+
+ABSENT = "not installed"
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ABSENT
+
+
+@cache
+def _host(toolchain: str) -> dict[str, JSON]:
+    """What of this machine can change what a step that executes something finds."""
+    names = [toolchain] if toolchain in catalog.TARGETS else list(catalog.TARGETS) if toolchain == "bench" else []
+    return {
+        "node": platform.node(),
+        "machine": platform.machine(),
+        "executable": {name: catalog.target(name).not_executable() for name in names},
+    }
+
+
+def _data(source: Source, origin: DataOrigin, limit: int | None) -> told.DataOptions:
+    return told.DataOptions(origin=origin, function=source.function, limit=limit)
+
+
+def _evaluation_files(evaluation: Evaluation) -> dict[str, Path]:
+    files = {"data": evaluation.path.file}
+    if not isinstance(evaluation.metric, str):
+        files["metric"] = evaluation.metric.file
+    return files
+
+
+def _bounds(tolerance: msgspec.Struct) -> dict[str, float]:
+    return {name: bound for name, bound in msgspec.structs.asdict(tolerance).items() if bound is not None}
