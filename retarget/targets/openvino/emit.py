@@ -72,12 +72,12 @@ def _facts(job: EmitJob, path: Path) -> EmitFacts:
     done = executed(written)
     share = work.low_precision_share(done)
     notes = []
-    if low := work.joined(dtype for dtype, count in done.items() if count and dtype not in work.FULL):
-        if share:
-            notes.append(
-                f"By default OpenVINO's CPU plugin computes {share:.0%} of the multiply-accumulates in {low} on this"
-                " machine, whatever the precision of the files; parity is held at float32."
-            )
+    if share:
+        low = work.joined(dtype for dtype, count in done.items() if count and dtype not in work.FULL)
+        notes.append(
+            f"By default OpenVINO's CPU plugin computes {share:.0%} of the multiply-accumulates in {low} on this"
+            " machine, whatever the precision of the files; parity is held at float32."
+        )
     elif job.precision == "fp16":
         notes.append(
             "OpenVINO stores the weights as float16 and its CPU plugin computes in float32 on this machine:"

@@ -56,9 +56,10 @@ def executed(model: openvino.Model) -> work.Work:
         raise failure("OpenVINO cannot compile the model", error) from error
     done: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ops():
-        told = node.get_rt_info()
-        kind, precision = told["layerType"].astype(str), told["runtimePrecision"].astype(str)
-        done[dtype_name(precision)] += _macs(kind, node)
+        if node.get_input_size():
+            # Not its `runtimePrecision`: that is float16 too where float16 weights are widened to meet float32 data.
+            kind = node.get_rt_info()["layerType"].astype(str)
+            done[dtype_name(node.get_input_element_type(0).get_type_name())] += _macs(kind, node)
     return done
 
 
@@ -75,10 +76,9 @@ def _macs(kind: str, node: openvino.Node) -> int:
             return work.transposed_convolution(inputs[1], inputs[0])
         case "MatMul" | "FullyConnected":
             return work.contraction(inputs[0], outputs[0])
-        case "LSTMSequence":
-            return work.recurrence(inputs[0], inputs[4:6])
-        case "GRUSequence" | "RNNSequence" | "AUGRUSequence":
-            return work.recurrence(inputs[0], inputs[3:5])
+        case "LSTMSequence" | "GRUSequence" | "RNNSequence" | "RNNSeq":
+            # Whatever states and lengths stand before them, the weights W, R and the bias come last.
+            return work.recurrence(inputs[0], inputs[-3:-1])
         case "ScaledDotProductAttention":
             return work.attention(inputs[0], inputs[1], outputs[0])
         case _:
