@@ -14,7 +14,20 @@ FRONTENDS = {
     "pytorch": "retarget.convert.pytorch",
 }
 
-PASSES: dict[str, str] = {}
+PASSES = {
+    "deduplicate_constants": "retarget.passes.library:DeduplicateConstants",
+    "fix_names": "retarget.passes.library:FixNames",
+    "fold_constants": "retarget.passes.library:FoldConstants",
+    "fuse_conv_bn": "retarget.passes.fuse_conv_bn:FuseConvBn",
+    "fuse_gelu": "retarget.passes.fuse_gelu:FuseGelu",
+    "infer_shapes": "retarget.passes.library:InferShapes",
+    "inline_functions": "retarget.passes.library:InlineFunctions",
+    "lift_constants": "retarget.passes.library:LiftConstants",
+    "merge_equal_nodes": "retarget.passes.library:MergeEqualNodes",
+    "remove_unused": "retarget.passes.library:RemoveUnused",
+    "rewrite_known_patterns": "retarget.passes.library:RewriteKnownPatterns",
+}
+"""Name in recipes → "module:Class"; the class's constructor arguments are the options."""
 
 TARGETS = {
     "onnxruntime": "retarget.targets.onnxruntime",

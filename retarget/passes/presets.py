@@ -1,0 +1,96 @@
+"""The presets: ordered lists of passes, the reason beside each line.
+
+A pass stands where what it looks for exists and what it makes is still wanted: no pass relies on a second run of the
+list. ``retarget list passes`` shows the names; a recipe may give a list of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias, cast, get_type_hints
+
+import msgspec
+import onnx_ir as ir
+
+from retarget import catalog
+from retarget.errors import RetargetError, did_you_mean
+from retarget.protocols import JSON
+from retarget.spec import DimRange
+
+Line: TypeAlias = tuple[str, Mapping[str, "JSON"]]
+
+
+class NamedPass(NamedTuple):
+    """A pass under the name that recipes and reports use."""
+
+    name: str
+    run: ir.passes.PassBase
+
+
+NONE: tuple[Line, ...] = (
+    ("inline_functions", {}),  # emitters know operators, not functions
+    ("lift_constants", {}),  # one place where constants stand: every later pass asks only for initializers
+    ("infer_shapes", {}),  # folding asks for types and shapes
+    ("fold_constants", {}),  # what no input reaches is a number
+    ("remove_unused", {}),  # what folding left behind
+    ("deduplicate_constants", {}),  # folding makes equal numbers many times over
+    ("fix_names", {}),  # sorted, unique names, no output twice
+    ("infer_shapes", {}),  # emitters ask for types and shapes
+)
+"""Only the normal form: what every emitter counts on, and nothing more."""
+
+DEFAULT: tuple[Line, ...] = (
+    ("inline_functions", {}),
+    ("lift_constants", {}),
+    ("infer_shapes", {}),
+    ("fold_constants", {}),  # first: CastLike and Expand of constants hide weights from all patterns below
+    ("rewrite_known_patterns", {}),  # onnxscript's rules, on the numbers that folding made visible
+    ("fuse_conv_bn", {}),  # the largest gain of all in convolutional nets
+    ("fuse_gelu", {}),
+    ("remove_unused", {}),
+    ("deduplicate_constants", {}),
+    ("merge_equal_nodes", {}),  # after constants are one: equal inputs are then the same value
+    ("fix_names", {}),
+    ("infer_shapes", {}),
+)
+"""Exact up to rounding, and cheap."""
+
+AGGRESSIVE: tuple[Line, ...] = (*DEFAULT,)
+"""What can change rounding more, costs more, or holds only for inputs that a model is meant to see."""
+
+PRESETS: Mapping[str, tuple[Line, ...]] = {"none": NONE, "default": DEFAULT, "aggressive": AGGRESSIVE}
+
+
+def build(preset: str | Sequence[tuple[str, Mapping[str, JSON]]], shapes: Mapping[str, DimRange]) -> list[NamedPass]:
+    """The passes of a preset, or of a list of (name, options). Raises ``RetargetError`` for what does not exist.
+
+    ``shapes`` are the user's ranges; a dimension of one size is fixed by the pass `fix_dimensions`.
+    """
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise RetargetError(f"unknown preset '{preset}'", did_you_mean(preset, PRESETS))
+        preset = PRESETS[preset]
+    return [NamedPass(name, _make(name, options, shapes)) for name, options in preset]
+
+
+def _make(name: str, options: Mapping[str, JSON], shapes: Mapping[str, DimRange]) -> ir.passes.PassBase:
+    if name not in catalog.PASSES:
+        raise RetargetError(f"unknown pass '{name}'", did_you_mean(name, catalog.PASSES))
+    module, _, attribute = catalog.PASSES[name].partition(":")
+    maker = cast("type[ir.passes.PassBase]", getattr(importlib.import_module(module), attribute))
+    parameters = [parameter for parameter in inspect.signature(maker).parameters if parameter != "shapes"]
+    hints = get_type_hints(maker.__init__)
+    arguments: dict[str, object] = {}
+    for option, value in options.items():
+        if option not in parameters:
+            hint = did_you_mean(option, parameters) if parameters else f"'{name}' has no options"
+            raise RetargetError(f"pass '{name}': unknown option '{option}'", hint)
+        try:
+            arguments[option] = msgspec.convert(value, hints[option])
+        except msgspec.ValidationError as error:
+            raise RetargetError(f"pass '{name}': option '{option}': {error}") from error
+    if "shapes" in hints:
+        arguments["shapes"] = shapes
+    return maker(**arguments)
