@@ -56,6 +56,8 @@ class Step:
     """A failure to find the toolchain skips this step and does not fail the build."""
     partial: bool = False
     """Runs with the inputs that could be made, rather than being skipped when one of them failed."""
+    code_root: Path | None = None
+    """Where the step imports the user's own code: the folder that its names in the manifest are relative to."""
 
 
 @dataclass(frozen=True)
