@@ -41,4 +41,4 @@ def unavailable() -> tuple[str, str] | None:
 
 
 def not_executable() -> str | None:
-    return gpu.missing()
+    return TENSORRT.not_executable()

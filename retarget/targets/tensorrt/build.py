@@ -19,6 +19,7 @@ from retarget.spec import TensorSpec
 from retarget.targets.tensorrt import profile
 from retarget.targets.tensorrt.flavour import Flavour
 from retarget.targets.tensorrt.network import (
+    IO,
     Parsed,
     Reasons,
     Tensor,
@@ -92,7 +93,13 @@ class Builder:
             for name, tensor in network.inputs()
             if tensor.is_shape_tensor
         ]
-        return shapes + self.refuse(network, job.options)
+        narrow: Reasons = [
+            (name, role, f"an engine's {role} cannot be {dtype_of(tensor)}")
+            for role, tensors in (("input", network.inputs()), ("output", network.outputs()))
+            for name, tensor in tensors
+            if dtype_of(tensor) not in IO
+        ]
+        return shapes + narrow + self.refuse(network, job.options)
 
     def _failure(self, network: Parsed) -> Unsupported | ToolchainFailure:
         """The builder's errors: of a node where they name one, else of the library."""

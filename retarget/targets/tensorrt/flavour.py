@@ -50,6 +50,12 @@ class Flavour:
             )
         return None
 
+    def not_executable(self) -> str | None:
+        """Why engines cannot be executed here; None if they can."""
+        if self.version() is None:
+            return f"{self.module} is not installed"
+        return gpu.missing()
+
     def require(self) -> None:
         """Raise ``MissingToolchain`` where engines cannot be built."""
         problem = self.unavailable()
@@ -67,5 +73,6 @@ TENSORRT_RTX = Flavour(
     builds_without_gpu=True,
     broken={
         "Attention": "the builder of TensorRT-RTX 1.7 crashes on it without a GPU, in float32 and float16",
+        "NonMaxSuppression": "TensorRT-RTX 1.7 parses it and has no implementation of it",
     },
 )

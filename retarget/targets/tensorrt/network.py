@@ -24,6 +24,7 @@ import onnx_ir as ir
 
 from retarget import graph
 from retarget.facts import Precision
+from retarget.targets import work
 from retarget.targets.tensorrt.flavour import Flavour
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,9 @@ _DTYPES = {
     "FP4": "float4_e2m1",
     "E8M0": "float8_e8m0",
 }
+IO = frozenset({"float32", "float16", "bfloat16", "int8", "int32", "int64", "bool", "uint8"})
+"""Types that an input or output may have; the narrower ones exist only between quantize and dequantize."""
+
 _FLOATS = frozenset({"float32", "float16", "bfloat16"})
 
 _LEVELS = {
@@ -223,8 +227,8 @@ def _reason(code: str, text: str) -> str:
         return "the parser does not know this operator, and there is no plugin of its name"
     if "Failed to convert ONNX date type" in text:
         return "its element type has no counterpart in TensorRT"
-    lines = [line for line in text.splitlines() if not line.startswith("Invalid Node") and not _noise(line)]
-    return readable(" ".join(lines) or text) + f" [{code}]"
+    lines = [readable(line) for line in text.splitlines() if not line.startswith("Invalid Node") and not _noise(line)]
+    return f"{'; '.join(lines) or text} [{code}]"
 
 
 def readable(text: str) -> str:
@@ -232,7 +236,8 @@ def readable(text: str) -> str:
     text = re.sub(r"^[\w:]+: Error Code \d+: [\w ]+\((.*)\)$", r"\1", text.strip(), flags=re.DOTALL)
     text = re.sub(r"\[[\w./]+:\d+: \w+\] ", "", text)
     text = re.sub(r"^\w+\.[ch]pp:\d+: ", "", text)
-    text = re.sub(r"Assertion failed: .*?: (?=[A-Z])", "", text, count=1, flags=re.DOTALL)
+    quoted = re.fullmatch(r'.*&& "(.+)"', text, flags=re.DOTALL)
+    text = quoted[1] if quoted else re.sub(r"Assertion failed: .*?: (?=\w)", "", text, count=1, flags=re.DOTALL)
     text = re.sub(r"\.? In \w+ at \S+:\d+\)?", "", text)
     return " ".join(text.split())
 
@@ -268,8 +273,8 @@ def products(network: Parsed) -> Iterator[Layer]:
 def precision(network: Parsed, sizes: Mapping[str, int]) -> Precision:
     """The types of the network, which a strongly typed engine keeps. Symbolic dimensions are taken at ``sizes``.
 
-    ``weights`` and ``activations`` are those of the layers that multiply, most used first. The share is weighed
-    with the multiply-accumulates of the ONNX nodes; it is None where types are mixed and a node's are unknown.
+    ``weights`` and ``activations`` are what most of the multiplying layers' elements and products have. The share is
+    weighed with the multiply-accumulates of the ONNX nodes; None where types are mixed and a node's are unknown.
     """
     producers = {
         layer.get_output(index).name: layer for layer in network.layers() for index in range(layer.num_outputs)
@@ -285,19 +290,11 @@ def precision(network: Parsed, sizes: Mapping[str, int]) -> Precision:
         weights.update(_weights(network.library, layer, producers))
     known = len(activations) == 1 or (counted and len(activations) > 1)
     return Precision(
-        weights=_joined(weights or _float_constants(network)),
-        activations=_joined(activations or _float_outputs(network)),
-        io=_joined(Counter(dtype_of(tensor) for _, tensor in network.inputs() + network.outputs())),
-        low_precision_share=_low_share(activations) if known else None,
+        weights=work.most(weights or _float_constants(network)),
+        activations=work.most(activations or _float_outputs(network)),
+        io=work.joined(dtype_of(tensor) for _, tensor in network.inputs() + network.outputs()),
+        low_precision_share=work.low_precision_share(activations) if known else None,
     )
-
-
-def _low_share(macs: Counter[str]) -> float:
-    return sum(count for dtype, count in macs.items() if dtype != "float32") / macs.total()
-
-
-def _joined(types: Counter[str]) -> str:
-    return "+".join(dtype for dtype, _ in types.most_common()) or "none"
 
 
 def _weights(library: ModuleType, layer: Layer, producers: Mapping[str, Layer]) -> dict[str, int]:

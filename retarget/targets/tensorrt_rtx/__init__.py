@@ -11,7 +11,6 @@ from typing import Literal
 
 import msgspec
 
-from retarget.targets.tensorrt import gpu
 from retarget.targets.tensorrt.flavour import TENSORRT_RTX
 
 requires: tuple[str, ...] = (TENSORRT_RTX.module,)
@@ -39,4 +38,4 @@ def unavailable() -> tuple[str, str] | None:
 
 
 def not_executable() -> str | None:
-    return gpu.missing()
+    return TENSORRT_RTX.not_executable()
