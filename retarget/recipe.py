@@ -21,7 +21,7 @@ from retarget import catalog
 from retarget.errors import RecipeError, RetargetError, did_you_mean
 from retarget.recipe_nodes import Map, open_tree, parse_path, resolve, write_path
 from retarget.recipe_yaml import KeyPath, Reader, Settings, Written, struct_type
-from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
+from retarget.spec import DEFAULT_RANGE, SPEC_PATTERN, DimRange, TensorSpec, symbols
 
 PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6")
 PRESETS = ("none", "default", "aggressive")
@@ -104,7 +104,7 @@ class Model(Settings, frozen=True, kw_only=True):
     ] = None
     factory: Annotated[Code | None, Meta(description="Code that builds the module a state dict belongs to.")] = None
     inputs: Annotated[
-        dict[str, str],
+        dict[str, Annotated[str, Meta(extra_json_schema={"pattern": SPEC_PATTERN})]],
         Meta(description="Each input as DTYPE[SHAPE]; a name in the shape is a symbolic dimension."),
     ] = msgspec.field(default_factory=dict)
     shapes: Annotated[
@@ -342,6 +342,8 @@ def load(path: Path) -> Recipe:
     values = reader.fields(root, struct_type(Recipe).fields, (), known=("extends",), later=Recipe.later)
     # a recipe with holes is still checked for the rest, so that one run shows all problems
     holes = {"version": 1, "name": "unnamed", "model": _model_with_holes(root), "targets": ()}
+    if "variants" in root.entries:
+        holes["variants"] = ()
     build: Callable[..., Recipe] = Recipe
     recipe = build(**(holes | values))
     _read_frontend_options(reader, root, recipe.model)
@@ -428,9 +430,8 @@ def _check_gates(recipe: Recipe, targets: set[str], variants: set[str]) -> Itera
 
 
 def _known(what: str, name: str, names: set[str], where: KeyPath) -> Iterator[Finding]:
-    if name not in names:
-        hint = did_you_mean(name, names) if names else None
-        yield where, f"the recipe has no {what} '{name}'", hint
+    if names and name not in names:  # without any names the list itself could not be read
+        yield where, f"the recipe has no {what} '{name}'", did_you_mean(name, names)
 
 
 def _read_frontend_options(reader: Reader, root: Map, model: Model) -> None:
@@ -454,6 +455,14 @@ def dump(recipe: Recipe, relative_to: Path | None = None) -> str:
     return yaml.dump(
         _written(recipe, relative_to), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize
     )
+
+
+def scalar(text: str) -> str:
+    """``text`` as a YAML scalar that is read back as this text, quoted only where it must be."""
+    simple = re.fullmatch(r"[A-Za-z_./][\w./-]*(\[[\w,]*\])?", text, re.ASCII) and isinstance(resolve(text), str)
+    if simple:
+        return text
+    return yaml.dump(text, Dumper=_Dumper, default_style='"', allow_unicode=True, width=sys.maxsize).rstrip("\n")
 
 
 def _written(value: object, folder: Path | None) -> object:

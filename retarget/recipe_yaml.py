@@ -126,7 +126,7 @@ class Reader:
                 return self._dict(node, kind, path)
             case inspect.ListType() | inspect.VarTupleType():
                 return self._list(node, kind, path)
-            case inspect.AnyType():
+            case inspect.CustomType(cls=cls) if cls is object:
                 return self._json(node, path)
         return self._scalar(node, kind, path)
 

@@ -20,7 +20,11 @@ DTYPES = frozenset(
 )
 
 _SPEC = re.compile(r"\s*(?P<dtype>[A-Za-z_][\w]*)\s*\[(?P<shape>[^\[\]]*)\]\s*")
-_DIM = re.compile(r"[A-Za-z_]\w*")
+SPEC_PATTERN = rf"^\s*({'|'.join(sorted(DTYPES))})\s*\[[^\[\]]*\]\s*$"
+"""What ``TensorSpec.of`` takes, as far as a regular expression can say it: for JSON Schema."""
+_DIM = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_SIZE = re.compile(r"[0-9]{1,18}")
+"""Of a dimension: ASCII digits that fit into an int64."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,11 @@ class DimRange:
     @classmethod
     def parse(cls, text: str) -> DimRange:
         """``1:8:32``, or ``8`` for a fixed size. Raises ``RetargetError``."""
-        try:
-            sizes = [int(part) for part in text.split(":")]
-        except ValueError:
-            sizes = []
-        if len(sizes) == 1:
-            sizes *= 3
-        if len(sizes) != 3 or not 0 < sizes[0] <= sizes[1] <= sizes[2]:
+        parts = [part.strip() for part in text.split(":")]
+        sizes = [int(part) for part in parts if _SIZE.fullmatch(part)]
+        if len(sizes) == len(parts) == 1:
+            sizes, parts = sizes * 3, parts * 3
+        if not len(sizes) == len(parts) == 3 or not 0 < sizes[0] <= sizes[1] <= sizes[2]:
             raise RetargetError(
                 f"'{text}' is not a dimension range", "write MIN:OPT:MAX with 0 < MIN <= OPT <= MAX, as in 1:8:32"
             )
@@ -109,7 +111,7 @@ def symbols(specs: Iterable[TensorSpec]) -> tuple[str, ...]:
 
 
 def _dimension(name: str, text: str) -> int | str:
-    if text.isdecimal() and int(text) > 0:
+    if _SIZE.fullmatch(text) and int(text) > 0:
         return int(text)
     if _DIM.fullmatch(text):
         return text

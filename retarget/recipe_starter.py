@@ -1,0 +1,117 @@
+"""The commented recipe that `retarget init` writes: what is known filled in, every other key shown as a comment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from retarget import catalog
+from retarget.recipe import IMPLEMENTED, scalar
+from retarget.recipe_nodes import write_path
+from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
+
+COLUMN = 40
+"""Where comments start, if the line is shorter."""
+
+
+def starter(
+    model: Path,
+    *,
+    frontend: str,
+    inputs: Sequence[TensorSpec],
+    shapes: Mapping[str, DimRange],
+    targets: Sequence[str],
+    folder: Path,
+) -> str:
+    """A recipe for ``model`` that ``load`` reads when it stands in ``folder``.
+
+    ``inputs`` may be empty where the file does not say them; a dimension that ``shapes`` lacks gets the default.
+    Taking away the ``# `` before a key puts that key into force.
+    """
+    lines = [
+        "# What to build from a trained model, and what must hold. `retarget build` with this file builds it.",
+        "# A key behind a # shows what else there is.",
+        "",
+        *_model(model, frontend, inputs, shapes, folder),
+        "",
+        *_data(),
+        "",
+        *_build(targets),
+        "",
+        *_gates(targets),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(text: str, comment: str) -> str:
+    return f"{text.ljust(COLUMN - 2)}  # {comment}"
+
+
+def _model(
+    model: Path, frontend: str, inputs: Sequence[TensorSpec], shapes: Mapping[str, DimRange], folder: Path
+) -> Iterator[str]:
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", model.stem).lstrip("-_.") or "model"
+    yield _line("version: 1", "of the recipe's language")
+    yield _line(f"name: {scalar(name)}", "names the report and the build folder")
+    yield _line("# extends: base.yaml", "keys of another recipe hold where this one says nothing")
+    yield "model:"
+    yield _line(f"  path: {scalar(write_path(model, folder))}", "every path is relative to this file")
+    yield _line(f"  format: {scalar(frontend)}", "the frontend; found from the content if absent")
+    yield _line("  # factory: model.py:build", "code that builds the module a state dict belongs to")
+    off = "" if inputs else "# "
+    yield _line(f"  {off}inputs:", "DTYPE[SHAPE]; a name in the shape is a symbolic dimension")
+    for spec in inputs or [TensorSpec("image", "float32", ("N", 3, 224, 224))]:
+        yield f"  {off}  {scalar(spec.name)}: {scalar(spec.type)}"
+    names = symbols(inputs) if inputs else ("N",)
+    if not names:
+        names, off = ("N",), "# "
+    yield _line(f"  {off}shapes:", "sizes of each symbolic dimension, or one fixed size")
+    for symbol in names:
+        sizes = shapes.get(symbol, DEFAULT_RANGE)
+        yield f"  {off}  {scalar(symbol)}: {{min: {sizes.min}, opt: {sizes.opt}, max: {sizes.max}}}"
+    yield _line(f"  # sha256: {32 * '0a'}", "refuse any other file")
+    yield _line("  # trust: true", "allow code inside the model file to run")
+    yield _line("  # options: {}", "the frontend's own options")
+    yield _line("# outputs: [logits]", "names for the model's outputs, in order")
+
+
+def _data() -> Iterator[str]:
+    yield _line("# data:", "each a path or {path: ..}: .npz, a folder of .npy, or file.py:function")
+    yield _line("#   samples: samples.npz", "for parity; inputs are generated without it")
+    yield _line("#   calibration:", "for the ranges that decide what fp16 can hold")
+    yield "#     path: calibration.npz"
+    yield _line("#     samples: 256", "use only so many, from the start")
+    yield _line("#   evaluation:", "for accuracy")
+    yield "#     path: evaluation.npz"
+    yield _line("#     labels: label", "the array that holds the labels")
+    yield _line("#     metric: top1", "top1, top5 or file.py:function")
+    yield "#     samples: 1000"
+
+
+def _build(targets: Sequence[str]) -> Iterator[str]:
+    yield _line("optimize: default", "none, default, aggressive, or a list of passes")
+    yield _line("variants:", "each a precision, or {name: settings}")
+    yield from (f"  - {precision}" for precision in IMPLEMENTED)
+    yield _line("  # - half:", "a variant with a name of its own")
+    yield "  #     precision: fp16"
+    yield _line("  #     io: float16", "type of inputs and outputs; float32 if absent")
+    yield _line("targets:", "each a name, or {name: settings}")
+    yield from (f"  - {name}" for name in targets)
+    for name in catalog.TARGETS:
+        if name not in targets:
+            yield f"  # - {name}:"
+            yield _line("  #     variants: [fp32]", "all variants if absent")
+            yield _line("  #     optional: true", "skip it, with the reason, where its toolchain cannot be had")
+
+
+def _gates(targets: Sequence[str]) -> Iterator[str]:
+    yield _line("# gates:", "bounds that fail the build")
+    yield _line("#   parity:", "by variant or precision, against the source framework's outputs")
+    yield _line("#     fp32: {max_abs: 1.0e-4, mean_abs: 1.0e-5}", "absolute differences")
+    yield _line("#     fp16: {snr_db: 40, cosine: 0.999, top1_agreement: 0.99}", "least values")
+    yield _line("#   accuracy: {max_drop: 0.01}", "needs data.evaluation")
+    yield _line("#   latency: {max_ratio: 1.10}", "against a baseline report")
+    yield _line(f"#   verified: [{targets[0]}]", "must have been executed, not only built")
+    yield _line("# waivers:", "broken gates that are accepted until a date")
+    yield f"#   - {{gate: parity, target: {targets[0]}, variant: fp16, reason: known, expires: 2027-01-31}}"
