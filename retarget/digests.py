@@ -130,12 +130,14 @@ def _fingerprint(path: Path) -> Fingerprint:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below ``folder``, linked folders included, each folder once."""
+    """All files below ``folder``, linked folders included, each folder once; not what Python compiles out of them."""
     visited = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
+        if "__pycache__" in folders:
+            folders.remove("__pycache__")
         visited.add((status.st_dev, status.st_ino))
         yield from (Path(parent, name) for name in files)

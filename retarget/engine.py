@@ -10,13 +10,14 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn, Self, TypeAlias
 
+from retarget.errors import Terminated
 from retarget.protocols import Artifact, Outcome, Step, StepError
 from retarget.store import Damaged, Staging, Store, StoreError
 from retarget.wire import Failed, Request
@@ -41,10 +42,6 @@ class Event:
 
 
 _Message: TypeAlias = "Event | Future[Outcome]"
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived: like ``KeyboardInterrupt``, exit code 143."""
 
 
 @contextlib.contextmanager
@@ -74,7 +71,7 @@ def run(
     limits: Limits,
     progress: Callable[[Event], None],
     function_of: Callable[[Step], str] = step_function,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Make the artifacts of ``steps``, which stand in an order in which they can run; yield outcomes as they come.
 
     A failed step skips those that need it, and the others go on. Steps of different toolchains run side by side, at
@@ -112,12 +109,14 @@ class _Build:
         self._running: dict[Future[Outcome], Step] = {}
         self._workers: dict[str, Worker] = {}
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._closing = False
         self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="retarget-step")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing = True
         # Workers first: the threads wait for them.
         for worker in self._workers.values():
             worker.kill()
@@ -262,6 +261,9 @@ class _Build:
     def _error(self, failed: Failed, key: str, staging: Staging) -> StepError:
         if failed.kind == "StoreError":
             raise StoreError(failed.message, failed.hint)
+        if self._closing:
+            # We killed it; nobody is told of it any more.
+            return StepError(failed.kind, failed.message, failed.hint, failed.bug)
         self._store.check_space(failed.message)
         log = self._store.keep_log(staging, key)
         return StepError(failed.kind, failed.message, failed.hint, failed.bug, log)

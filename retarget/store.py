@@ -359,7 +359,7 @@ class Store:
     def gc(self, max_bytes: int) -> tuple[Entry, ...]:
         """Remove artifacts, longest unused first, until all take at most ``max_bytes``. Leased ones stay.
 
-        Returns the removed.
+        Returns the removed. Those without a readable manifest go in any case.
         """
         with self._disk():
             self.sweep()
@@ -367,6 +367,11 @@ class Store:
             for log in self._logs.iterdir():
                 if log.stat().st_mtime < oldest:
                     log.unlink()
+            for path in self._artifacts():
+                try:
+                    read_manifest(path)
+                except Damaged:
+                    self._discard(path, unleased=True)
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
         removed = []

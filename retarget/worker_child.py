@@ -31,7 +31,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from retarget import catalog, memory, progress
+from retarget import __version__, catalog, memory, progress
 from retarget.digests import file_digest
 from retarget.errors import RetargetError
 from retarget.facts import Fact
@@ -205,9 +205,10 @@ def _requirement(error: ImportError, toolchain: str) -> tuple[str, str | None] |
     else:
         return None
     module = (error.name or "").partition(".")[0]
+    installed = {_plain(distribution): modules for distribution, modules in _modules().items()}
     for requirement in requires:
         found = re.match(r"[\w.-]+", requirement)
-        if found is not None and module in (_plain(found[0]), *_modules().get(_plain(found[0]), ())):
+        if found is not None and module in {_plain(found[0]), *installed.get(_plain(found[0]), ())}:
             return found[0], extra
     return None
 
@@ -290,17 +291,20 @@ def _watch_imports() -> dict[str, str]:
 def _versions() -> dict[str, str]:
     """Version of each distribution of which a module is loaded."""
     loaded = {name.partition(".")[0] for name in sys.modules}
-    named = {dist for dist, modules in _modules().items() if not loaded.isdisjoint(modules)}
-    return {dist: importlib.metadata.version(dist) for dist in sorted(named)}
+    named = [dist for dist, modules in _modules().items() if not loaded.isdisjoint(modules)]
+    return {"retarget": __version__, **{dist: _version(dist) for dist in named}}
+
+
+_version = functools.cache(importlib.metadata.version)
 
 
 @functools.cache
-def _modules() -> dict[str, tuple[str, ...]]:
-    """Distribution, plainly spelt, to its top-level modules."""
-    modules: dict[str, tuple[str, ...]] = {}
+def _modules() -> dict[str, set[str]]:
+    """Distribution to its top-level modules."""
+    modules: dict[str, set[str]] = {}
     for module, distributions in importlib.metadata.packages_distributions().items():
         for distribution in distributions:
-            modules[_plain(distribution)] = (*modules.get(_plain(distribution), ()), module)
+            modules.setdefault(distribution, set()).add(module)
     return modules
 
 

@@ -1,0 +1,1 @@
+"""Toolchains for tests, which workers import: PYTHONPATH must name the folder of tests."""
