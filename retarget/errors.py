@@ -69,6 +69,10 @@ class GateFailed(RetargetError):
     exit_code = 4
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived: like ``KeyboardInterrupt``, exit code 143."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for a name that does not exist: the nearest one, or all of them."""
     names = sorted(known)

@@ -1,7 +1,7 @@
 """``recipe.lock``: what a build was made from, so that ``--locked`` can refuse anything else.
 
-It holds the digest of every input file and the version of every distribution that shaped an artifact. Paths are
-relative to the lock file, so that a repository can be moved.
+It holds the resolved recipe, the digest of every input file and the version of every distribution that shaped an
+artifact. Paths are relative to the model's folder, so the file may stand anywhere and a repository can be moved.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from retarget import __version__
+from retarget import __version__, recipe
 from retarget.errors import RetargetError
+from retarget.recipe import Recipe
 
 NAME = "recipe.lock"
 
@@ -27,17 +28,23 @@ class LockMismatch(RetargetError):
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schema: int
     retarget: str
+    recipe: str
     inputs: dict[str, str]
-    """Path relative to the lock file, to the sha256 of the file or folder."""
+    """Path to the sha256 of the file or folder."""
     versions: dict[str, str]
     """Distribution to version."""
 
 
-def make(inputs: Mapping[Path, str], versions: Mapping[str, str], folder: Path) -> Lock:
-    """The lock of a build whose lock file stands in ``folder``."""
-    relative = {Path(os.path.relpath(path, folder)).as_posix(): digest for path, digest in inputs.items()}
+def make(wanted: Recipe, inputs: Mapping[Path, str], versions: Mapping[str, str]) -> Lock:
+    """The lock of a build of ``wanted``."""
+    root = wanted.model.path.parent
+    relative = {Path(os.path.relpath(path, root)).as_posix(): digest for path, digest in inputs.items()}
     return Lock(
-        schema=1, retarget=__version__, inputs=dict(sorted(relative.items())), versions=dict(sorted(versions.items()))
+        schema=1,
+        retarget=__version__,
+        recipe=recipe.dump(wanted, relative_to=root),
+        inputs=dict(sorted(relative.items())),
+        versions=dict(sorted(versions.items())),
     )
 
 
@@ -57,7 +64,8 @@ def check(path: Path, current: Lock) -> None:
         raise RetargetError(f"{path}: no such file", "`--locked` needs the lock of an earlier build") from None
     except msgspec.MsgspecError as error:
         raise RetargetError(f"{path}: not a lock file ({error})", "build once without --locked") from error
-    differences = [
+    differences = ["  the recipe is another one"] if locked.recipe != current.recipe else []
+    differences += [
         f"  {what}: locked {was or 'absent'}, found {now}"
         for what, was, now in (
             *_differences("retarget", {"": locked.retarget}, {"": current.retarget}),
@@ -67,7 +75,7 @@ def check(path: Path, current: Lock) -> None:
     ]
     if differences:
         raise LockMismatch(
-            "\n".join([f"{path}: {len(differences)} differences from the lock:", *differences]),
+            "\n".join([f"{path}: not what was locked:", *differences]),
             f"install the locked versions and restore the locked files, or build without --locked to renew {path.name}",
         )
 

@@ -6,7 +6,6 @@ Files go to ``request.out``; a step that fails raises ``RetargetError``, and wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -24,7 +23,7 @@ from retarget.calibration.cases import parity_cases
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
 from retarget.calibration.ranges import Ranges
-from retarget.compare import Tolerance, check_batch, compare_outputs
+from retarget.compare import check_batch, compare_outputs
 from retarget.errors import RetargetError
 from retarget.facts import (
     BenchEntry,
@@ -48,6 +47,8 @@ from retarget.passes.fp16 import CastFloat16
 from retarget.protocols import EmitJob, Exported, Feeds, Outputs, Runner, Source, StepRequest
 from retarget.session import Session
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
+from retarget.store import read_manifest
+from retarget.tolerance import Tolerance
 
 F = TypeVar("F", bound=Fact)
 MODEL = "model.onnx"
@@ -98,7 +99,8 @@ def optimize(request: StepRequest) -> OptimizeFacts:
     model = graph.load(request.inputs["model"] / MODEL)
     passes = presets.build(options.preset, source.shapes)
     feeds = {recorded.case: recorded.feeds for recorded in reference.read(request.inputs["source"])}
-    optimized, facts = run_checked(model, passes, feeds, preset=_preset_name(options.preset), strict=options.strict)
+    name = options.preset if isinstance(options.preset, str) else "custom"
+    optimized, facts = run_checked(model, passes, feeds, preset=name, strict=options.strict)
     graph.save(optimized, request.out / MODEL)
     return facts
 
@@ -236,8 +238,7 @@ def bench(request: StepRequest) -> BenchFacts:
 
 def facts_of(artifact: Path, kind: type[F]) -> F:
     """The facts in an artifact's manifest."""
-    manifest = json.loads((artifact / "manifest.json").read_text())
-    return msgspec.convert(manifest["facts"], kind)
+    return read_manifest(artifact).facts_as(kind)
 
 
 def _source(options: told.SourceOptions, files: Mapping[str, Path]) -> Source:
@@ -283,12 +284,30 @@ def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner) -> None:
 
 
 def _verify(runner: Runner, source: Path, tolerance: Tolerance) -> CompareFacts:
-    parity = _parity(runner, source, tolerance)
-    facts = facts_of(source, ConvertFacts)
-    batch, passed = check_batch(runner, facts, source, tolerance)
+    words, passed = _check_batch(runner, source, tolerance)
     return CompareFacts(
-        verified="executed", reason=None, settings=runner.settings, parity=parity, batch=batch, batch_passed=passed
+        verified="executed",
+        reason=None,
+        settings=runner.settings,
+        parity=_parity(runner, source, tolerance),
+        batch=words,
+        batch_passed=passed,
     )
+
+
+def _check_batch(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[str, bool | None]:
+    """Rows together and alone must agree; in words, and None where the check makes no sense."""
+    facts = facts_of(source, ConvertFacts)
+    symbol = _batch_symbol(facts)
+    if symbol is None:
+        return "skipped: the inputs and outputs share no symbolic first dimension", None
+    extent = facts.shapes[symbol]
+    if extent.min > 1 or extent.max < 2:
+        return f"skipped: {symbol} is {extent}, so rows cannot run both alone and together", None
+    name = max(facts.cases, key=lambda case: case.sizes[symbol]).name
+    feeds = next(recorded.feeds for recorded in reference.read(source) if recorded.case == name)
+    check = check_batch(runner.run, feeds, tolerance)
+    return check.words, check.passed
 
 
 def _parity(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[Comparison, ...]:
@@ -301,14 +320,16 @@ def _parity(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[Compari
 
 
 def _batch(source: ConvertFacts) -> int | None:
-    """The opt size of the batch: the symbol at axis 0 of all inputs and outputs; None where there is none."""
+    """The opt size of the batch; None where there is none."""
+    symbol = _batch_symbol(source)
+    return None if symbol is None else source.shapes[symbol].opt
+
+
+def _batch_symbol(source: ConvertFacts) -> str | None:
+    """The symbol that all inputs and outputs have at axis 0."""
     firsts = {spec.shape[0] if spec.shape else None for spec in (*source.inputs, *source.outputs)}
     symbol = firsts.pop()
-    return source.shapes[symbol].opt if not firsts and isinstance(symbol, str) and symbol in source.shapes else None
-
-
-def _preset_name(preset: str | tuple[tuple[str, dict[str, object]], ...]) -> str:
-    return preset if isinstance(preset, str) else "custom"
+    return symbol if not firsts and isinstance(symbol, str) and symbol in source.shapes else None
 
 
 def _latency(timing: Timing, base: Timing, batch: int, settings: str) -> Latency:

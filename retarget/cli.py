@@ -1,0 +1,325 @@
+"""The command line: a command parses, calls and prints. Heavy imports stand inside the commands.
+
+Data goes to stdout, words to stderr. Exit codes: 0 done, 1 the user's input or environment, 2 usage, 3 a bug of
+retarget's, 4 a gate failed, 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from retarget.errors import RetargetError
+
+if TYPE_CHECKING:
+    from retarget.plan import Invocation
+    from retarget.recipe import Recipe
+    from retarget.store import Store
+
+app = typer.Typer(
+    name="retarget",
+    help="Trained model in, verified deployable artifacts out.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cache = typer.Typer(help="The store of artifacts.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(cache, name="cache")
+
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout.")]
+StoreOption = Annotated[Path | None, typer.Option("--store", help="Folder of the store.", metavar="DIR")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the result.", metavar="DIR")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Steps side by side.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of each runtime.")]
+Memory = Annotated[str | None, typer.Option(help="Limit a step's anonymous memory, as in 4GB.", metavar="SIZE")]
+Timeout = Annotated[float | None, typer.Option(min=0.1, help="Limit a step's time.", metavar="SECONDS")]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow code inside the model file to run.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail when a pass has to be dropped.")]
+Optimize = Annotated[str | None, typer.Option(help="Preset: none, default or aggressive.", metavar="PRESET")]
+Baseline = Annotated[Path | None, typer.Option(help="report.json to compare with.", metavar="REPORT.json")]
+Shape = Annotated[list[str], typer.Option("--shape", help="Sizes of a dimension.", metavar="N=MIN:OPT:MAX")]
+Input = Annotated[list[str], typer.Option("--input", help="An input of the model.", metavar="NAME=DTYPE[SHAPE]")]
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@app.command()
+def convert(
+    model: Annotated[Path, typer.Argument(help="A model file or folder.", metavar="MODEL")],
+    to: Annotated[list[str], typer.Option("--to", help="Target; repeat for several.", metavar="TARGET")],
+    precision: Annotated[list[str], typer.Option(help="fp32, fp16; repeat for several.")] = ["fp32"],  # noqa: B006
+    inputs: Input = [],  # noqa: B006 - Typer copies defaults
+    outputs: Annotated[list[str], typer.Option("--output-name", help="Names for the outputs, in order.")] = [],  # noqa: B006
+    shapes: Shape = [],  # noqa: B006
+    factory: Annotated[
+        str | None, typer.Option(help="Code that builds the module.", metavar="FILE.py:FUNCTION")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Samples for parity.", metavar="DATA")] = None,
+    calibration: Annotated[str | None, typer.Option(help="Samples for calibration.", metavar="DATA")] = None,
+    output: Output = None,
+    optimize: Optimize = None,
+    trust: Trust = False,
+    strict: Strict = False,
+    jobs: Jobs = CORES,
+    threads: Threads = CORES,
+    memory: Memory = None,
+    timeout: Timeout = None,
+    store: StoreOption = None,
+    json: Json = False,
+) -> None:
+    """Convert one model, without a recipe; the recipe that it stands for is written beside the result."""
+    from retarget.plan import Invocation
+    from retarget.quick import recipe_for
+
+    wanted = recipe_for(
+        model,
+        targets=to,
+        precisions=precision,
+        inputs=inputs,
+        outputs=outputs,
+        shapes=shapes,
+        factory=factory,
+        data=data,
+        calibration=calibration,
+        optimize=optimize,
+        trust=trust,
+    )
+    invocation = Invocation(strict=strict, threads=threads)
+    _build(wanted, output, invocation, jobs, memory, timeout, store, None, None, json)
+
+
+@app.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="The recipe.", metavar="RECIPE.yaml")],
+    output: Output = None,
+    only: Annotated[list[str], typer.Option(help="Build only this.", metavar="TARGET[/VARIANT]")] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps and what is cached; run nothing.")] = False,
+    locked: Annotated[bool, typer.Option("--locked", help="Refuse what differs from recipe.lock.")] = False,
+    optimize: Optimize = None,
+    baseline: Baseline = None,
+    trust: Trust = False,
+    strict: Strict = False,
+    jobs: Jobs = CORES,
+    threads: Threads = CORES,
+    memory: Memory = None,
+    timeout: Timeout = None,
+    store: StoreOption = None,
+    json: Json = False,
+) -> None:
+    """Build everything that a recipe asks for, and check it."""
+    import msgspec
+
+    from retarget import lock
+    from retarget import recipe as recipes
+    from retarget.plan import Invocation
+    from retarget.quick import preset
+
+    wanted = recipes.load(recipe)
+    if trust:
+        wanted = msgspec.structs.replace(wanted, model=msgspec.structs.replace(wanted.model, trust=True))
+    if optimize is not None:
+        wanted = msgspec.structs.replace(wanted, optimize=preset(optimize))
+    invocation = Invocation(strict=strict, only=tuple(only), threads=threads)
+    if dry_run:
+        _dry_run(wanted, invocation, store, json)
+        return
+    lock_file = recipe.parent / lock.NAME if locked else None
+    _build(wanted, output, invocation, jobs, memory, timeout, store, lock_file, baseline, json)
+
+
+@app.command()
+def init(
+    model: Annotated[Path, typer.Argument(help="A model file or folder.", metavar="MODEL")],
+    inputs: Input = [],  # noqa: B006
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; default: stdout.")] = None,
+) -> None:
+    """Write a starter recipe: inputs and shapes filled in, a comment beside each key."""
+    from retarget.quick import starter_for
+
+    text = starter_for(model, inputs, (output.parent if output else Path.cwd()).absolute())
+    if output is None:
+        sys.stdout.write(text)
+    elif output.exists():
+        raise RetargetError(f"{output}: is there already", "give another file with -o")
+    else:
+        output.write_text(text, encoding="utf-8")
+        typer.echo(f"wrote {output}: `retarget build {output}` builds it", err=True)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Any model or artifact.", metavar="FILE")], json: Json = False
+) -> None:
+    """Show what is in a model or an artifact: inputs, outputs, ops, size, and the precision really in it."""
+    from retarget import inspection, tables
+
+    tables.show_inspection(inspection.inspect(file), json=json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Show each toolchain: its version, what it can do here, and the command that adds it."""
+    from retarget import doctor as examination
+    from retarget import tables
+
+    tables.show(examination.examine(), json=json)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="frontends, passes or targets.")],
+    json: Json = False,
+) -> None:
+    """List the frontends, the passes or the targets."""
+    from retarget import listing, tables
+
+    tables.show(listing.rows(what), json=json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes."""
+    from retarget import recipe_schema
+
+    sys.stdout.write(recipe_schema.text())
+
+
+@cache.command("ls")
+def cache_ls(store: StoreOption = None, json: Json = False) -> None:
+    """List the artifacts in the store, the one that was used longest ago first."""
+    from retarget import tables
+
+    tables.show(_store(store).entries(), json=json)
+
+
+@cache.command("verify")
+def cache_verify(store: StoreOption = None, json: Json = False) -> None:
+    """Check every digest; a damaged artifact is removed, and the next build makes it again."""
+    from retarget import tables
+
+    damages = _store(store).verify()
+    tables.show(damages, json=json)
+    typer.echo(f"{len(damages)} damaged" if damages else "all artifacts are whole", err=True)
+    raise typer.Exit(4 if damages else 0)
+
+
+@cache.command("gc")
+def cache_gc(
+    max_size: Annotated[str, typer.Option(help="How much may stay, as in 10GB.", metavar="SIZE")] = "10GB",
+    store: StoreOption = None,
+    json: Json = False,
+) -> None:
+    """Remove the artifacts that were used longest ago, until the rest is small enough; running builds keep theirs."""
+    from retarget import tables
+    from retarget.sizes import parse_size
+
+    removed = _store(store).gc(parse_size(max_size))
+    tables.show(removed, json=json)
+    typer.echo(f"removed {len(removed)} artifacts", err=True)
+
+
+# ---- the end of every command
+
+
+def main() -> None:
+    """The entry point: every exception becomes a line, a hint and an exit code."""
+    from retarget.errors import Terminated
+
+    try:
+        app()
+    except RetargetError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Terminated:
+        typer.echo("terminated", err=True)
+        sys.exit(143)
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug of retarget's own
+        _report_bug(error)
+
+
+def _report_bug(error: Exception) -> NoReturn:
+    import platform
+    import tempfile
+    import traceback
+
+    from retarget import __version__
+
+    with tempfile.NamedTemporaryFile("w", prefix="retarget-", suffix=".log", delete=False, encoding="utf-8") as log:
+        log.write(f"retarget {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+        log.write(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
+    typer.echo(f"error: a bug in retarget: {type(error).__name__}: {error}", err=True)
+    typer.echo(f"\nhint: report it with the log {log.name}", err=True)
+    sys.exit(3)
+
+
+# ---- what several commands share
+
+
+def _build(
+    wanted: Recipe,
+    output: Path | None,
+    invocation: Invocation,
+    jobs: int,
+    memory: str | None,
+    timeout: float | None,
+    store: Path | None,
+    locked: Path | None,
+    baseline: Path | None,
+    json: bool,
+) -> NoReturn:
+    from retarget import report, terminal
+    from retarget.build import build as run
+    from retarget.engine import Limits, terminable
+    from retarget.sizes import parse_size
+
+    limits = Limits(memory_bytes=parse_size(memory) if memory else None, seconds=timeout)
+    folder = output or Path("build") / wanted.name
+    before = report.read(baseline) if baseline else None
+    with terminable():
+        built = run(
+            wanted,
+            _store(store),
+            folder,
+            invocation=invocation,
+            limits=limits,
+            jobs=jobs,
+            locked=locked,
+            baseline=before,
+            display=terminal.Display,
+        )
+    if json:
+        sys.stdout.write(report.encode(built.report).decode())
+    else:
+        terminal.show(built.report, place=str(folder / "report.html"))
+    raise typer.Exit(built.exit_code)
+
+
+def _dry_run(wanted: Recipe, invocation: Invocation, store: Path | None, json: bool) -> None:
+    from retarget import tables
+    from retarget.plan import make
+
+    opened = _store(store)
+    plan = make(wanted, opened, invocation)
+    rows = [
+        tables.Planned(step.id, step.kind, step.toolchain, "cached" if opened.get(step.key) else "to run", step.key)
+        for step in plan.steps
+    ]
+    tables.show(rows, json=json)
+    for one in plan.left_out:
+        typer.echo(f"{one.target}/{one.variant} is left out: {one.reason}; {one.hint}", err=True)
+
+
+def _store(option: Path | None) -> Store:
+    from retarget.store import Store, default_root
+
+    return Store(default_root(option))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Recipes without a file: what ``retarget convert`` stands for, and the starter of ``retarget init``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from retarget import catalog, plan
+from retarget import recipe as recipes
+from retarget.errors import RetargetError, did_you_mean
+from retarget.recipe import (
+    IMPLEMENTED,
+    PRECISIONS,
+    PRESETS,
+    Code,
+    Data,
+    Model,
+    Recipe,
+    Samples,
+    Shape,
+    TargetEntry,
+    Variant,
+)
+from retarget.recipe_yaml import render
+from retarget.spec import DimRange, TensorSpec
+
+if TYPE_CHECKING:
+    from retarget.recipe import PrecisionName
+
+
+def recipe_for(
+    model: Path,
+    *,
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    shapes: Sequence[str],
+    factory: str | None,
+    data: str | None,
+    calibration: str | None,
+    optimize: str | None,
+    trust: bool,
+) -> Recipe:
+    """The recipe that a ``convert`` command stands for. Raises ``RetargetError`` for what it cannot mean."""
+    here = Path.cwd()
+    recipe = Recipe(
+        version=1,
+        name=name_of(model),
+        model=Model(
+            path=model.absolute(),
+            factory=Code.parse(factory, here) if factory else None,
+            inputs={spec.name: spec.type for spec in map(TensorSpec.parse, inputs)},
+            shapes=dict(_shape(text) for text in shapes),
+            trust=trust,
+        ),
+        outputs=tuple(outputs),
+        data=Data(samples=_samples(data, here), calibration=_samples(calibration, here)),
+        optimize=preset(optimize) if optimize else "default",
+        variants=tuple(_variant(name) for name in dict.fromkeys(precisions)),
+        targets=tuple(
+            TargetEntry(name=name, options=catalog.target(name).Options()) for name in dict.fromkeys(targets)
+        ),
+    )
+    for place, message, hint in recipes.check(recipe):
+        raise RetargetError(f"{render(place)}: {message}", hint)
+    return recipe
+
+
+def starter_for(model: Path, inputs: Sequence[str], folder: Path) -> str:
+    """A commented recipe for ``model`` that stands in ``folder``."""
+    from retarget.recipe_starter import starter
+
+    if not model.exists():
+        raise RetargetError(f"{model}: no such file or folder")
+    frontend, _ = plan.recognise(model)
+    specs = tuple(TensorSpec.parse(text) for text in inputs) or _specs_in(model, frontend)
+    usable = [name for name in catalog.TARGETS if catalog.target(name).unavailable() is None]
+    return starter(model.absolute(), frontend=frontend, inputs=specs, shapes={}, targets=usable, folder=folder)
+
+
+def name_of(model: Path) -> str:
+    """A name for the build, from the model's file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", model.absolute().stem).strip("-_.") or "model"
+
+
+def preset(name: str) -> Literal["none", "default", "aggressive"]:
+    """The preset called ``name``."""
+    if name not in PRESETS:
+        raise RetargetError(f"unknown preset '{name}'", did_you_mean(name, PRESETS))
+    return cast("Literal['none', 'default', 'aggressive']", name)
+
+
+def _specs_in(model: Path, frontend: str) -> tuple[TensorSpec, ...]:
+    """The inputs that the file itself names, where the format does."""
+    if frontend != "onnx":
+        return ()
+    from retarget import graph
+
+    loaded = graph.load(model).graph
+    return tuple(graph.value_spec(value) for value in loaded.inputs if value.name not in loaded.initializers)
+
+
+def _samples(text: str | None, folder: Path) -> Samples | None:
+    return Samples(path=recipes.Source.parse(text, folder)) if text else None
+
+
+def _shape(text: str) -> tuple[str, Shape | int]:
+    symbol, equals, sizes = text.partition("=")
+    if not equals or not symbol:
+        raise RetargetError(f"--shape {text}: no dimension is named", "write N=MIN:OPT:MAX, as in N=1:8:32")
+    extent = DimRange.parse(sizes)
+    return symbol, Shape(min=extent.min, opt=extent.opt, max=extent.max)
+
+
+def _variant(name: str) -> Variant:
+    if name not in IMPLEMENTED:
+        known = "is not there yet" if name in PRECISIONS else "is unknown"
+        raise RetargetError(f"precision '{name}' {known}", did_you_mean(name, IMPLEMENTED))
+    return Variant(name=name, precision=cast("PrecisionName", name), options=IMPLEMENTED[name]())

@@ -1,0 +1,64 @@
+"""Data on stdout: rows of one type as a table, or as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step as ``build --dry-run`` shows it."""
+
+    step: str
+    kind: str
+    toolchain: str
+    status: str
+    key: str
+
+
+def show(rows: Sequence[object], *, json: bool) -> None:
+    """Print dataclasses or Structs of one type, a row each."""
+    if json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n")
+    elif rows:
+        _print([_cells(row) for row in rows])
+
+
+def _cells(row: object) -> dict[str, str]:
+    values = msgspec.to_builtins(row)
+    assert isinstance(values, dict)
+    return {name: _text(value) for name, value in values.items()}
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(_text(item) for item in value) or "-"
+        case _:
+            return str(value)
+
+
+def _print(rows: list[dict[str, str]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from retarget.terminal import console
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    console(stderr=False).print(table)
