@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def read(folder: Path) -> Iterator[Recorded]:
                 keys = list(file.files)
                 for case in dict.fromkeys(key.split("/")[1] for key in keys):
                     yield Recorded(case, _part(file, keys, "feeds", case), _part(file, keys, "outputs", case))
-        except (OSError, ValueError, BadZipFile, IndexError) as error:
+        except (OSError, EOFError, ValueError, BadZipFile, IndexError) as error:
             raise RetargetError(f"{path}: not a readable reference ({error})", "build again") from error
 
 
@@ -72,8 +72,6 @@ def _part(file: Mapping[str, Array], keys: list[str], part: str, case: str) -> d
 
 def _save(path: Path, arrays: Mapping[str, Array]) -> None:
     # Through a file object: np.savez takes keyword arguments, and an input may be called `file`.
-    from zipfile import ZIP_STORED, ZipFile
-
     with ZipFile(path, "w", ZIP_STORED, allowZip64=True) as archive:
         for key, array in arrays.items():
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:

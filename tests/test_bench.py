@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import time
+
+from retarget.bench import interleave
+
+
+def test_calls_take_turns_and_slow_is_slower_than_fast() -> None:
+    order: list[str] = []
+
+    def fast() -> None:
+        order.append("fast")
+        time.sleep(0.001)
+
+    def slow() -> None:
+        order.append("slow")
+        time.sleep(0.004)
+
+    timings = interleave({"fast": fast, "slow": slow}, 0.2)
+
+    assert timings["slow"].p50 > 2 * timings["fast"].p50
+    assert timings["fast"].p50 <= timings["fast"].p90 <= timings["fast"].p99
+    assert timings["fast"].calls >= timings["slow"].calls >= 20
+    changes = sum(one != other for one, other in zip(order, order[1:], strict=False))
+    assert changes >= 40  # 20 rounds, each with a turn of both
+
+
+def test_a_drift_is_called_unstable() -> None:
+    calls = 0
+
+    def slower_and_slower() -> None:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.002 if calls < 15 else 0.008)
+
+    assert not interleave({"x": slower_and_slower}, 0.05)["x"].stable

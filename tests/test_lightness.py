@@ -1,0 +1,59 @@
+"""Light modules stay light: import-linter follows imports inside functions, so this is a test of processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "torch", "openvino", "tensorrt_rtx")
+LIGHT = ["retarget.build", "retarget.catalog", "retarget.cli", "retarget.digests", "retarget.doctor", "retarget.engine", "retarget.errors", "retarget.facts", "retarget.gates", "retarget.listing", "retarget.lock", "retarget.options", "retarget.output", "retarget.plan", "retarget.protocols", "retarget.quick", "retarget.recipe", "retarget.recipe_schema", "retarget.recipe_starter", "retarget.report", "retarget.report_schema", "retarget.sizes", "retarget.spec", "retarget.store", "retarget.tables", "retarget.terminal", "retarget.tolerance", "retarget.worker", "retarget.convert.onnx", "retarget.convert.pytorch", "retarget.targets.onnxruntime", "retarget.targets.openvino", "retarget.targets.tensorrt", "retarget.targets.tensorrt_rtx"]
+
+DIGITS = Path(__file__).parent.parent / "examples" / "digits" / "recipe.yaml"
+
+
+def heavy_modules_after(code: str) -> set[str]:
+    report = f"{code}\nimport sys; print(*[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True, timeout=60)
+    return set(ended.stderr.split()) & set(HEAVY)
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_a_light_module_imports_nothing_heavy(module: str) -> None:
+    assert heavy_modules_after(f"import {module}") == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["convert", "--help"],
+        ["build", "--help"],
+        ["list", "frontends"],
+        ["list", "passes"],
+        ["list", "targets"],
+        ["doctor"],
+        ["schema"],
+        ["build", str(DIGITS), "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_a_light_command_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    if "--dry-run" in arguments:
+        arguments = [*arguments, "--store", str(tmp_path)]
+    code = f"""
+import sys
+from retarget.cli import main
+sys.argv = ["retarget", *{arguments!r}]
+try:
+    main()
+except SystemExit as end:
+    assert end.code in (0, None), end.code
+"""
+    assert heavy_modules_after(code) == set()
+
+
+def test_the_check_would_see_a_heavy_import() -> None:
+    assert "numpy" in heavy_modules_after("import numpy")
