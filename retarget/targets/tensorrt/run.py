@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retarget.adapt import Adapted, numpy_dtype
 from retarget.errors import MissingToolchain, ToolchainFailure
 from retarget.facts import EmitFacts, IoEntry
-from retarget.protocols import Feeds, Outputs, Runner
+from retarget.protocols import Runner
 from retarget.targets.tensorrt import gpu
 from retarget.targets.tensorrt.build import ENGINE
 from retarget.targets.tensorrt.cuda import Cuda, Device
 from retarget.targets.tensorrt.flavour import TENSORRT, Flavour
 from retarget.targets.tensorrt.network import Log, library_log, load_library
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array, Feeds, Outputs
 
 
 def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Runner:  # noqa: A001, ARG001 - the protocol's
@@ -89,7 +91,7 @@ class EngineRunner:
         self._buffers.clear()
         self._device.close()
 
-    def _set_input(self, name: str, feed: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _set_input(self, name: str, feed: Array) -> Array:
         # ascontiguousarray makes a scalar one-dimensional.
         array = np.ascontiguousarray(feed).reshape(feed.shape)
         if not self._context.set_input_shape(name, array.shape):
@@ -102,7 +104,7 @@ class EngineRunner:
             self._context.set_tensor_address(name, pointer)
         return array
 
-    def _set_output(self, entry: IoEntry) -> NDArray[np.generic] | None:
+    def _set_output(self, entry: IoEntry) -> Array | None:
         """Give the output its memory; the array itself where TensorRT writes to the host."""
         name = entry.artifact_name
         shape = tuple(self._context.get_tensor_shape(name))
@@ -111,14 +113,14 @@ class EngineRunner:
                 self._allocators[name] = _Allocator(self._library, self._buffer)
             self._context.set_output_allocator(name, self._allocators[name].sink)
             return None
-        array: NDArray[np.generic] = np.empty(shape, numpy_dtype(entry.artifact_dtype))
+        array: Array = np.empty(shape, numpy_dtype(entry.artifact_dtype))
         if self._on_host(name):
             self._context.set_tensor_address(name, array.ctypes.data)
         else:
             self._context.set_tensor_address(name, self._buffer(name, array.nbytes))
         return array
 
-    def _fetch(self, entry: IoEntry, array: NDArray[np.generic] | None) -> NDArray[np.generic]:
+    def _fetch(self, entry: IoEntry, array: Array | None) -> Array:
         """Queue the output's copy. A shape that depends on values is known once its kernels have run."""
         name = entry.artifact_name
         if array is None:
