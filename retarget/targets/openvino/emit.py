@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import onnx_ir as ir
 
 from retarget import graph
@@ -16,7 +17,7 @@ from retarget.spec import DimRange, TensorSpec
 from retarget.targets import legal, work
 from retarget.targets.openvino.executed import activations, at, executed, weights
 from retarget.targets.openvino.legal import LEGAL
-from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino
+from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, words
 
 FILE = "model.xml"
 
@@ -41,12 +42,31 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
 
 
 def _write(model: ir.Model, job: EmitJob, path: Path) -> None:
-    converted = _read(model)
+    converted = _read(_adjusted(model))
     try:
-        converted.reshape({spec.name: _partial(spec, job.shapes) for spec in job.inputs})
+        ports = list(zip(converted.inputs, job.inputs, strict=True))
+        converted.reshape({port: _partial(spec, job.shapes) for port, spec in ports})
         openvino.save_model(converted, path, compress_to_fp16=job.precision == "fp16")
     except RuntimeError as error:
         raise failure("OpenVINO cannot write the model", error) from error
+
+
+def _adjusted(model: ir.Model) -> ir.Model:
+    """``model`` with what OpenVINO takes by another convention brought to that one.
+
+    NonMaxSuppression: ONNX drops a box that overlaps by more than the threshold, OpenVINO also one that overlaps by
+    just as much. The next float32 above the threshold means the same to OpenVINO.
+    """
+    adjusted = model.clone()
+    for node in list(graph.all_nodes(adjusted)):
+        threshold = node.inputs[3] if node.op_type == "NonMaxSuppression" and len(node.inputs) > 3 else None
+        tensor = None if threshold is None else ir.convenience.get_const_tensor(threshold)
+        if tensor is not None and node.graph is not None:
+            above = ir.tensor(np.nextafter(tensor.numpy(), np.float32(np.inf)))
+            constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", above)])
+            node.graph.insert_before(node, constant)
+            node.replace_input_with(3, constant.outputs[0])
+    return adjusted
 
 
 def _read(model: ir.Model) -> openvino.Model:
@@ -83,7 +103,8 @@ def _facts(job: EmitJob, path: Path) -> EmitFacts:
             "OpenVINO stores the weights as float16 and its CPU plugin computes in float32 on this machine:"
             " float16 saves storage here, not time."
         )
-    inputs, outputs = _entries(job.inputs, written.inputs), _entries(job.outputs, written.outputs)
+    results = {spec.name for spec in job.outputs}
+    inputs, outputs = _entries(job.inputs, written.inputs, results), _entries(job.outputs, written.outputs, set())
     if any(entry.artifact_dtype == "int64" for entry in (*inputs, *outputs)):
         notes.append("OpenVINO's CPU plugin computes int64 in int32; larger inputs are refused.")
     return EmitFacts(
@@ -101,14 +122,16 @@ def _facts(job: EmitJob, path: Path) -> EmitFacts:
     )
 
 
-def _entries(specs: Sequence[TensorSpec], ports: Sequence[openvino.Output]) -> tuple[IoEntry, ...]:
+def _entries(specs: Sequence[TensorSpec], ports: Sequence[openvino.Output], results: set[str]) -> tuple[IoEntry, ...]:
+    """How the ports stand to ``specs``. A port that is one of ``results`` too bears the name of that output alone."""
     entries = []
     for spec, port in zip(specs, ports, strict=True):
         names = port.get_names()
-        if spec.name not in names:
+        if spec.name not in names and not names & results:
             raise ToolchainFailure(f"OpenVINO calls '{spec.name}' {', '.join(sorted(names)) or 'nothing'}")
+        name = spec.name if spec.name in names else min(names)
         kind = dtype_name(port.get_element_type().get_type_name())
-        entries.append(IoEntry(name=spec.name, artifact_name=spec.name, spec=spec, artifact_dtype=kind))
+        entries.append(IoEntry(name=spec.name, artifact_name=name, spec=spec, artifact_dtype=kind))
     return tuple(entries)
 
 
@@ -119,5 +142,5 @@ def _trial(alone: ir.Model) -> str | None:
     except ToolchainFailure as error:
         return error.message.partition(": ")[2]
     except RuntimeError as error:
-        return failure("", error).message.partition(": ")[2]
+        return words(error)
     return None

@@ -16,7 +16,7 @@ def at(path: Path, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> op
     """The artifact with its dimensions at ``sizes``, so that the amount of work is known."""
     model = core().read_model(path)
     try:
-        model.reshape({spec.name: list(spec.at(sizes)) for spec in inputs})
+        model.reshape({port: list(spec.at(sizes)) for port, spec in zip(model.inputs, inputs, strict=True)})
     except RuntimeError as error:
         raise failure(f"OpenVINO cannot give its own model the sizes {dict(sizes)}", error) from error
     return model

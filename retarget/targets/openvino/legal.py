@@ -1,4 +1,5 @@
-"""Nodes that OpenVINO's ONNX reader takes and then computes wrongly, each found by the conformance suite.
+"""Nodes that OpenVINO's ONNX reader takes and then computes wrongly, each found by the conformance suite or
+by a sweep over attributes beside it.
 
 What OpenVINO refuses by itself is not here: it says so when it is asked.
 """
@@ -6,7 +7,101 @@ What OpenVINO refuses by itself is not here: it says so when it is asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
 
 from retarget.targets.legal import Rule
 
-LEGAL: Mapping[str, Rule] = {}
+
+def _resize(node: ir.Node) -> str | None:
+    attributes = node.attributes
+    if attributes.get_int("antialias", 0):
+        return "antialias=1: OpenVINO does not filter, and says nothing"
+    if attributes.get_int("exclude_outside", 0) and attributes.get_string("mode", "nearest") == "cubic":
+        return "exclude_outside=1: OpenVINO counts the samples outside all the same"
+    policy = attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    if policy != "stretch":
+        return f"keep_aspect_ratio_policy={policy}: OpenVINO stretches all the same"
+    return None
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis that a window slides over. ``size`` is None where it is open."""
+
+    size: int | None
+    stride: int
+    reach: int
+    """Of the window, dilation included."""
+    begin: int
+    end: int
+
+    def last_start(self, size: int) -> int:
+        """Where the last window starts under ceil_mode, counted from the first padding."""
+        return -(-(size + self.begin + self.end - self.reach) // self.stride) * self.stride
+
+    def starts_beyond(self) -> bool:
+        """Whether the last window lies beyond the input and its first padding, for some size if it is open."""
+        if self.size is None:
+            return self.stride + self.end > self.reach
+        return self.last_start(self.size) >= self.size + self.begin
+
+    def overhangs(self) -> bool:
+        """Whether the last window that counts reaches beyond the padded input, for some size if it is open."""
+        if self.size is None:
+            return self.stride > 1
+        last = self.last_start(self.size) - (self.stride if self.starts_beyond() else 0)
+        return last + self.reach > self.size + self.begin + self.end
+
+
+def _axes(node: ir.Node) -> list[_Axis]:
+    attributes = node.attributes
+    kernel = attributes.get_ints("kernel_shape", ())
+    rank = len(kernel)
+    strides = attributes.get_ints("strides", [1] * rank)
+    dilations = attributes.get_ints("dilations", [1] * rank)
+    pads = attributes.get_ints("pads", [0] * (2 * rank))
+    source = node.inputs[0]
+    sizes = [None] * rank if source is None or source.shape is None else list(source.shape)[2:]
+    return [
+        _Axis(size if isinstance(size, int) else None, stride, dilation * (length - 1) + 1, begin, end)
+        for size, stride, dilation, length, begin, end in zip(
+            sizes, strides, dilations, kernel, pads[:rank], pads[rank:], strict=True
+        )
+    ]
+
+
+def _max_pool(node: ir.Node) -> str | None:
+    if node.attributes.get_int("ceil_mode", 0) and any(axis.starts_beyond() for axis in _axes(node)):
+        return "ceil_mode=1: OpenVINO keeps a last window that lies beyond the input"
+    return None
+
+
+def _average_pool(node: ir.Node) -> str | None:
+    attributes = node.attributes
+    if not (attributes.get_int("ceil_mode", 0) and attributes.get_int("count_include_pad", 0)):
+        return None
+    axes = _axes(node)
+    if any(axis.begin or axis.end for axis in axes) and any(axis.overhangs() for axis in axes):
+        return "ceil_mode=1 with count_include_pad=1: OpenVINO divides the last window by too much"
+    return None
+
+
+def _lstm(node: ir.Node) -> str | None:
+    peepholes = len(node.inputs) > 7 and node.inputs[7] is not None
+    return "peephole weights: OpenVINO ignores them, and says nothing" if peepholes else None
+
+
+def _dft(node: ir.Node) -> str | None:
+    onesided_inverse = node.attributes.get_int("inverse", 0) and node.attributes.get_int("onesided", 0)
+    return "inverse=1 with onesided=1: OpenVINO drops the last axis" if onesided_inverse else None
+
+
+LEGAL: Mapping[str, Rule] = {
+    "AveragePool": Rule(when=_average_pool),
+    "DFT": Rule(when=_dft),
+    "LSTM": Rule(when=_lstm),
+    "MaxPool": Rule(when=_max_pool),
+    "Resize": Rule(when=_resize),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 
@@ -29,10 +30,27 @@ def dtype_name(short: str) -> str:
 
 
 def failure(what: str, error: Exception) -> ToolchainFailure:
-    """OpenVINO's own words in one line, without the C++ files and the checks that they went through."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(_NOISE)]
-    return ToolchainFailure(f"{what}: {' '.join(told) or type(error).__name__}")
+    """``what``, and the last thing that OpenVINO says, without the C++ files and checks that it went through."""
+    return ToolchainFailure(f"{what}: {words(error)}")
 
 
-_NOISE = ("Exception from ", "Check '", "FrontEnd API failed", "Model wasn't fully converted", "Summary:")
+def words(error: Exception) -> str:
+    """What OpenVINO means, in one line."""
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines()]
+    told = " ".join(line for line in lines if line and not line.startswith(_NOISE))
+    if "No conversion rule found" in told:
+        return "OpenVINO has no conversion for it"
+    return _PLACE.sub("", told).strip() or type(error).__name__
+
+
+_NOISE = (
+    "Check 'false' failed",
+    "Conversion is failed",
+    "FrontEnd API failed",
+    "Model wasn't fully converted",
+    "Summary:",
+)
+_PLACE = re.compile(
+    r"\S+ with a message: |Exception from \S+ ?|Check '.*?' failed at \S+ ?"
+    r"|While validating ONNX node '.*?>': ?|While validating node '.*?' with friendly_name '.*?': ?"
+)
