@@ -96,6 +96,11 @@ def count_text(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def first_line(text: str) -> str:
+    """The first line of ``text`` that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+
+
 def _significant(value: float) -> str:
     """Three significant digits, without an exponent."""
     if value >= 99.95:

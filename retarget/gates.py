@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from retarget.figures import count_text, decibel_text, ratio_text, scientific_text, score_text
+from retarget.figures import count_text, decibel_text, first_line, ratio_text, scientific_text, score_text
 from retarget.report_schema import ArtifactRow, ChangeRow, Difference, GateRow, GateStatus, WaiverRow
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def _unjudged(artifact: ArtifactRow, gate: str) -> GateRow:
         return _row(
             artifact, gate, "unchecked" if broken else "skipped", f"not verified: {artifact.reason or 'no reason'}"
         )
-    status: GateStatus = "skipped" if artifact.optional else "unchecked"
+    tolerated = artifact.optional and artifact.status == "skipped"
+    status: GateStatus = "skipped" if tolerated else "unchecked"
     return _row(artifact, gate, status, f"not built: {artifact.reason or 'no reason'}")
 
 
@@ -193,7 +194,9 @@ def verdict(artifacts: Sequence[ArtifactRow], gates: Sequence[GateRow], steps: S
     unfinished = [
         f"{step.id} {'failed' if step.status == 'failed' else 'was skipped'}: {first_line(step.error.message)}"
         for step in steps
-        if step.status in ("failed", "skipped") and not step.optional and step.error is not None
+        if step.error is not None
+        and step.is_cause
+        and (step.status == "failed" or (step.status == "skipped" and not step.optional))
     ]
     sound = {artifact.name for artifact in artifacts if artifact.status == "built" and not artifact.check_failed}
     unfinished += [
@@ -225,8 +228,3 @@ def _headline(
     if waived:
         parts.append(f"{waived} waived")
     return f"{', '.join(parts)}; {built} of {count_text(len(artifacts), 'artifact')} built, {verified} of them verified"
-
-
-def first_line(text: str) -> str:
-    """The first line of ``text`` that says something."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")

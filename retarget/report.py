@@ -34,7 +34,7 @@ from retarget.facts import (
     OptimizeFacts,
     QuantizeFacts,
 )
-from retarget.figures import CAP_DB
+from retarget.figures import CAP_DB, first_line
 from retarget.report_schema import (
     AccuracyRow,
     ArtifactRow,
@@ -445,7 +445,7 @@ def _why(outcome: Outcome | None) -> str:
         return "the build ended before it"
     if outcome.error is None:
         return "a step before it failed"
-    return gates.first_line(_plain(outcome.error.message))
+    return first_line(_plain(outcome.error.message))
 
 
 def _tolerance(compare: Step) -> dict[str, float]:

@@ -19,6 +19,7 @@ from retarget.figures import (
     count_text,
     decibel_text,
     drop_text,
+    first_line,
     milliseconds_text,
     percent_text,
     ratio_text,
@@ -56,9 +57,10 @@ def render(report: Report) -> str:
         score=score_text,
         drop=drop_text,
         signed=signed_text,
+        first_line=first_line,
     )
     loud = [row for row in report.gates if row.status != "passed"]
-    failures = [step for step in report.steps if step.error is not None]
+    failures = [step for step in report.steps if step.is_cause]
     budgets = _budgets(report.artifacts)
     latency = _latency(report)
     longest = max((step.seconds for step in report.steps), default=0.0) or 1.0

@@ -120,7 +120,7 @@ def _baseline(report: Report) -> Iterator[str]:
 
 
 def _failures(report: Report) -> Iterator[str]:
-    failures = [step for step in report.steps if step.error is not None]
+    failures = [step for step in report.steps if step.is_cause]
     if failures:
         yield from ("", "### Failures", "")
     for step in failures:

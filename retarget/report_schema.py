@@ -16,6 +16,8 @@ from retarget.protocols import Kind, Status
 from retarget.spec import DimRange, TensorSpec
 
 Verdict = Literal["pass", "fail", "incomplete"]
+CONSEQUENCE = "Skipped"
+"""Kind of the error of a step that was skipped because one before it failed."""
 GateStatus = Literal["passed", "failed", "waived", "skipped", "unchecked"]
 
 
@@ -87,6 +89,11 @@ class StepRow(Row, frozen=True, kw_only=True):
     peak_anonymous_bytes: int | None = None
     optional: bool = False
     error: ErrorRow | None
+
+    @property
+    def is_cause(self) -> bool:
+        """It failed or was skipped by itself, not because a step before it was."""
+        return self.error is not None and self.error.kind != CONSEQUENCE
 
 
 class OptimizeRow(Row, frozen=True, kw_only=True):

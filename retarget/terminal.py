@@ -22,6 +22,7 @@ from retarget.figures import (
     score_text,
     seconds_text,
 )
+from retarget.report_schema import CONSEQUENCE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -188,6 +189,8 @@ class Display:
         if outcome.status == "cached":
             self._cached += 1
             return
+        if outcome.error is not None and outcome.error.kind == CONSEQUENCE:
+            return  # the step that caused it has said so
         time = f"  {seconds_text(outcome.seconds)}" if outcome.status == "ran" else ""
         error = f": {outcome.error.message.strip()}" if outcome.error is not None else ""
         style = _STYLE[outcome.status]
