@@ -106,7 +106,7 @@ O = TypeVar("O", bound=Options)
 
 def to_json(options: Options) -> dict[str, JSON]:
     """As ``Step.options`` holds them."""
-    return cast("dict[str, JSON]", msgspec.to_builtins(options))
+    return cast("dict[str, JSON]", msgspec.json.decode(msgspec.json.encode(options)))
 
 
 def read(options: object, kind: type[O]) -> O:

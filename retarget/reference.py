@@ -57,7 +57,7 @@ def read(folder: Path) -> Iterator[Recorded]:
     """The recorded cases of ``folder``, one in memory at a time. Raises ``RetargetError`` on a damaged file."""
     for path in (folder / NAME, *sorted(folder.glob("reference-*.npz"))):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 keys = list(file.files)
                 for case in dict.fromkeys(key.split("/")[1] for key in keys):
                     yield Recorded(case, _part(file, keys, "feeds", case), _part(file, keys, "outputs", case))

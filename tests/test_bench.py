@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 from retarget.bench import interleave
 
@@ -21,7 +22,7 @@ def test_calls_take_turns_and_slow_is_slower_than_fast() -> None:
     assert timings["slow"].p50 > 2 * timings["fast"].p50
     assert timings["fast"].p50 <= timings["fast"].p90 <= timings["fast"].p99
     assert timings["fast"].calls >= timings["slow"].calls >= 20
-    changes = sum(one != other for one, other in zip(order, order[1:], strict=False))
+    changes = sum(one != other for one, other in pairwise(order))
     assert changes >= 40  # 20 rounds, each with a turn of both
 
 

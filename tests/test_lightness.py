@@ -8,8 +8,18 @@ from pathlib import Path
 
 import pytest
 
+import retarget
+from retarget import catalog
+
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "torch", "openvino", "tensorrt_rtx")
-LIGHT = ["retarget.build", "retarget.catalog", "retarget.cli", "retarget.digests", "retarget.doctor", "retarget.engine", "retarget.errors", "retarget.facts", "retarget.gates", "retarget.listing", "retarget.lock", "retarget.options", "retarget.output", "retarget.plan", "retarget.protocols", "retarget.quick", "retarget.recipe", "retarget.recipe_schema", "retarget.recipe_starter", "retarget.report", "retarget.report_schema", "retarget.sizes", "retarget.spec", "retarget.store", "retarget.tables", "retarget.terminal", "retarget.tolerance", "retarget.worker", "retarget.convert.onnx", "retarget.convert.pytorch", "retarget.targets.onnxruntime", "retarget.targets.openvino", "retarget.targets.tensorrt", "retarget.targets.tensorrt_rtx"]
+PACKAGE = Path(retarget.__file__).parent
+HEAVY_MODULES = {"adapt", "bench", "compare", "graph", "metrics", "reference", "session", "steps", "user_code"}
+"""The top-level modules that only a worker or a heavy command imports."""
+LIGHT = [
+    *(f"retarget.{path.stem}" for path in sorted(PACKAGE.glob("*.py")) if path.stem not in HEAVY_MODULES),
+    *catalog.FRONTENDS.values(),
+    *catalog.TARGETS.values(),
+]
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits" / "recipe.yaml"
 

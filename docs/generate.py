@@ -1,0 +1,109 @@
+"""Writes the pages of docs/ that are made from the code. `make docs` runs it; a test holds the pages against it.
+
+    python docs/generate.py [--check]
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from retarget import catalog, listing, recipe_schema
+from retarget.cli import app
+from retarget.passes import presets
+
+DOCS = Path(__file__).resolve().parent
+NOTE = "<!-- Made by docs/generate.py from the code: change that, not this page. -->\n\n"
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Every generated page as (path below docs/, text)."""
+    yield "recipe.schema.json", recipe_schema.text()
+    yield "reference/cli.md", NOTE + cli()
+    yield "reference/frontends.md", NOTE + frontends()
+    yield "reference/passes.md", NOTE + passes()
+    yield "reference/targets.md", NOTE + targets()
+
+
+def cli() -> str:
+    """The help of every command."""
+    runner = CliRunner()
+    commands = [[name] for name in get_command(app).commands if name != "cache"]  # type: ignore[attr-defined]
+    commands += [["cache", name] for name in ("ls", "verify", "gc")]
+    parts = ["# Commands\n"]
+    for command in commands:
+        shown = runner.invoke(app, [*command, "--help"], prog_name="retarget", env={"COLUMNS": "110"})
+        parts.append(f"## retarget {' '.join(command)}\n\n```\n{shown.output.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def frontends() -> str:
+    """What can be read."""
+    parts = ["# Frontends\n"]
+    for name in catalog.FRONTENDS:
+        module = catalog.frontend(name)
+        parts += [f"## {name}\n", f"{inspect.getdoc(module)}\n", options(module.Options)]
+    return "\n".join(parts)
+
+
+def targets() -> str:
+    """What can be written."""
+    parts = ["# Targets\n"]
+    for name in catalog.TARGETS:
+        module = catalog.target(name)
+        precisions = ", ".join(sorted(module.precisions))
+        parts += [f"## {name}\n", f"{inspect.getdoc(module)}\n", f"Precisions: {precisions}.\n", options(module.Options)]
+    return "\n".join(parts)
+
+
+def options(struct: type[msgspec.Struct]) -> str:
+    """The options of a frontend or target as a table."""
+    schema = msgspec.json.schema(struct)["$defs"][struct.__name__]["properties"]
+    if not schema:
+        return "No options.\n"
+    rows = [
+        f"| `{name}` | `{msgspec.json.encode(field.get('default')).decode()}` | {field.get('description', '')} |"
+        for name, field in schema.items()
+    ]
+    return "\n".join(["| option | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def passes() -> str:
+    """Every pass, with the presets that run it."""
+    lines = ["# Passes\n", "| pass | what it does | presets |", "|---|---|---|"]
+    for name, place in catalog.PASSES.items():
+        module, _, attribute = place.partition(":")
+        text = inspect.getdoc(getattr(importlib.import_module(module), attribute)) or ""
+        runs = [preset for preset in presets.PRESETS if any(name == entry for entry in preset_names(preset))]
+        lines.append(f"| `{name}` | {text.split(chr(10) + chr(10))[0].replace(chr(10), ' ')} | {', '.join(runs)} |")
+    return "\n".join(lines) + "\n"
+
+
+def preset_names(preset: str) -> list[str]:
+    """The passes of ``preset``, in order."""
+    return [named.name for named in presets.build(preset, {})]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with ``--check`` say which are out of date."""
+    stale = []
+    for name, text in pages():
+        path = DOCS / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if "--check" not in arguments:
+                path.write_text(text, encoding="utf-8")
+    for name in stale:
+        print(f"{'out of date' if '--check' in arguments else 'wrote'}: docs/{name}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from retarget import plan
+from retarget import recipe as recipes
+from retarget.errors import MissingToolchain, RetargetError
+from retarget.plan import Invocation, Plan
+from retarget.store import Store
+
+MODEL = """
+<ir_version: 10, opset_import: ["" : 21]>
+net (float[N,4] x) => (float[N,4] y) {
+  y = Relu(x)
+}
+"""
+
+RECIPE = """
+version: 1
+name: net
+model: {path: net.onnx, shapes: {N: {min: 1, opt: 2, max: 4}}}
+variants: [fp32, fp16]
+targets: [onnxruntime, openvino]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    import onnx
+
+    onnx.save(onnx.parser.parse_model(MODEL), tmp_path / "net.onnx")
+    return tmp_path
+
+
+def plan_of(folder: Path, text: str = RECIPE, **invocation: object) -> Plan:
+    (folder / "recipe.yaml").write_text(text)
+    store = Store(folder / "store")
+    try:
+        return plan.make(recipes.load(folder / "recipe.yaml"), store, Invocation(**invocation))  # type: ignore[arg-type]
+    finally:
+        store.close()
+
+
+def keys(made: Plan) -> dict[str, str]:
+    return {step.id: step.key for step in made.steps}
+
+
+def test_steps_stand_in_an_order_in_which_they_can_run(folder: Path) -> None:
+    made = plan_of(folder)
+    seen: set[str] = set()
+    for step in made.steps:
+        assert {source.id for source in step.inputs.values()} <= seen
+        seen.add(step.id)
+    assert [step.id for step in made.steps] == [
+        "convert",
+        "optimize",
+        "compare onnx",
+        "compare optimized",
+        "calibrate",
+        "quantize fp16",
+        "compare fp16",
+        "emit onnxruntime/fp32",
+        "compare onnxruntime/fp32",
+        "emit onnxruntime/fp16",
+        "compare onnxruntime/fp16",
+        "emit openvino/fp32",
+        "compare openvino/fp32",
+        "emit openvino/fp16",
+        "compare openvino/fp16",
+        "bench",
+    ]
+
+
+def test_a_target_whose_fp16_is_storage_does_not_take_the_cast_graph(folder: Path) -> None:
+    steps = {step.id: step for step in plan_of(folder).steps}
+    assert steps["emit onnxruntime/fp16"].inputs["model"].id == "quantize fp16"
+    assert steps["emit openvino/fp16"].inputs["model"].id == "optimize"
+
+
+def test_no_calibration_where_no_target_needs_it(folder: Path) -> None:
+    made = plan_of(folder, RECIPE.replace("[onnxruntime, openvino]", "[openvino]"))
+    assert not {"calibrate", "quantize fp16"} & {step.id for step in made.steps}
+
+
+def test_keys_are_the_same_in_another_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before = keys(plan_of(folder))
+    other = tmp_path_factory.mktemp("other")
+    shutil.copy(folder / "net.onnx", other)
+    assert keys(plan_of(other)) == before
+
+
+def test_only_what_depends_on_a_change_has_a_new_key(folder: Path) -> None:
+    before = keys(plan_of(folder))
+    after = keys(plan_of(folder, RECIPE + "gates: {parity: {fp16: {snr_db: 30}}}\n"))
+    assert {step for step in after if after[step] != before[step]} == {
+        "compare fp16",
+        "compare onnxruntime/fp16",
+        "compare openvino/fp16",
+    }
+
+
+def test_another_model_changes_every_key(folder: Path) -> None:
+    import onnx
+
+    before = keys(plan_of(folder))
+    onnx.save(onnx.parser.parse_model(MODEL.replace("Relu", "Sigmoid")), folder / "net.onnx")
+    after = keys(plan_of(folder))
+    assert all(after[step] != before[step] for step in before)
+
+
+def test_only_builds_a_part(folder: Path) -> None:
+    made = plan_of(folder, only=("openvino/fp32",))
+    assert [step.id for step in made.steps if step.kind == "emit"] == ["emit openvino/fp32"]
+    with pytest.raises(RetargetError, match="no such artifact") as wrong:
+        plan_of(folder, only=("openvinoo",))
+    assert wrong.value.hint == "did you mean 'openvino'?"
+
+
+def test_a_missing_model_is_named(folder: Path) -> None:
+    with pytest.raises(RetargetError, match=r"nett\.onnx: no such file"):
+        plan_of(folder, RECIPE.replace("net.onnx", "nett.onnx"))
+
+
+def test_another_file_than_the_recipe_demands_is_refused(folder: Path) -> None:
+    wrong = RECIPE.replace("path: net.onnx,", f"path: net.onnx, sha256: {'f' * 64},")
+    with pytest.raises(RetargetError, match="the recipe demands ffff"):
+        plan_of(folder, wrong)
+
+
+def test_a_missing_toolchain_is_refused_and_an_optional_one_left_out(folder: Path) -> None:
+    with pytest.raises(MissingToolchain, match="tensorrt") as missing:
+        plan_of(folder, RECIPE.replace("openvino]", "openvino, tensorrt]"))
+    assert "pip install" in (missing.value.hint or "")
+    made = plan_of(folder, RECIPE.replace("openvino]", "openvino, {tensorrt: {optional: true}}]"))
+    assert [(one.target, one.variant) for one in made.left_out] == [("tensorrt", "fp32"), ("tensorrt", "fp16")]
+
+
+def test_a_file_that_nobody_reads_is_refused(folder: Path) -> None:
+    (folder / "net.txt").write_text("not a model")
+    with pytest.raises(RetargetError, match="no frontend knows this file"):
+        plan_of(folder, RECIPE.replace("net.onnx", "net.txt"))
+
+
+def test_the_options_of_every_step_are_plain_json(folder: Path) -> None:
+    for step in plan_of(folder).steps:
+        assert msgspec.json.decode(msgspec.json.encode(step.options)) == step.options
