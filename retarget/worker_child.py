@@ -70,8 +70,9 @@ def _read(requests: int, lines: queue.SimpleQueue[bytes]) -> None:
     with open(requests, "rb") as file:
         for line in file:
             lines.put(line)
-    # No destructors: those of native libraries crash and hang, and nobody is there to read of it.
-    os._exit(0)
+    # The parent is gone, or is done with us and all that we started. No destructors: those of native libraries crash
+    # and hang, and nobody is there to read of it.
+    os.killpg(0, signal.SIGKILL)
 
 
 def _die_with(parent: int) -> None:
