@@ -51,7 +51,7 @@ def _line(text: str, comment: str) -> str:
 def _model(
     model: Path, frontend: str, inputs: Sequence[TensorSpec], shapes: Mapping[str, DimRange], folder: Path
 ) -> Iterator[str]:
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", model.stem).lstrip("-_.") or "model"
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", model.stem).strip("-_.") or "model"
     yield _line("version: 1", "of the recipe's language")
     yield _line(f"name: {scalar(name)}", "names the report and the build folder")
     yield _line("# extends: base.yaml", "keys of another recipe hold where this one says nothing")

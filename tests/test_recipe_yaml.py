@@ -149,7 +149,6 @@ def test_places_count_from_one() -> None:
         ("a: !!str 1\n", "r.yaml:1:4: tag 'tag:yaml.org,2002:str' is not allowed"),
         ("a: !!python/object/apply:os.system [ls]\n", "r.yaml:1:4: tag 'tag:yaml.org,2002:python/object"),
         ("? [a]\n: 1\n", "r.yaml:1:3: a key must be a name, not a list"),
-        ("{: 1}\n", "r.yaml:1:2: a key must be a name"),
         ("'': 1\n", "r.yaml:1:1: a key must be a name"),
         ("a: \x00b\n", "r.yaml:1:4: character U+0000 is not allowed"),
         ("b: 1\na: \x07b\n", "r.yaml:2:4: character U+0007 is not allowed"),
@@ -187,7 +186,7 @@ JSON_VALUES = st.recursive(
 @given(JSON_VALUES)
 def test_what_json_writes_is_read_as_it_is(value: object) -> None:
     text = msgspec.json.encode(value).decode()
-    if not re.search("[\x7f-\x84\x86-\x9f\ufffe\uffff]", text):  # legal in JSON, not printable in YAML
+    if not re.search("[\x7f-\x9f\u2028\u2029\ufffe\uffff]", text):  # text in JSON; breaks or nothing in PyYAML
         assert composed(text) == value
 
 

@@ -1,0 +1,711 @@
+"""Recipes as users write them: the contract's example, mistakes, round trips, the schema, the starter."""
+
+import datetime
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import hypothesis.strategies as st
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given, settings
+
+from retarget import catalog, recipe_schema
+from retarget.errors import RecipeError
+from retarget.recipe import (
+    IMPLEMENTED,
+    PRECISIONS,
+    AccuracyGate,
+    Code,
+    Data,
+    Evaluation,
+    Fp16,
+    Fp32,
+    Gates,
+    LatencyGate,
+    Model,
+    PassEntry,
+    Recipe,
+    Samples,
+    Shape,
+    Source,
+    TargetEntry,
+    Tolerance,
+    Variant,
+    Waiver,
+    check,
+    dump,
+    load,
+)
+from retarget.recipe_nodes import File, List, Map, Node, Scalar, compose
+from retarget.recipe_starter import starter
+from retarget.spec import DEFAULT_RANGE, DTYPES, DimRange, TensorSpec
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+CONTRACT = """\
+# yaml-language-server: $schema=../../docs/recipe.schema.json
+version: 1
+name: digits
+model:
+  path: digits_cnn.safetensors        # every path is relative to the recipe
+  factory: model.py:build             # code that builds the module: PyTorch state dicts, JAX
+  inputs: {image: "float32[N,1,32,32]"}
+  shapes: {N: {min: 1, opt: 8, max: 32}}
+data:
+  samples: {path: samples.npz}        # optional, for parity
+  calibration: {path: calibration.npz, samples: 256}      # .npz / a folder of .npy / file.py:function
+  evaluation: {path: evaluation.npz, labels: label, metric: top1}
+optimize: default                     # or a list of passes, each a name or {name: options}
+variants:                             # a name, or {name: settings}; `precision` defaults to the name
+  - fp32
+  - fp16
+  - half: {precision: fp16, io: float16}
+targets:
+  - onnxruntime
+  - openvino
+  - tensorrt_rtx: {variants: [fp16, half], compute_capability: ["8.9"], optional: true}
+gates:
+  parity: {fp32: {max_abs: 1.0e-4}, fp16: {snr_db: 40}, int8: {snr_db: 15}}
+  accuracy: {max_drop: 0.01}
+  latency: {max_ratio: 1.10}          # against the baseline report
+  verified: [openvino]                # these must have been executed, not only built
+waivers:
+  - {gate: parity, target: openvino, variant: fp16, reason: "…", expires: 2027-01-31}
+"""
+"""The contract's example as far as it can be built today."""
+
+LEAST = "version: 1\nname: x\nmodel: m.onnx\ntargets: [onnxruntime]\n"
+
+
+def load_text(folder: Path, text: str) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return load(path)
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    """Each problem from its line on, hint included."""
+    with pytest.raises(RecipeError) as caught:
+        load_text(folder, text)
+    return [str(problem).removeprefix(f"{folder}/recipe.yaml:") for problem in caught.value.problems]
+
+
+def options_of(target: str, **values: object) -> msgspec.Struct:
+    return msgspec.convert(values, catalog.target(target).Options)
+
+
+def as_json(node: Node) -> object:
+    """What a YAML editor validates: the tree with YAML 1.2's scalars."""
+    if isinstance(node, Scalar):
+        return node.value
+    if isinstance(node, List):
+        return [as_json(item) for item in node.items]
+    return {key: as_json(value) for key, (_, value) in node.entries.items()}
+
+
+def valid(text: str) -> bool:
+    node, _ = compose(text, File(Path("/r.yaml"), "r.yaml"))
+    assert isinstance(node, Map)
+    return validator().is_valid(as_json(node))
+
+
+@cache
+def validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(recipe_schema.schema())
+
+
+# ---- reading
+
+
+def test_the_contracts_example_is_read(tmp_path: Path) -> None:
+    recipe = load_text(tmp_path, CONTRACT)
+    assert recipe == Recipe(
+        version=1,
+        name="digits",
+        model=Model(
+            path=tmp_path / "digits_cnn.safetensors",
+            factory=Code(tmp_path / "model.py", "build"),
+            inputs={"image": "float32[N,1,32,32]"},
+            shapes={"N": Shape(min=1, opt=8, max=32)},
+        ),
+        data=Data(
+            samples=Samples(path=Source(tmp_path / "samples.npz")),
+            calibration=Samples(path=Source(tmp_path / "calibration.npz"), samples=256),
+            evaluation=Evaluation(path=Source(tmp_path / "evaluation.npz"), labels="label", metric="top1"),
+        ),
+        optimize="default",
+        variants=(
+            Variant(name="fp32", precision="fp32", options=Fp32()),
+            Variant(name="fp16", precision="fp16", options=Fp16()),
+            Variant(name="half", precision="fp16", options=Fp16(io="float16")),
+        ),
+        targets=(
+            TargetEntry(name="onnxruntime", options=options_of("onnxruntime")),
+            TargetEntry(name="openvino", options=options_of("openvino")),
+            TargetEntry(
+                name="tensorrt_rtx",
+                variants=("fp16", "half"),
+                optional=True,
+                options=options_of("tensorrt_rtx", compute_capability=["8.9"]),
+            ),
+        ),
+        gates=Gates(
+            parity={"fp32": Tolerance(max_abs=1e-4), "fp16": Tolerance(snr_db=40), "int8": Tolerance(snr_db=15)},
+            accuracy=AccuracyGate(max_drop=0.01),
+            latency=LatencyGate(max_ratio=1.1),
+            verified=("openvino",),
+        ),
+        waivers=(
+            Waiver(gate="parity", target="openvino", variant="fp16", reason="…", expires=datetime.date(2027, 1, 31)),
+        ),
+    )
+
+
+def test_what_a_recipe_says_of_itself(tmp_path: Path) -> None:
+    recipe = load_text(tmp_path, CONTRACT)
+    assert recipe.input_specs() == (TensorSpec("image", "float32", ("N", 1, 32, 32)),)
+    assert recipe.dim_ranges() == {"N": DimRange(1, 8, 32)}
+    assert [f"{target.name}/{variant.name}" for target, variant in recipe.requested()] == [
+        "onnxruntime/fp32",
+        "onnxruntime/fp16",
+        "onnxruntime/half",
+        "openvino/fp32",
+        "openvino/fp16",
+        "openvino/half",
+        "tensorrt_rtx/fp16",
+        "tensorrt_rtx/half",
+    ]
+    fp32, _, half = recipe.variants
+    assert recipe.tolerance(fp32) == Tolerance(max_abs=1e-4)
+    assert recipe.tolerance(half) == Tolerance(snr_db=40), "by its precision, where its name has none"
+
+
+def test_the_least_recipe_builds_fp32_with_the_default_preset(tmp_path: Path) -> None:
+    recipe = load_text(tmp_path, LEAST)
+    assert recipe.model == Model(path=tmp_path / "m.onnx")
+    assert [variant.name for variant in recipe.variants] == ["fp32"]
+    assert recipe.optimize == "default"
+    assert recipe.tolerance(recipe.variants[0]) is None
+    assert recipe.input_specs() == ()
+
+
+def test_dimensions_without_a_range_get_the_default_one(tmp_path: Path) -> None:
+    model = "{path: m.onnx, inputs: {a: 'int64[N,S]', b: 'bool[T]'}, shapes: {S: 128, T: {min: 2, opt: 3, max: 4}}}"
+    recipe = load_text(tmp_path, LEAST.replace("m.onnx", model))
+    assert recipe.dim_ranges() == {"N": DEFAULT_RANGE, "S": DimRange(128, 128, 128), "T": DimRange(2, 3, 4)}
+    other = [TensorSpec("c", "float32", ("U",))]
+    assert recipe.dim_ranges(other)["U"] == DEFAULT_RANGE, "specs that the model file said"
+
+
+def test_data_is_a_bare_path_or_a_function(tmp_path: Path) -> None:
+    data = "data:\n  samples: s.npz\n  calibration: load.py:rows\n  evaluation: {path: e, metric: score.py:f1}\n"
+    recipe = load_text(tmp_path, LEAST + data)
+    assert recipe.data == Data(
+        samples=Samples(path=Source(tmp_path / "s.npz")),
+        calibration=Samples(path=Source(tmp_path / "load.py", "rows")),
+        evaluation=Evaluation(path=Source(tmp_path / "e"), metric=Code(tmp_path / "score.py", "f1")),
+    )
+
+
+def test_passes_are_names_or_names_with_options(tmp_path: Path) -> None:
+    name = next(iter(catalog.PASSES))
+    recipe = load_text(tmp_path, LEAST + f"optimize: [{name}]\n")
+    assert recipe.optimize == (PassEntry(name=name),)
+    recipe = load_text(tmp_path, LEAST + f"optimize:\n  - {name}: {{limit: 3, names: [a]}}\n")
+    assert recipe.optimize == (PassEntry(name=name, options={"limit": 3, "names": ["a"]}),)
+    assert problems(tmp_path, LEAST + f"optimize: [{name[:-1]}]\n") == [
+        f"5:12: optimize[0]: unknown pass '{name[:-1]}'\nhint: did you mean '{name}'?"
+    ]
+
+
+def test_extends_resolves_paths_where_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "base.yaml").write_text(CONTRACT)
+    recipe = load_text(
+        tmp_path,
+        "extends: base/base.yaml\nname: child\nvariants: [fp16]\ntargets: [openvino]\ndata: {samples: own.npz}\n",
+    )
+    assert recipe.name == "child"
+    assert recipe.model.path == tmp_path / "base" / "digits_cnn.safetensors"
+    assert recipe.data.samples == Samples(path=Source(tmp_path / "own.npz"))
+    assert recipe.data.calibration == Samples(path=Source(tmp_path / "base" / "calibration.npz"), samples=256)
+    assert [target.name for target in recipe.targets] == ["openvino"]
+
+
+def test_a_problem_in_what_is_extended_has_its_own_place(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(CONTRACT)
+    found = problems(tmp_path, "extends: base.yaml\ntargets: [onnxruntime]\nvariants: [fp16]\nnmae: x\n")
+    assert [text.partition("\n")[0].removeprefix(f"{tmp_path}/") for text in found] == [
+        "4:1: nmae: unknown key",
+        "base.yaml:26:14: gates.verified[0]: the recipe has no target 'openvino'",
+        "base.yaml:28:28: waivers[0].target: the recipe has no target 'openvino'",
+    ]
+
+
+# ---- mistakes
+
+
+def test_all_mistakes_are_reported_at_once_in_their_order(tmp_path: Path) -> None:
+    text = """\
+version: 2
+name: a/b
+model:
+  path:
+  factory: model.py
+  inputs: {image: "float33[N]", mask: "bool[M]"}
+  shapes: {N: {min: 9, opt: 8, max: 32}}
+  signature: serving
+variants:
+  - fp32
+  - fp16: {io: float17}
+  - int8: {method: mse}
+  - fast
+  - fp32
+targets:
+  - onnxruntime: {variants: [fp23, int8]}
+  - openvino: {varients: [fp16]}
+  - opnvino
+gates:
+  parity: {fp32: {max_abs: -1}, fp6: {snr_db: 40}, fp16: {}}
+  accuracy: {max_drop: 0.01}
+  verified: [openvin]
+waivers:
+  - {gate: parity, target: openvino, variant: fp17, reason: slow, expires: 2027-01-31}
+  - {gate: parity, target: openvino, reason: "", expires: 2027-21-31}
+"""
+    assert (
+        "\n".join(problems(tmp_path, text))
+        == """\
+1:10: version: expected 1, got the number 2
+2:7: name: 'a/b' does not have the form ^[A-Za-z0-9][A-Za-z0-9_.-]*$
+4:8: model.path: expected a path, got nothing
+5:12: model.factory: 'model.py' does not name a function
+hint: write FILE.py:FUNCTION, as in model.py:build
+6:12: model.inputs.image: input 'image': unknown dtype 'float33'
+hint: did you mean 'float32'?
+7:15: model.shapes.N: sizes must be min <= opt <= max, got 9, 8, 32
+8:3: model.signature: is not there yet
+hint: remove it: this version of retarget cannot do it
+11:16: variants[1].io: expected one of float16, float32, got 'float17'
+hint: did you mean 'float16'?
+12:5: variants[2]: precision 'int8' is not there yet
+hint: known today: fp32, fp16
+13:5: variants[3]: 'fast' is no precision, so it must be told one
+hint: write `fast: {precision: fp16}`
+14:5: variants[4]: duplicate 'fp32'
+hint: it stands in line 10 already
+16:30: targets[0].variants[0]: the recipe has no variant 'fp23'
+hint: did you mean 'fp32'?
+17:16: targets[1].varients: unknown key
+hint: did you mean 'variants'?
+18:5: targets[2]: unknown target 'opnvino'
+hint: did you mean 'openvino'?
+20:28: gates.parity.fp32.max_abs: must be at least 0, got -1
+20:33: gates.parity.fp6: the recipe has no variant 'fp6'
+hint: did you mean 'fp16'?
+20:58: gates.parity.fp16: no bound is given
+hint: known: max_abs, mean_abs, snr_db, cosine, top1_agreement
+21:13: gates.accuracy: there is no data to measure accuracy on
+hint: give `data.evaluation`
+22:14: gates.verified[0]: the recipe has no target 'openvin'
+hint: did you mean 'openvino'?
+24:47: waivers[0].variant: the recipe has no variant 'fp17'
+hint: did you mean 'fp16'?
+25:46: waivers[1].reason: the text is empty
+25:59: waivers[1].expires: expected a date, got '2027-21-31'
+hint: write YEAR-MONTH-DAY, as in 2027-01-31"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("version: 1\n", "", "1:1: version: this key is missing"),
+        ("version: 1", "version: '1'", "1:10: version: expected 1, got '1'"),
+        ("targets: [onnxruntime]", "targets: []", "4:10: targets: the list is empty"),
+        ("targets: [onnxruntime]", "targets: onnxruntime", "4:10: targets: expected a list, got 'onnxruntime'"),
+        ("targets: [onnxruntime]", "targets: [onnxruntime, onnxruntime]", "4:24: targets[1]: duplicate 'onnxruntime'"),
+        ("m.onnx", "{path: m.onnx, format: onx}", "3:31: model.format: unknown frontend 'onx'"),
+        ("m.onnx", "{path: m.onnx, sha256: abc}", "3:31: model.sha256: 'abc' does not have the form"),
+        ("m.onnx", "{path: m.onnx, shapes: {N: 0}}", "3:35: model.shapes.N: must be at least 1, got 0"),
+        ("m.onnx", "{path: m.onnx, shapes: {N: '1:8:32'}}", "3:35: model.shapes.N: expected a whole number"),
+        ("m.onnx", "{path: m.onnx, inputs: {a: 'int8[N]'}, shapes: {M: 3}}", "no input has a dimension 'M'"),
+        ("m.onnx", "{path: m.onnx, inputs: {a: 'int8[3]'}, shapes: {M: 3}}", "have no symbolic dimension"),
+        ("m.onnx", "{path: m.onnx, trust: yes}", "3:30: model.trust: expected true or false, got 'yes'"),
+        ("name: x", "name: x\noutputs: [a, a]", "outputs: two outputs have the same name"),
+        ("name: x", "name: x\ntoolchains: {}", "3:1: toolchains: is not there yet"),
+        ("name: x", "name: x\nextend: a.yaml", "3:1: extend: unknown key\nhint: did you mean 'extends'?"),
+        ("name: x", "name: x\noptimize: agressive", "optimize: expected one of aggressive, default, none"),
+        ("name: x", "name: x\ndata: {selection: a}", "3:8: data.selection: is not there yet"),
+        ("name: x", "name: x\ndata: {samples: {path: a, samples: 0}}", "data.samples.samples: must be at least 1"),
+        ("name: x", "name: x\ndata: {calibration: [a]}", "3:21: data.calibration: expected a map, got a list"),
+        ("name: x", "name: x\nvariants: [fp61]", "'fp61' is no precision, so it must be told one\nhint: did you mean"),
+        ("name: x", "name: x\nvariants: [{a: {precision: fp61}}]", "3:28: variants[0].precision: expected one of"),
+        ("name: x", "name: x\nvariants: [{fp32: {io: float16}}]", "3:20: variants[0].io: unknown key"),
+        ("name: x", "name: x\nvariants: fp16", "3:11: variants: expected a list, got 'fp16'"),
+        ("name: x", "name: x\ngates: {parity: {fp32: {snr: 40}}}", "gates.parity.fp32.snr: unknown key"),
+        ("name: x", "name: x\ngates: {accuracy: {max_drop: 2}}\ndata: {evaluation: e}", "must be at most 1, got 2"),
+        ("name: x", "name: x\nwaivers: [{gate: speed}]", "3:18: waivers[0].gate: expected one of"),
+    ],
+)
+def test_a_mistake_says_its_place_and_the_way_out(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    found = "\n".join(problems(tmp_path, LEAST.replace(old, new)))
+    assert problem in found
+
+
+@pytest.mark.parametrize("precision", sorted(set(PRECISIONS) - set(IMPLEMENTED)))
+def test_a_precision_that_is_not_there_yet_is_one_clear_error(tmp_path: Path, precision: str) -> None:
+    text = LEAST + f"variants: [fp32, {precision}: {{method: mse}}]\n"
+    assert problems(tmp_path, text) == [
+        f"5:18: variants[1]: precision '{precision}' is not there yet\nhint: known today: fp32, fp16"
+    ]
+
+
+def test_a_target_must_take_the_variants_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog.target("openvino"), "precisions", frozenset({"fp32"}))
+    text = LEAST.replace("[onnxruntime]", "[onnxruntime, openvino]") + "variants: [fp32, fp16]\n"
+    (problem,) = problems(tmp_path, text)
+    assert problem.splitlines() == [
+        "4:24: targets[1]: openvino cannot take variant 'fp16' (fp16)",
+        "hint: name those that it takes: `openvino: {variants: [fp32]}`",
+    ]
+    load_text(tmp_path, text.replace("openvino]", "{openvino: {variants: [fp32]}}]"))
+
+
+def test_options_of_the_frontend_are_checked_where_the_format_is_named(tmp_path: Path) -> None:
+    options = "{path: m.onnx, options: {no_such_option: 1}}"
+    assert load_text(tmp_path, LEAST.replace("m.onnx", options)).model.options == {"no_such_option": 1}
+    named = options.replace("{path", "{format: onnx, path")
+    assert problems(tmp_path, LEAST.replace("m.onnx", named))[0].startswith(
+        "3:47: model.options.no_such_option: unknown key"
+    )
+
+
+def test_a_recipe_made_in_code_is_checked_by_the_same_rules(tmp_path: Path) -> None:
+    recipe = load_text(tmp_path, CONTRACT)
+    assert list(check(recipe)) == []
+    broken = msgspec.structs.replace(recipe, targets=recipe.targets[:1], variants=recipe.variants[:1])
+    assert [where for where, _, _ in check(broken)] == [
+        ("gates", "verified", 0),
+        ("waivers", 0, "target"),
+        ("waivers", 0, "variant"),
+    ]
+
+
+# ---- nothing but a recipe or a RecipeError
+
+
+def fuzzed() -> Iterator[str]:
+    words = re.findall(r"\w+|[^\w\s]|\s+", CONTRACT)
+    yield from words
+    yield from [
+        "&a ",
+        "*a",
+        "!!x ",
+        "<<",
+        "\t",
+        "null",
+        "1e999",
+        "[",
+        "{",
+        "'",
+        '"',
+        "|",
+        "\n  ",
+        "- ",
+        ": ",
+        "\x00",
+        "é",
+    ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(sorted(set(fuzzed()))), max_size=40), st.integers(0, len(CONTRACT)), st.integers(0, 60))
+def test_a_mangled_recipe_is_a_recipe_or_a_recipe_error(parts: list[str], at: int, gone: int) -> None:
+    text = CONTRACT[:at] + "".join(parts) + CONTRACT[at + gone :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(text)
+        try:
+            recipe = load(path)
+        except RecipeError as error:
+            recipe = None
+            found = error.problems
+        assert recipe is not None or found
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_recipe_error(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_bytes(data)
+        with pytest.raises(RecipeError):
+            load(path)
+
+
+# ---- writing
+
+HOME = Path("/home/someone/recipes")
+PATHS = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8).filter(
+        lambda part: part not in {".", ".."}
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda parts: Path("/", *parts))
+PLAIN_PATHS = PATHS.filter(lambda path: re.search(r"\.py:\w+$", str(path)) is None)
+FUNCTIONS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True)
+CODES = st.builds(lambda path, name: Code(path.with_name(path.name + ".py"), name), PATHS, FUNCTIONS)
+SOURCES = st.builds(Source, PLAIN_PATHS) | CODES.map(lambda code: Source(code.file, code.function))
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
+COUNTS = st.integers(1, 2**31)
+SHAPES = st.lists(COUNTS, min_size=3, max_size=3).map(
+    lambda sizes: Shape(min=min(sizes), opt=sorted(sizes)[1], max=max(sizes))
+)
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(-1e300, 1e300) | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(TEXTS.filter(lambda key: key not in {"", "<<"}), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+BOUNDS = st.none() | st.floats(0, 1)
+TOLERANCES = st.builds(
+    lambda first, rest: Tolerance(**{"snr_db": 1.0 if set(rest.values()) == {None} else first, **rest}),
+    BOUNDS,
+    st.fixed_dictionaries({"max_abs": BOUNDS, "mean_abs": BOUNDS, "cosine": BOUNDS, "top1_agreement": BOUNDS}),
+)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    symbols = draw(st.lists(FUNCTIONS, unique=True, max_size=3))
+    dtypes = draw(st.lists(st.sampled_from(sorted(DTYPES)), min_size=1, max_size=2))
+    input_names = draw(st.lists(TEXTS.filter(lambda key: key not in {"", "<<"}), unique=True, min_size=2, max_size=2))
+    names = draw(st.lists(NAMES, unique_by=str.casefold, min_size=1, max_size=3))
+    variants = []
+    for name in names:
+        if name == "fp32" or (name != "fp16" and draw(st.booleans())):
+            variants.append(Variant(name=name, precision="fp32"))
+        else:
+            options = Fp16(io="float16") if draw(st.booleans()) else Fp16()
+            variants.append(Variant(name=name, precision="fp16", options=options))
+    targets = []
+    for target in draw(st.lists(st.sampled_from(sorted(catalog.TARGETS)), unique=True, min_size=1)):
+        some = draw(st.none() | st.lists(st.sampled_from(names), min_size=1, unique=True).map(tuple))
+        given_options = {"compute_capability": ["8.9"]} if target == "tensorrt_rtx" and draw(st.booleans()) else {}
+        targets.append(
+            TargetEntry(
+                name=target, variants=some, optional=draw(st.booleans()), options=options_of(target, **given_options)
+            )
+        )
+    evaluation = Evaluation(
+        path=draw(SOURCES),
+        labels=draw(TEXTS),
+        metric=draw(st.sampled_from(["top1", "top5"]) | CODES),  # type: ignore[arg-type]
+    )
+    passes = st.lists(
+        st.builds(PassEntry, name=st.sampled_from(sorted(catalog.PASSES)), options=st.dictionaries(NAMES, JSON_VALUES)),
+        unique_by=lambda entry: entry.name,
+        max_size=2,
+    ).map(tuple)
+    return Recipe(
+        version=1,
+        name=draw(NAMES),
+        model=Model(
+            path=draw(PATHS),
+            factory=draw(st.none() | CODES),
+            inputs={name: TensorSpec(name, dtype, tuple(symbols)).type for name, dtype in zip(input_names, dtypes)},  # noqa: B905
+            shapes={symbol: draw(SHAPES | COUNTS) for symbol in symbols},
+            sha256=draw(st.none() | st.from_regex("[0-9a-f]{64}", fullmatch=True)),
+            trust=draw(st.booleans()),
+            options=draw(st.dictionaries(TEXTS.filter(lambda key: key not in {"", "<<"}), JSON_VALUES, max_size=2)),
+        ),
+        outputs=tuple(draw(st.lists(TEXTS, unique=True, max_size=2))),
+        data=Data(samples=draw(st.none() | st.builds(Samples, path=SOURCES, samples=COUNTS)), evaluation=evaluation),
+        optimize=draw(st.just("aggressive") | passes),  # type: ignore[arg-type]
+        variants=tuple(variants),
+        targets=tuple(targets),
+        gates=Gates(
+            parity=draw(st.dictionaries(st.sampled_from([*names, "int8"]), TOLERANCES)),
+            accuracy=AccuracyGate(max_drop=draw(st.floats(0, 1))),
+            latency=draw(st.none() | st.builds(LatencyGate, max_ratio=st.floats(1e-6, 1e6))),
+            verified=(targets[0].name,),
+        ),
+        waivers=(
+            Waiver(
+                gate="parity",
+                target=targets[0].name,
+                variant=draw(st.none() | st.sampled_from(names)),
+                reason=draw(TEXTS.filter(bool)),
+                expires=draw(st.dates()),
+            ),
+        ),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(recipes())
+def test_a_written_recipe_is_read_as_the_same(recipe: Recipe) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        for relative_to in (path.parent, None):
+            text = dump(recipe, relative_to)
+            path.write_text(text)
+            assert load(path) == recipe
+            assert dump(load(path), relative_to) == text
+    assert valid(text)
+
+
+def test_paths_are_written_relative_to_where_the_text_will_stand(tmp_path: Path) -> None:
+    recipe = load_text(tmp_path, CONTRACT)
+    text = dump(recipe, tmp_path / "build" / "digits")
+    assert "path: ../../digits_cnn.safetensors\n" in text
+    assert "factory: ../../model.py:build\n" in text
+    assert str(tmp_path) not in text
+    assert str(tmp_path / "digits_cnn.safetensors") in dump(recipe)
+
+
+# ---- schema
+
+
+def test_the_schema_in_docs_is_up_to_date() -> None:
+    written = (DOCS / "recipe.schema.json").read_text(encoding="utf-8")
+    assert written == recipe_schema.text(), "run `retarget schema > docs/recipe.schema.json`"
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(recipe_schema.schema())
+    assert json.loads(recipe_schema.text()) == recipe_schema.schema()
+
+
+def test_the_schema_takes_what_load_takes(tmp_path: Path) -> None:
+    for text in (
+        CONTRACT,
+        LEAST,
+        LEAST + "data:\nvariants: [{fp16: }]\n",
+        CONTRACT.replace("- openvino", "- openvino:"),
+    ):
+        load_text(tmp_path, text)
+        assert valid(text), text
+    assert valid("extends: base.yaml\nname: child\n"), "what is required may come from the base"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("version: 1", "version: 2"),
+        ("version: 1\n", ""),
+        ("targets:", "target:"),
+        ("- onnxruntime", "- onnxruntme"),
+        ("optional: true", "optionl: true"),
+        ("compute_capability", "tf23"),
+        ("  - fp16\n", "  - int8\n"),
+        ("precision: fp16, io: float16", "io: float16"),
+        ("precision: fp16, io: float16", "precision: fp32, io: float16"),
+        ("float32[N", "float33[N"),
+        ("model.py:build", "model.py"),
+        ("min: 1", "min: 0"),
+        ("max_drop: 0.01", "max_drop: 2"),
+        ("metric: top1", "metric: top2"),
+        ("optimize: default", "optimize: [no_such_pass]"),
+        ("model:\n", "model:\n  signature: x\n"),
+        ("name: digits", "name: a/b"),
+    ],
+)
+def test_the_schema_refuses_what_load_refuses(tmp_path: Path, old: str, new: str) -> None:
+    text = CONTRACT.replace(old, new, 1)
+    assert text != CONTRACT
+    assert not valid(text)
+    with pytest.raises(RecipeError):
+        load_text(tmp_path, text)
+
+
+# ---- starter
+
+SPECS = (TensorSpec("image", "float32", ("N", 3, "H", "W")), TensorSpec("input.1:0", "int64", ("N",)))
+
+
+@pytest.mark.parametrize("inputs", [SPECS, (TensorSpec("x", "bool", (1,)),), ()])
+def test_a_starter_recipe_is_read_as_what_it_was_given(tmp_path: Path, inputs: tuple[TensorSpec, ...]) -> None:
+    text = starter(
+        tmp_path / "models" / "my net (1).onnx",
+        frontend="onnx",
+        inputs=inputs,
+        shapes={"N": DimRange(1, 4, 16)} if inputs == SPECS else {},
+        targets=["onnxruntime", "openvino"],
+        folder=tmp_path,
+    )
+    recipe = load_text(tmp_path, text)
+    assert recipe.name == "my-net-1"
+    assert recipe.model.path == tmp_path / "models" / "my net (1).onnx"
+    assert recipe.input_specs() == inputs
+    assert [variant.name for variant in recipe.variants] == list(IMPLEMENTED)
+    if inputs == SPECS:
+        assert recipe.dim_ranges() == {"N": DimRange(1, 4, 16), "H": DEFAULT_RANGE, "W": DEFAULT_RANGE}
+    assert valid(text)
+
+
+def uncommented(text: str) -> str:
+    return re.sub(r"^( *)# (?=( |- |\w+:))", r"\1", text, flags=re.MULTILINE)
+
+
+def test_every_key_of_a_starter_recipe_can_be_put_into_force(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(LEAST)
+    text = starter(
+        tmp_path / "m.onnx", frontend="onnx", inputs=SPECS, shapes={}, targets=["onnxruntime"], folder=tmp_path
+    )
+    full = uncommented(text)
+    recipe = load_text(tmp_path, full)
+    assert {target.name for target in recipe.targets} == set(catalog.TARGETS)
+    assert recipe.gates.latency == LatencyGate(max_ratio=1.1)
+    assert valid(full)
+    node, _ = compose(full, File(Path("/r.yaml"), "r.yaml"))
+    assert isinstance(node, Map)
+    schema = recipe_schema.schema()
+    for where, shown in ((schema, node), (definition(schema, "Model"), child(node, "model"))):
+        properties = where["properties"]
+        assert isinstance(properties, dict)
+        assert set(shown.entries) == set(properties)
+
+
+def definition(schema: recipe_schema.Schema, name: str) -> recipe_schema.Schema:
+    definitions = schema["$defs"]
+    assert isinstance(definitions, dict)
+    found = definitions[name]
+    assert isinstance(found, dict)
+    options = found["anyOf"]
+    assert isinstance(options, list)
+    assert isinstance(options[1], dict)
+    return options[1]
+
+
+def child(node: Map, key: str) -> Map:
+    value = node.entries[key][1]
+    assert isinstance(value, Map)
+    return value
+
+
+# ---- weight
+
+
+def test_loading_a_recipe_imports_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(CONTRACT)
+    code = (
+        "import sys; from pathlib import Path; from retarget import recipe, recipe_starter, recipe_schema;"
+        f"recipe.load(Path({str(tmp_path / 'recipe.yaml')!r})); recipe_schema.schema();"
+        "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'torch', 'openvino', 'tensorrt', 'tensorrt_rtx'};"
+        "sys.exit(f'imported: {heavy & sys.modules.keys()}' if heavy & sys.modules.keys() else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
