@@ -108,7 +108,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest in an artifact's folder, in the store or in a build folder. Raises ``Damaged``."""
     try:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{folder}: no {MANIFEST}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Damaged(f"{folder / MANIFEST}: {error}") from error
@@ -206,11 +206,12 @@ class Store:
     def get(self, key: str) -> Artifact | None:
         """The artifact of ``key`` if it is there; cheap: its manifest and the sizes of its files are looked at."""
         path = self._path(key)
-        try:
-            check_files(path, read_manifest(path), digests=False)
-        except Damaged:
-            # As good as absent: `commit` puts a whole one in its place.
-            return None
+        with self._disk():
+            try:
+                check_files(path, read_manifest(path), digests=False)
+            except Damaged:
+                # As good as absent: `commit` puts a whole one in its place.
+                return None
         return Artifact(key, path)
 
     def verified(self, key: str) -> Artifact:
@@ -262,17 +263,15 @@ class Store:
     @contextlib.contextmanager
     def stage(self) -> Iterator[Staging]:
         """A folder to work in, on the file system of the artifacts; removed at the end."""
-        with self._disk():
-            with self._lock(fcntl.LOCK_SH):
-                folder = self._staging / f"{os.getpid()}-{secrets.token_hex(6)}"
-                folder.mkdir()
-                held = _hold(folder)
-            (folder / "out").mkdir()
-        try:
+        with contextlib.ExitStack() as owned:
+            with self._disk():
+                with self._lock(fcntl.LOCK_SH):
+                    folder = self._staging / f"{os.getpid()}-{secrets.token_hex(6)}"
+                    folder.mkdir()
+                    owned.callback(os.close, _hold(folder))
+                    owned.callback(_remove, folder)
+                (folder / "out").mkdir()
             yield Staging(folder)
-        finally:
-            _remove(folder)
-            os.close(held)
 
     def commit(
         self,
@@ -340,21 +339,19 @@ class Store:
     def lease(self, keys: Iterable[str]) -> Iterator[None]:
         """While this is open, ``gc`` leaves the artifacts of ``keys`` alone. They count as used now."""
         wanted = sorted(set(keys))
-        with self._disk():
-            self.sweep()
-            with self._lock(fcntl.LOCK_SH):
-                path = self._leases / f"{os.getpid()}-{secrets.token_hex(6)}.json"
-                path.touch(exist_ok=False)
-                held = _hold(path)
-                path.write_text(json.dumps({"pid": os.getpid(), "since": time.time(), "keys": wanted}))
-                for key in wanted:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.utime(self._path(key))
-        try:
+        with contextlib.ExitStack() as owned:
+            with self._disk():
+                self.sweep()
+                with self._lock(fcntl.LOCK_SH):
+                    path = self._leases / f"{os.getpid()}-{secrets.token_hex(6)}.json"
+                    path.touch(exist_ok=False)
+                    owned.callback(os.close, _hold(path))
+                    owned.callback(_remove, path)
+                    path.write_text(json.dumps({"pid": os.getpid(), "since": time.time(), "keys": wanted}))
+                    for key in wanted:
+                        with contextlib.suppress(FileNotFoundError):
+                            os.utime(self._path(key))
             yield
-        finally:
-            path.unlink(missing_ok=True)
-            os.close(held)
 
     def gc(self, max_bytes: int) -> tuple[Entry, ...]:
         """Remove artifacts, longest unused first, until all take at most ``max_bytes``. Leased ones stay.
@@ -415,7 +412,7 @@ class Store:
 
     def _artifacts(self) -> list[Path]:
         with self._disk():
-            return sorted(path for folder in self._objects.iterdir() for path in folder.iterdir())
+            return sorted(path for path in self._objects.glob("*/*") if path.is_dir())
 
     def _code_digest(self, path: Path) -> str:
         try:
@@ -466,7 +463,8 @@ class Store:
         for path in self._leases.iterdir():
             held = _try_hold(path)
             if held is None:
-                with contextlib.suppress(FileNotFoundError):
+                # Gone, or not whole because the disk is full: then its build does not begin.
+                with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
                     keys.update(json.loads(path.read_text())["keys"])
             else:
                 os.close(held)

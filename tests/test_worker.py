@@ -306,17 +306,28 @@ def test_a_program_left_behind_ends_with_the_worker(bench: Bench) -> None:
 
 def test_workers_end_with_their_parent(tmp_path: Path, bench: Bench) -> None:
     """kill -9 of the parent, while native code has the worker's interpreter."""
-    pids = tmp_path / "pids"
-    code = (
-        "import sys, time; from pathlib import Path; from retarget.worker import Worker\n"
-        f"worker = Worker('acme', threads=1, log=Path({str(bench.log)!r}))\n"
-        f"Path({str(pids)!r}).write_text(str(worker.pid) + '\\n'); time.sleep(1000)"
-    )
+    pid = tmp_path / "pid"
+    request = msgspec.json.encode(bench.request("hang_in_native_code"))
+    code = f"""if True:
+        import msgspec
+        from pathlib import Path
+        from retarget.wire import Request
+        from retarget.worker import Limits, Worker
+        worker = Worker("acme", threads=1, log=Path({str(bench.log)!r}))
+        Path({str(pid)!r}).write_text(str(worker.pid))
+        worker.run(msgspec.json.decode({request!r}, type=Request), "hang", Limits(), print)
+    """
     parent = psutil.Popen([sys.executable, "-c", code])
-    wait_for(lambda: pids.exists() and pids.read_text().endswith("\n"))
+    wait_for(lambda: bench.log.exists() and b"holding" in bench.log.read_bytes())
     parent.kill()
     parent.wait()
-    assert gone(int(pids.read_text()))
+    assert gone(int(pid.read_text()))
+
+
+def test_a_hang_in_native_code_is_ended(worker: Worker, bench: Bench) -> None:
+    failed = bench.failure(worker, "hang_in_native_code", Limits(seconds=1))
+    assert failed.message == "acme was stopped: 'emit hang_in_native_code' took longer than 1 s"
+    assert not worker.alive
 
 
 # ---- memory

@@ -55,6 +55,13 @@ def hang(request: StepRequest) -> Fact:
     return _facts()
 
 
+def hang_in_native_code(request: StepRequest) -> Fact:
+    """Never end, and let no other thread of the worker run."""
+    print("holding the interpreter", flush=True)
+    ctypes.PyDLL(None).sleep(1000)
+    return _facts()
+
+
 def segfault(request: StepRequest) -> Fact:
     print("about to read address 0", flush=True)
     ctypes.string_at(0)
