@@ -6,6 +6,7 @@ each step that ends is one plain line.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from types import TracebackType
@@ -59,6 +60,8 @@ def console(*, stderr: bool) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a name that the terminal cannot show must not end a build
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
