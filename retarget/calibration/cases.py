@@ -1,0 +1,166 @@
+"""Parity cases: the feeds on which every artifact is held against the source framework.
+
+The data itself; all dimensions at min, at opt and at max (no product). Samples are tiled or cropped along the batch,
+other dimensions need generated inputs. Generated ones come from a fixed seed and look at what the graph does with an
+input: an index stays within the table that it indexes, a mask leaves something unmasked in every row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ml_dtypes
+import numpy as np
+
+from retarget.calibration.roles import Role, role
+from retarget.errors import RetargetError
+from retarget.facts import Case
+from retarget.graph import value_spec
+from retarget.spec import DEFAULT_RANGE, symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx_ir as ir
+
+    from retarget.calibration.data import Samples
+    from retarget.facts import DataOrigin
+    from retarget.protocols import Array, Feeds
+    from retarget.spec import DimRange, TensorSpec
+
+MAX_DATA_CASES = 16
+"""Batches of the data that become cases of their own: the reference outputs of all are kept."""
+
+SEED = 2026
+
+
+def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
+    """The symbol at axis 0 of all inputs and outputs; None where there is none."""
+    firsts = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}
+    first = firsts.pop() if len(firsts) == 1 else None
+    return first if isinstance(first, str) else None
+
+
+def parity_cases(
+    model: ir.Model,
+    inputs: Sequence[TensorSpec],
+    shapes: Mapping[str, DimRange],
+    samples: Samples | None,
+    origin: DataOrigin,
+) -> list[tuple[Case, Feeds]]:
+    """Feeds at the data's own sizes and at min, opt and max, each size once.
+
+    ``origin`` says what ``samples`` are; a case that could not be made from them is ``generated``.
+    Raises ``RetargetError`` when the data has a size that ``shapes`` excludes.
+    """
+    ranges = {symbol: shapes.get(symbol, DEFAULT_RANGE) for symbol in dict.fromkeys([*shapes, *symbols(inputs)])}
+    batch = batch_symbol(inputs, [value_spec(value) for value in model.graph.outputs])
+    data = _data(inputs, ranges, samples, batch) if samples is not None else []
+    cases: list[tuple[Case, Feeds]] = [
+        (Case(name=f"data{index}", sizes=one.sizes, origin=origin), one.feeds)
+        for index, one in enumerate(one for one in data if not one.short)
+    ]
+    pool = _Pool(data, batch)
+    roles = {spec.name: role(model, spec) for spec in inputs}
+    for name in ("min", "opt", "max"):
+        sizes = {symbol: int(getattr(extent, name)) for symbol, extent in ranges.items()}
+        if any(case.sizes == sizes for case, _ in cases):
+            continue
+        feeds = pool.at(sizes)
+        found: DataOrigin = origin if feeds else "generated"
+        feeds = feeds or {spec.name: _draw(spec, roles[spec.name], spec.at(sizes), SEED) for spec in inputs}
+        cases.append((Case(name=name, sizes=sizes, origin=found), feeds))
+    return cases
+
+
+def generate(model: ir.Model | None, spec: TensorSpec, shape: tuple[int, ...], seed: int) -> Array:
+    """One input of ``shape`` that depends on nothing but its arguments; without a model, its name and dtype decide."""
+    return _draw(spec, role(model, spec), shape, seed)
+
+
+# ---- from data
+
+
+@dataclass(frozen=True)
+class _Sized:
+    sizes: dict[str, int]
+    feeds: Feeds
+    short: bool
+    """Too few rows for the model: they only serve to be tiled."""
+
+
+def _data(
+    inputs: Sequence[TensorSpec], ranges: Mapping[str, DimRange], samples: Samples, batch: str | None
+) -> list[_Sized]:
+    found: list[_Sized] = []
+    size = ranges[batch].opt if batch else None
+    for feeds in itertools.islice(samples.batches(size), MAX_DATA_CASES):
+        bound = {
+            dim: length
+            for spec in inputs
+            for dim, length in zip(spec.shape, feeds[spec.name].shape, strict=True)
+            if isinstance(dim, str)
+        }
+        short = batch is not None and bound[batch] < ranges[batch].min
+        for symbol, length in bound.items():
+            extent = ranges[symbol]
+            if not (extent.min <= length <= extent.max or (short and symbol == batch)):
+                raise RetargetError(
+                    f"the data has {symbol} = {length}, shapes allow {symbol} = {extent}",
+                    f"widen shapes: {symbol}, or give other data",
+                )
+        sizes = {symbol: bound.get(symbol, extent.opt) for symbol, extent in ranges.items()}
+        found.append(_Sized(sizes, feeds, short))
+    return found
+
+
+class _Pool:
+    """The rows of all data whose sizes are those of the first, the batch aside."""
+
+    def __init__(self, data: Sequence[_Sized], batch: str | None) -> None:
+        self._batch = batch
+        self._rest = self._without_batch(data[0].sizes) if data else None
+        alike = [one for one in data if self._without_batch(one.sizes) == self._rest]
+        self._rows: dict[str, list[Array]] = {}
+        for one in alike if batch else alike[:1]:
+            for name, array in one.feeds.items():
+                self._rows.setdefault(name, []).append(array)
+
+    def _without_batch(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        return {symbol: size for symbol, size in sizes.items() if symbol != self._batch}
+
+    def at(self, sizes: Mapping[str, int]) -> Feeds | None:
+        """Rows repeated or cut to the batch of ``sizes``; None when other sizes differ, or without a batch."""
+        if self._rest is None or self._batch is None or self._without_batch(sizes) != self._rest:
+            return None
+        wanted = np.arange(sizes[self._batch])
+        feeds: dict[str, Array] = {}
+        for name, parts in self._rows.items():
+            rows = np.concatenate(parts)
+            feeds[name] = rows[wanted % len(rows)]
+        return feeds
+
+
+# ---- generated
+
+
+def _draw(spec: TensorSpec, found: Role, shape: tuple[int, ...], seed: int) -> Array:
+    rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
+    dtype = np.dtype(ml_dtypes.bfloat16 if spec.dtype == "bfloat16" else spec.dtype)
+    if found.mask:
+        return _mask(rng, shape).astype(dtype)
+    if dtype.kind not in "iub":
+        return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+    return rng.integers(found.low, found.high, size=shape, endpoint=True).astype(dtype)
+
+
+def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Ones, then zeros along the last axis, as padding makes them: at least one 1 in each row."""
+    if not shape:
+        return np.ones(shape, np.int64)
+    lengths = rng.integers(1, shape[-1], size=(*shape[:-1], 1), endpoint=True)
+    mask: Array = (np.arange(shape[-1]) < lengths).astype(np.int64)
+    return mask

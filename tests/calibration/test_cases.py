@@ -1,0 +1,201 @@
+"""Generated feeds are held against what the graph can take: ONNX Runtime raises for an index out of range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from retarget.calibration.cases import batch_symbol, generate, parity_cases
+from retarget.calibration.data import open_samples
+from retarget.errors import RetargetError
+from retarget.session import Session
+from retarget.spec import DimRange, TensorSpec
+
+HEADER = '<ir_version: 10, opset_import: ["": 23]>\n'
+IMAGE = TensorSpec.parse("x=float32[N,2]")
+RELU = "m (float[N, 2] x) => (float[N, 2] y) { y = Relu(x) }"
+SHAPES = {"N": DimRange(1, 3, 5)}
+
+
+def parse(text: str) -> ir.Model:
+    return ir.from_onnx_text(HEADER + text)
+
+
+def drawn(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.random.default_rng(3).standard_normal(shape, dtype=np.float32)
+
+
+def test_without_data_all_sizes_are_generated() -> None:
+    cases = parity_cases(parse(RELU), [IMAGE], SHAPES, None, "generated")
+    assert [(case.name, case.sizes, case.origin) for case, _ in cases] == [
+        ("min", {"N": 1}, "generated"),
+        ("opt", {"N": 3}, "generated"),
+        ("max", {"N": 5}, "generated"),
+    ]
+    assert [feeds["x"].shape for _, feeds in cases] == [(1, 2), (3, 2), (5, 2)]
+    again = parity_cases(parse(RELU), [IMAGE], SHAPES, None, "generated")
+    for (_, one), (_, two) in zip(cases, again, strict=True):
+        np.testing.assert_array_equal(one["x"], two["x"])
+
+
+def test_equal_sizes_are_one_case() -> None:
+    spec = TensorSpec.parse("x=float32[4,2]")
+    cases = parity_cases(parse("m (float[4, 2] x) => (float[4, 2] y) { y = Relu(x) }"), [spec], {}, None, "generated")
+    assert [(case.name, case.sizes) for case, _ in cases] == [("min", {})]
+
+
+def test_a_symbol_without_a_range_has_the_default_one() -> None:
+    cases = parity_cases(parse(RELU), [IMAGE], {}, None, "generated")
+    assert [case.sizes for case, _ in cases] == [{"N": 1}, {"N": 8}]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_samples_are_batched_then_tiled_or_cut(tmp_path: Path, count: int) -> None:
+    x = drawn(count, 2)
+    np.savez(tmp_path / "d.npz", x=x)
+    samples = open_samples(tmp_path / "d.npz", [IMAGE], function=None, limit=None)
+    found = parity_cases(parse(RELU), [IMAGE], SHAPES, samples, "samples")
+    cases = {case.name: (case, feeds) for case, feeds in found}
+    data = [feeds["x"] for name, (_, feeds) in cases.items() if name.startswith("data")]
+    np.testing.assert_array_equal(np.concatenate(data), x)
+    assert {len(rows) for rows in data} <= {3, count % 3}
+    assert all(case.origin == "samples" for case, _ in cases.values())
+    sizes = [case.sizes["N"] for case, _ in cases.values()]
+    assert {1, 3, 5} <= set(sizes)
+    np.testing.assert_array_equal(cases["max"][1]["x"], np.resize(x, (5, 2)))
+    if "min" in cases:
+        np.testing.assert_array_equal(cases["min"][1]["x"], x[:1])
+
+
+def test_other_dimensions_are_generated(tmp_path: Path) -> None:
+    spec = TensorSpec.parse("x=float32[N,T]")
+    np.savez(tmp_path / "d.npz", x=drawn(4, 6))
+    shapes = {"N": DimRange(1, 2, 2), "T": DimRange(3, 6, 9)}
+    samples = open_samples(tmp_path / "d.npz", [spec], function=None, limit=None)
+    model = parse("m (float[N, T] x) => (float[N, T] y) { y = Relu(x) }")
+    cases = parity_cases(model, [spec], shapes, samples, "calibration")
+    assert [(case.name, case.sizes, case.origin) for case, _ in cases] == [
+        ("data0", {"N": 2, "T": 6}, "calibration"),
+        ("data1", {"N": 2, "T": 6}, "calibration"),
+        ("min", {"N": 1, "T": 3}, "generated"),
+        ("max", {"N": 2, "T": 9}, "generated"),
+    ]
+
+
+def test_data_beyond_the_shapes_is_the_users_error(tmp_path: Path) -> None:
+    spec = TensorSpec.parse("x=float32[N,T]")
+    np.savez(tmp_path / "d.npz", x=drawn(4, 12))
+    samples = open_samples(tmp_path / "d.npz", [spec], function=None, limit=None)
+    model = parse("m (float[N, T] x) => (float[N, T] y) { y = Relu(x) }")
+    with pytest.raises(RetargetError, match="the data has T = 12, shapes allow T = 3:6:9"):
+        parity_cases(model, [spec], {"T": DimRange(3, 6, 9)}, samples, "samples")
+
+
+def test_too_few_rows_for_the_smallest_batch_are_left_out_or_tiled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=drawn(5, 2))
+    for limit, expected in ((5, [4, 5, 6]), (2, [4, 5, 6])):
+        samples = open_samples(tmp_path / "d.npz", [IMAGE], function=None, limit=limit)
+        cases = parity_cases(parse(RELU), [IMAGE], {"N": DimRange(4, 5, 6)}, samples, "samples")
+        assert sorted(len(feeds["x"]) for _, feeds in cases) == expected
+        assert all(case.origin == "samples" for case, _ in cases)
+
+
+def test_the_batch_is_what_all_inputs_and_outputs_share() -> None:
+    spec = TensorSpec.parse
+    assert batch_symbol([spec("a=float32[N,2]"), spec("b=float32[N]")], [spec("y=float32[N,T]")]) == "N"
+    assert batch_symbol([spec("a=float32[N,2]")], [spec("y=float32[M]")]) is None
+    assert batch_symbol([spec("a=float32[N,2]"), spec("b=float32[]")], [spec("y=float32[N]")]) is None
+    assert batch_symbol([spec("a=float32[4,2]")], [spec("y=float32[4]")]) is None
+
+
+def table(name: str, rows: int, width: int = 4) -> str:
+    return f"float[{rows}, {width}] {name} = {{{', '.join(str(i / 7) for i in range(rows * width))}}}"
+
+
+TEXT = f"""m (int64[N, T] ids, int64[N, T] types, int64[N, T] attention, int64[N, T] position)
+  => (float[N, T, 4] y) <{table("words", 97)}, {table("kinds", 2)}, {table("places", 30)}> {{
+    ids32 = Cast <to = 6> (ids)
+    flat_shape = Constant <value = int64[1] {{-1}}> ()
+    flat = Reshape(ids32, flat_shape)
+    flat_words = Gather(words, flat)
+    batched = Gather(words, ids32)
+    kind = Gather(kinds, types)
+    two = Constant <value_int = 2> ()
+    shifted = Add(position, two)
+    place = Gather(places, shifted)
+    zero = Constant <value_int = 0> ()
+    real = Greater(attention, zero)
+    axis = Constant <value = int64[1] {{-1}}> ()
+    column = Unsqueeze(real, axis)
+    empty = Constant <value_float = 0.0> ()
+    sum = Add(batched, kind)
+    all = Add(sum, place)
+    y = Where(column, all, empty)
+}}"""
+
+
+def test_integers_are_within_the_tables_that_they_index() -> None:
+    model = parse(TEXT)
+    specs = [TensorSpec.parse(f"{name}=int64[N,T]") for name in ("ids", "types", "attention", "position")]
+    shapes = {"N": DimRange(1, 8, 64), "T": DimRange(1, 16, 32)}
+    cases = parity_cases(model, specs, shapes, None, "generated")
+    with Session(model) as session:
+        for _, feeds in cases:
+            session.run(feeds)
+    _, largest = cases[-1]
+    assert (largest["ids"].min(), largest["ids"].max()) == (0, 96)
+    assert set(np.unique(largest["types"])) == {0, 1}
+    assert (largest["position"].min(), largest["position"].max()) == (0, 27)
+    mask = largest["attention"]
+    assert set(np.unique(mask)) == {0, 1}
+    assert (mask.sum(axis=1) >= 1).all()
+    assert (np.diff(mask, axis=1) <= 0).all()
+
+
+def test_a_table_in_a_subgraph_counts() -> None:
+    model = parse(f"""m (bool flag, int64[N] ids) => (float[M, 2] y) <{table("table", 3, 2)}> {{
+        y = If (flag) <
+            then_branch = g1 () => (float[M, 2] a) {{ a = Gather(table, ids) }},
+            else_branch = g2 () => (float[M, 2] b) {{ b = Gather(table, ids) }}
+        >
+    }}""")
+    values = generate(model, TensorSpec.parse("ids=int64[N]"), (200,), 0)
+    assert (values.min(), values.max()) == (0, 2)
+    assert generate(model, TensorSpec.parse("flag=bool[]"), (), 0) == np.True_
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "low", "high"),
+    [
+        ("x=uint8[N,3]", (1000, 3), 0, 255),
+        ("x=int8[N,3]", (100, 3), 0, 9),
+        ("lengths=int32[N]", (100,), 1, 9),
+        ("attention_mask=int64[N,T]", (100, 9), 0, 1),
+        ("key_mask=float32[N,T]", (100, 9), 0, 1),
+        ("flags=bool[N,T]", (100, 9), 0, 1),
+    ],
+)
+def test_without_a_graph_the_name_and_the_dtype_decide(spec: str, shape: tuple[int, ...], low: int, high: int) -> None:
+    parsed = TensorSpec.parse(spec)
+    values = generate(None, parsed, shape, 0)
+    assert values.dtype == np.dtype(parsed.dtype)
+    assert (values.astype(np.int64).min(), values.astype(np.int64).max()) == (low, high)
+
+
+def test_sizes_and_lengths_of_sequences_are_one() -> None:
+    model = parse("m (int64[2] s, float[N] x) => (float[A, B] y) { y = Reshape(x, s) }")
+    assert generate(model, TensorSpec.parse("s=int64[2]"), (2,), 0).tolist() == [1, 1]
+
+
+def test_floats_are_normal_and_inputs_differ() -> None:
+    spec = TensorSpec.parse("x=float16[N]")
+    values = generate(None, spec, (20000,), 0)
+    assert values.dtype == np.float16
+    assert abs(float(values.astype(np.float64).mean())) < 0.03
+    assert float(values.astype(np.float64).std()) == pytest.approx(1, abs=0.03)
+    other = generate(None, TensorSpec.parse("z=float16[N]"), (20000,), 0)
+    assert not np.array_equal(values, other)
+    assert not np.array_equal(values, generate(None, spec, (20000,), 1))
