@@ -30,6 +30,10 @@ End = Literal["passed", "built", "refused", "wrong", "failed"]
 """``built``: emitted, but this machine cannot execute it. ``refused``: ``Unsupported``. ``failed``: any other error."""
 
 
+CRASH = "RETARGET_CONFORMANCE_CRASH"
+"""Names a case at which the worker crashes: for the test of what happens then."""
+
+
 class Result(msgspec.Struct, frozen=True):
     case: str
     end: End
@@ -101,6 +105,8 @@ def main(target: str, names: Sequence[str]) -> None:
     os.dup2(2, 1)
     by_name = {case.name: case for case in suite.cases()}
     for name in names:
+        if name == os.environ.get(CRASH):
+            os.kill(os.getpid(), signal.SIGSEGV)
         results.write(msgspec.json.encode(one(target, by_name[name])).decode() + "\n")
         results.flush()
 
