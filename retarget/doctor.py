@@ -1,0 +1,127 @@
+"""``retarget doctor``: what this machine can do, and the command that adds what it cannot. Light."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from retarget import catalog
+from retarget.targets.tensorrt import gpu
+
+_CORE = ("retarget", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "numpy")
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One thing that was looked at."""
+
+    area: Literal["machine", "core", "frontend", "target"]
+    name: str
+    version: str | None
+    here: str
+    """What it can do on this machine, or why it cannot."""
+    add: str | None = None
+    """The command that brings what is missing, or what else to do."""
+
+
+def examine() -> list[Examined]:
+    """The machine, the libraries that retarget stands on, every frontend and every target. Imports none of them."""
+    return [
+        *_machine(),
+        *(_core(name) for name in _CORE),
+        *(_frontend(name) for name in catalog.FRONTENDS),
+        *(_target(name) for name in catalog.TARGETS),
+    ]
+
+
+def version_of(distribution: str) -> str | None:
+    """Of an installed distribution, None where there is none."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _machine() -> list[Examined]:
+    system = f"{platform.system()} {platform.machine()}"
+    return [
+        Examined("machine", "python", platform.python_version(), f"{platform.python_implementation()}, {system}"),
+        Examined("machine", "cpu", None, f"{cores()} cores for this process, {_processor()}"),
+        Examined("machine", "memory", None, f"{memory_limit() / 1e9:.1f} GB for this process"),
+        Examined("machine", "gpu", _driver(), gpu.missing() or ", ".join(gpu.models()) or "an NVIDIA GPU"),
+    ]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def memory_limit() -> int:
+    """Bytes of memory that there are for this process: the machine's, or the container's limit."""
+    import psutil
+
+    texts = [file.read_text().strip() for file in _CGROUP_LIMITS if file.is_file()]
+    # Without a limit the file says `max`.
+    return min([int(psutil.virtual_memory().total), *(int(text) for text in texts if text.isdecimal())])
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's driver, as the kernel module says it."""
+    try:
+        found = re.search(r"Kernel Module.*?\s(\d+\.\d[\d.]*)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def _core(name: str) -> Examined:
+    version = version_of(name)
+    return Examined(
+        "core", name, version, "installed" if version else "missing", None if version else "pip install retarget"
+    )
+
+
+def _frontend(name: str) -> Examined:
+    frontend = catalog.frontend(name)
+    missing = [each for each in frontend.requires if version_of(each) is None]
+    return Examined(
+        area="frontend",
+        name=name,
+        version=_versions(frontend.requires),
+        here=f"no: {' and '.join(missing)} not installed" if missing else "converts",
+        add=f"pip install 'retarget[{frontend.extra}]'" if missing else None,
+    )
+
+
+def _target(name: str) -> Examined:
+    target = catalog.target(name)
+    problem, idle = target.unavailable(), target.not_executable()
+    if problem is not None:
+        reason, remedy = problem
+        return Examined("target", name, _versions(target.requires), f"no: {reason}", remedy)
+    # fp32 first: it is what the others are held against.
+    builds = f"builds {', '.join(sorted(target.precisions, key=lambda name: (name != 'fp32', name)))}"
+    executes = "executes" if idle is None else f"does not execute: {idle}"
+    return Examined("target", name, _versions(target.requires), f"{builds}; {executes}")
+
+
+def _versions(distributions: Iterable[str]) -> str | None:
+    found = {name: version_of(name) for name in distributions}
+    return ", ".join(f"{name} {version}" for name, version in found.items() if version) or None

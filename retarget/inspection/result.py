@@ -1,0 +1,92 @@
+"""What an inspection says: one type for every kind of model and artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from retarget.spec import TensorSpec
+
+SHOWN = 24
+"""Tensors and operators that the table shows; JSON has all of them."""
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What is really in a model or an artifact. None where the file does not say; nothing is executed."""
+
+    path: str
+    what: str
+    """Such as ``ONNX model`` or ``PyTorch checkpoint (safetensors)``."""
+    bytes: int
+    """With the files of its weights."""
+    version: str | None = None
+    """Of the format or of the library that made it, such as ``opset 23, IR 10``."""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    nodes: int | None = None
+    """Constants are none."""
+    ops: dict[str, int] = {}
+    """Operator to its count, the most frequent first."""
+    parameters: int | None = None
+    """Elements of the weights."""
+    weights: dict[str, int] = {}
+    """Type to bytes of weights, the most first."""
+    macs: int | None = None
+    """Multiply-accumulates of one call; None where none could be counted."""
+    macs_at: dict[str, int] = {}
+    """The size at which each symbolic dimension was counted."""
+    compute: dict[str, int] = {}
+    """Type of the data to multiply-accumulates in it, the most first."""
+    tensors: tuple[TensorSpec, ...] = ()
+    """Of a checkpoint."""
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Label and text, for a table; what is not known is left out."""
+        size = f" at {', '.join(f'{name}={size}' for name, size in self.macs_at.items())}" if self.macs_at else ""
+        rows = [
+            ("file", self.path),
+            ("what", self.what),
+            ("version", self.version or ""),
+            ("size", human_bytes(self.bytes)),
+            ("inputs", "\n".join(map(str, self.inputs))),
+            ("outputs", "\n".join(map(str, self.outputs))),
+            ("nodes", "" if self.nodes is None else f"{self.nodes:,}"),
+            ("operators", _shortened([f"{op} {count}" for op, count in self.ops.items()], ", ")),
+            ("parameters", "" if self.parameters is None else f"{self.parameters:,}"),
+            ("weights", ", ".join(f"{dtype} {human_bytes(size)}" for dtype, size in self.weights.items())),
+            ("multiply-accumulates", "" if self.macs is None else f"{self.macs:,}{size}"),
+            ("computed in", shares(self.compute)),
+            ("tensors", _shortened([str(spec) for spec in self.tensors], "\n")),
+            ("notes", "\n".join(self.notes)),
+        ]
+        return [(label, text) for label, text in rows if text]
+
+
+def human_bytes(size: int) -> str:
+    """``14.5 MB``."""
+    amount, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def shares(counts: Mapping[str, int]) -> str:
+    """``float16 97.1 %, float32 2.9 %``."""
+    total = sum(counts.values())
+    return ", ".join(f"{name} {100 * count / total:.1f} %" for name, count in counts.items()) if total else ""
+
+
+def most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """Without what was counted 0 times; the alphabet decides between equals."""
+    return dict(
+        sorted(((name, count) for name, count in counts.items() if count), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def _shortened(items: list[str], separator: str) -> str:
+    more = len(items) - SHOWN
+    return separator.join(items if more <= 0 else [*items[:SHOWN], f"and {more} more (--json shows all)"])
