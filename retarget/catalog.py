@@ -15,15 +15,26 @@ FRONTENDS = {
 }
 
 PASSES = {
+    "canonical_arithmetic": "retarget.passes.canonical_arithmetic:CanonicalArithmetic",
     "deduplicate_constants": "retarget.passes.library:DeduplicateConstants",
+    "fix_dimensions": "retarget.passes.fix_dimensions:FixDimensions",
     "fix_names": "retarget.passes.library:FixNames",
     "fold_constants": "retarget.passes.library:FoldConstants",
+    "fold_scales": "retarget.passes.fold_scales:FoldScales",
+    "fold_shapes": "retarget.passes.fold_shapes:FoldShapes",
+    "fold_weights": "retarget.passes.fold_weights:FoldWeights",
     "fuse_conv_bn": "retarget.passes.fuse_conv_bn:FuseConvBn",
     "fuse_gelu": "retarget.passes.fuse_gelu:FuseGelu",
+    "fuse_gemm": "retarget.passes.fuse_gemm:FuseGemm",
+    "fuse_layer_norm": "retarget.passes.fuse_layer_norm:FuseLayerNorm",
+    "fuse_pad": "retarget.passes.fuse_pad:FusePad",
     "infer_shapes": "retarget.passes.library:InferShapes",
     "inline_functions": "retarget.passes.library:InlineFunctions",
     "lift_constants": "retarget.passes.library:LiftConstants",
     "merge_equal_nodes": "retarget.passes.library:MergeEqualNodes",
+    "move_transposes": "retarget.passes.move_transposes:MoveTransposes",
+    "remove_noops": "retarget.passes.remove_noops:RemoveNoops",
+    "remove_softmax_guards": "retarget.passes.remove_softmax_guards:RemoveSoftmaxGuards",
     "remove_unused": "retarget.passes.library:RemoveUnused",
     "rewrite_known_patterns": "retarget.passes.library:RewriteKnownPatterns",
 }

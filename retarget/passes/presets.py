@@ -44,11 +44,23 @@ NONE: tuple[Line, ...] = (
 DEFAULT: tuple[Line, ...] = (
     ("inline_functions", {}),
     ("lift_constants", {}),
+    ("fix_dimensions", {}),  # before shapes are inferred: a fixed size decides more of them
     ("infer_shapes", {}),
     ("fold_constants", {}),  # first: CastLike and Expand of constants hide weights from all patterns below
-    ("rewrite_known_patterns", {}),  # onnxscript's rules, on the numbers that folding made visible
+    ("remove_noops", {}),  # nothing that gives back its input shall stand between the nodes of a pattern
+    ("canonical_arithmetic", {}),  # one form for each pattern to look for
+    ("fold_shapes", {}),  # the shape arithmetic of every layer; Reshape and Transpose then meet
+    ("fold_weights", {}),  # Transpose of weights, which only now are MatMul's own
+    ("remove_softmax_guards", {}),
+    ("move_transposes", {}),  # before the fusions: a Transpose in a pattern hides it
+    ("fuse_pad", {}),  # before Conv takes its normalization: Conv is then one node
     ("fuse_conv_bn", {}),  # the largest gain of all in convolutional nets
     ("fuse_gelu", {}),
+    ("fuse_layer_norm", {}),
+    ("fold_scales", {}),  # after the fusions, whose formulas hold the same multiplications
+    ("fuse_gemm", {}),
+    ("rewrite_known_patterns", {}),  # onnxscript's rules, some of which look at the biases made above
+    ("remove_noops", {}),  # what the passes above reduced to nothing
     ("remove_unused", {}),
     ("deduplicate_constants", {}),
     ("merge_equal_nodes", {}),  # after constants are one: equal inputs are then the same value

@@ -231,7 +231,8 @@ def initializer(near: ir.Node, name: str, tensor: ir.TensorProtocol | Array) -> 
     while free in graph.initializers:
         count += 1
         free = f"{name}_{count}"
-    held = ir.Tensor(tensor, name=free) if isinstance(tensor, np.ndarray) else tensor
+    # Arithmetic on arrays of rank 0 gives numpy scalars.
+    held = ir.Tensor(np.asarray(tensor), name=free) if isinstance(tensor, np.ndarray | np.generic) else tensor
     value = ir.Value(name=free, type=ir.TensorType(held.dtype), shape=ir.Shape(held.shape.numpy()), const_value=held)
     graph.register_initializer(value)
     return value
@@ -250,7 +251,7 @@ def computed(
     assert result is not None
 
     def evaluate() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(make(source.numpy())), dtype=result)
+        return ir.Tensor(np.asarray(make(source.numpy()), order="C"), dtype=result)
 
     if source.nbytes <= SMALL:
         return evaluate()
