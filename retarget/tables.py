@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    pass
+    from retarget.inspection import Inspection
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,25 @@ def show(rows: Sequence[object], *, json: bool) -> None:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n")
     elif rows:
         _print([_cells(row) for row in rows])
+
+
+def show_inspection(inspection: Inspection, *, json: bool) -> None:
+    """Print what an inspection found, a line for each thing that is known."""
+    if json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(inspection), indent=2).decode() + "\n")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from retarget.terminal import console
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in inspection.rows():
+        # Brackets of shapes are not rich's markup.
+        grid.add_row(label, Text(text))
+    console(stderr=False).print(grid)
 
 
 def _cells(row: object) -> dict[str, str]:
