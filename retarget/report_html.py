@@ -108,7 +108,7 @@ STATES = {
     "cached": State("cached", "=", "flat"),
     "changed": State("changed", "✓", "good"),
     "unchanged": State("unchanged", "·", "flat"),
-    "dropped": State("dropped", "✗", "bad"),
+    "dropped": State("dropped", "!", "warn"),
 }
 VERDICTS = {
     "pass": State("Pass", "✓", "good"),
