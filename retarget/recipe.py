@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
 
 import msgspec
 import yaml
@@ -23,12 +23,12 @@ from retarget.recipe_nodes import Map, open_tree, parse_path, resolve, write_pat
 from retarget.recipe_yaml import KeyPath, Reader, Settings, Written, struct_type
 from retarget.spec import DEFAULT_RANGE, SPEC_PATTERN, DimRange, TensorSpec, symbols
 
-PRECISIONS = ("fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6")
-PRESETS = ("none", "default", "aggressive")
-
 PrecisionName: TypeAlias = Literal[
     "fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6"
 ]
+PresetName: TypeAlias = Literal["none", "default", "aggressive"]
+PRECISIONS: tuple[str, ...] = get_args(PrecisionName)
+PRESETS: tuple[str, ...] = get_args(PresetName)
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """It becomes the name of a folder."""
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -296,7 +296,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
     ] = ()
     data: Data = Data()
     optimize: Annotated[
-        Literal["none", "default", "aggressive"] | tuple[PassEntry, ...],
+        PresetName | tuple[PassEntry, ...],
         Meta(description="A preset, or a list of passes, each a name or {name: options}."),
     ] = "default"
     variants: Annotated[
@@ -338,7 +338,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
 def load(path: Path) -> Recipe:
     """The recipe at ``path`` with what it extends. Raises ``RecipeError`` with all problems, in the files' order."""
     root, problems = open_tree(path)
-    reader = Reader(problems)
+    reader = Reader(problems, {(): root.place})
     values = reader.fields(root, struct_type(Recipe).fields, (), known=("extends",), later=Recipe.later)
     # a recipe with holes is still checked for the rest, so that one run shows all problems
     holes = {"version": 1, "name": "unnamed", "model": _model_with_holes(root), "targets": ()}

@@ -96,9 +96,10 @@ class Map:
 Node: TypeAlias = Scalar | List | Map
 
 
-def short(text: str) -> str:
-    text = text.encode("unicode_escape").decode() if not text.isprintable() else text
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def short(text: str, limit: int = 80) -> str:
+    """``text`` as a part of one line."""
+    text = text if text.isprintable() else text.encode("unicode_escape").decode()
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 # ---- text → nodes

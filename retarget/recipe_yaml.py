@@ -104,6 +104,7 @@ class Reader:
 
     def say(self, place: Place, path: KeyPath, message: str, hint: str | None = None) -> None:
         where = short(render(path))
+        message = short(message, 300)  # it may quote what the file says at any length
         self.problems.append((place, Problem(str(place), f"{where}: {message}" if where else message, hint)))
 
     def struct(self, node: Node, cls: type[T], path: KeyPath = ()) -> T | Bad:

@@ -399,6 +399,13 @@ def test_a_recipe_made_in_code_is_checked_by_the_same_rules(tmp_path: Path) -> N
     ]
 
 
+def test_whatever_a_file_says_a_problem_is_one_short_line(tmp_path: Path) -> None:
+    model = '{path: m.onnx, inputs: {a: "int8[' + 500 * "x\\n" + ']"}}'
+    (problem,) = problems(tmp_path, LEAST.replace("m.onnx", model))
+    assert "\n" not in problem.partition("\nhint")[0]
+    assert len(problem) < 500
+
+
 # ---- nothing but a recipe or a RecipeError
 
 
