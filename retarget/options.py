@@ -28,7 +28,7 @@ class SourceOptions(Options, frozen=True, kw_only=True):
     factory: str | None
     """The function in file ``factory``."""
     trust: bool
-    options: dict[str, JSON]
+    options: dict[str, object]
 
 
 class DataOptions(Options, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class ConvertOptions(Options, frozen=True, kw_only=True):
 
 
 class OptimizeOptions(Options, frozen=True, kw_only=True):
-    preset: str | tuple[tuple[str, dict[str, JSON]], ...]
+    preset: str | tuple[tuple[str, dict[str, object]], ...]
     strict: bool
 
 
@@ -65,7 +65,7 @@ class EmitOptions(Options, frozen=True, kw_only=True):
     target: str
     variant: str
     precision: str
-    options: dict[str, JSON]
+    options: dict[str, object]
 
 
 class CompareOptions(Options, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class BenchOptions(Options, frozen=True, kw_only=True):
     """Time for each artifact's timed calls."""
 
 
-O = TypeVar("O", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def to_json(options: Options) -> dict[str, JSON]:
@@ -109,6 +109,6 @@ def to_json(options: Options) -> dict[str, JSON]:
     return cast("dict[str, JSON]", msgspec.json.decode(msgspec.json.encode(options)))
 
 
-def read(options: object, kind: type[O]) -> O:
+def read(options: object, kind: type[OptionsT]) -> OptionsT:
     """The inverse of ``to_json``."""
     return msgspec.convert(options, kind)

@@ -199,14 +199,14 @@ class _Planner:
             outputs=self.recipe.outputs,
             factory=model.factory.function if model.factory else None,
             trust=model.trust,
-            options=cast("dict[str, JSON]", model.options),
+            options=model.options,
         ), files
 
-    def preset(self) -> str | tuple[tuple[str, dict[str, JSON]], ...]:
+    def preset(self) -> str | tuple[tuple[str, dict[str, object]], ...]:
         optimize = self.recipe.optimize
         if isinstance(optimize, str):
             return optimize
-        return tuple((entry.name, cast("dict[str, JSON]", entry.options)) for entry in optimize)
+        return tuple((entry.name, entry.options) for entry in optimize)
 
     def float16(self, convert: Step, optimize: Step, wanted: Sequence[tuple[TargetEntry, Variant]]) -> dict[str, Step]:
         """The quantize step of each variant whose low precision some target takes from the graph."""
@@ -228,7 +228,7 @@ class _Planner:
             inputs={"model": optimize, "source": convert},
             files={"data": calibration.path.file} if calibration else {},
         )
-        graphs = {}
+        graphs: dict[str, Step] = {}
         for variant in variants.values():
             graphs[variant.name] = self.add(
                 f"quantize {variant.name}",
@@ -254,7 +254,7 @@ class _Planner:
                 target=target.name,
                 variant=variant.name,
                 precision=variant.precision,
-                options=cast("dict[str, JSON]", msgspec.to_builtins(target.options)),
+                options=msgspec.structs.asdict(target.options),
             ),
             inputs={"model": model, "source": convert},
             requires=light.requires,

@@ -139,7 +139,7 @@ class Source:
     factory: tuple[Path, str] | None = None
     """File and function that build the module."""
     trust: bool = False
-    options: Mapping[str, JSON] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     """The frontend's own options, as its ``Options`` struct reads them."""
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from retarget import catalog, graph, reference
 from retarget import options as told
 from retarget.bench import Timing, interleave
-from retarget.calibration.cases import parity_cases
+from retarget.calibration.cases import batch_symbol, parity_cases
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
 from retarget.calibration.ranges import Ranges
@@ -44,11 +44,14 @@ from retarget.metrics import open_metric
 from retarget.passes import presets
 from retarget.passes.check import run_checked
 from retarget.passes.fp16 import CastFloat16
-from retarget.protocols import EmitJob, Exported, Feeds, Outputs, Runner, Source, StepRequest
+from retarget.protocols import EmitJob, Exported, Runner, Source, StepRequest
 from retarget.session import Session
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 from retarget.store import read_manifest
 from retarget.tolerance import Tolerance
+
+if TYPE_CHECKING:
+    from retarget.protocols import Feeds, Outputs
 
 F = TypeVar("F", bound=Fact)
 MODEL = "model.onnx"
@@ -298,7 +301,7 @@ def _verify(runner: Runner, source: Path, tolerance: Tolerance) -> CompareFacts:
 def _check_batch(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[str, bool | None]:
     """Rows together and alone must agree; in words, and None where the check makes no sense."""
     facts = facts_of(source, ConvertFacts)
-    symbol = _batch_symbol(facts)
+    symbol = batch_symbol(facts.inputs, facts.outputs)
     if symbol is None:
         return "skipped: the inputs and outputs share no symbolic first dimension", None
     extent = facts.shapes[symbol]
@@ -321,15 +324,8 @@ def _parity(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[Compari
 
 def _batch(source: ConvertFacts) -> int | None:
     """The opt size of the batch; None where there is none."""
-    symbol = _batch_symbol(source)
+    symbol = batch_symbol(source.inputs, source.outputs)
     return None if symbol is None else source.shapes[symbol].opt
-
-
-def _batch_symbol(source: ConvertFacts) -> str | None:
-    """The symbol that all inputs and outputs have at axis 0."""
-    firsts = {spec.shape[0] if spec.shape else None for spec in (*source.inputs, *source.outputs)}
-    symbol = firsts.pop()
-    return symbol if not firsts and isinstance(symbol, str) and symbol in source.shapes else None
 
 
 def _latency(timing: Timing, base: Timing, batch: int, settings: str) -> Latency:
