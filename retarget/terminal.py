@@ -80,10 +80,12 @@ def show(report: Report, *, place: str | None = None, out: Console | None = None
     err.print(Text.assemble((report.verdict, _STYLE[report.verdict]), f": {report.headline}"))
     for reason in report.reasons:
         err.print(Text(f"  {reason}"))
+    consequences = {step.id for step in report.steps if step.error is not None and not step.is_cause}
     for row in report.artifacts:
-        if row.status == "skipped" or (row.status == "built" and row.verified == "not verified"):
-            state = row.verified if row.status == "built" else row.status
-            err.print(Text(f"  {row.name} {state}: {row.reason}", style="dim"))
+        if row.status == "built" and row.verified == "not verified":
+            err.print(Text(f"  {row.name} not verified: {row.reason}", style="dim"))
+        elif row.status == "skipped" and f"emit {row.name}" not in consequences:
+            err.print(Text(f"  {row.name} skipped: {row.reason}", style="dim"))
     for gate in report.gates:
         if gate.status == "waived" and gate.waiver is not None:
             note = f"waived until {gate.waiver.expires}: {gate.waiver.reason}"
