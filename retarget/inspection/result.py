@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from retarget.figures import bytes_text
 from retarget.spec import TensorSpec
 
 SHOWN = 24
@@ -49,29 +50,19 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
             ("file", self.path),
             ("what", self.what),
             ("version", self.version or ""),
-            ("size", human_bytes(self.bytes)),
+            ("size", bytes_text(self.bytes)),
             ("inputs", "\n".join(map(str, self.inputs))),
             ("outputs", "\n".join(map(str, self.outputs))),
             ("nodes", "" if self.nodes is None else f"{self.nodes:,}"),
             ("operators", _shortened([f"{op} {count}" for op, count in self.ops.items()], ", ")),
             ("parameters", "" if self.parameters is None else f"{self.parameters:,}"),
-            ("weights", ", ".join(f"{dtype} {human_bytes(size)}" for dtype, size in self.weights.items())),
+            ("weights", ", ".join(f"{dtype} {bytes_text(size)}" for dtype, size in self.weights.items())),
             ("multiply-accumulates", "" if self.macs is None else f"{self.macs:,}{size}"),
             ("computed in", shares(self.compute)),
             ("tensors", _shortened([str(spec) for spec in self.tensors], "\n")),
             ("notes", "\n".join(self.notes)),
         ]
         return [(label, text) for label, text in rows if text]
-
-
-def human_bytes(size: int) -> str:
-    """``14.5 MB``."""
-    amount, unit = float(size), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
 def shares(counts: Mapping[str, int]) -> str:
