@@ -160,6 +160,7 @@ class PassEntry(Settings, frozen=True, kw_only=True):
     """A pass of a list that replaces the presets."""
 
     keyed: ClassVar[bool] = True
+    repeats: ClassVar[bool] = True
 
     name: str
     options: dict[str, object] = msgspec.field(default_factory=dict)
@@ -202,6 +203,8 @@ class Variant(Settings, frozen=True, kw_only=True):
             if not hint.startswith("did you mean"):
                 hint = f"write `{name}: {{precision: fp16}}`"
             raise RetargetError(f"'{name}' is no precision, so it must be told one", hint)
+        if name in PRECISIONS and precision != name:
+            raise RetargetError(f"a variant called '{name}' cannot be {precision}", "give it another name")
         if precision not in IMPLEMENTED:
             raise RetargetError(f"precision '{precision}' is not there yet", f"known today: {', '.join(IMPLEMENTED)}")
         return IMPLEMENTED[precision]

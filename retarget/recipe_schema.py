@@ -132,19 +132,17 @@ class _Walk:
         )
 
     def _variants(self, kind: inspect.StructType) -> Schema:
-        """A name that is a precision needs no ``precision``; any other name does."""
+        """A name that is a precision has it and need not say so; any other name must."""
         own = _settings(kind)
+        by_name: Schema = {}
         named: list[JSON] = []
         for precision, settings in IMPLEMENTED.items():
             fields = self.object(own, struct_type(settings).fields)
             properties = fields["properties"]
             assert isinstance(properties, dict)
-            fixed: Schema = {**properties, "precision": {"const": precision}}
-            named.append({**fields, "type": "object", "properties": fixed, "required": ["precision"]})
-        by_name: Schema = {
-            name: {"anyOf": [*named, self.object((), struct_type(settings).fields)]}
-            for name, settings in IMPLEMENTED.items()
-        }
+            fixed: Schema = {**fields, "properties": {**properties, "precision": {"const": precision}}}
+            by_name[precision] = fixed
+            named.append({**fixed, "type": "object", "required": ["precision"]})
         result = _one_key(by_name)
         options = result["anyOf"]
         assert isinstance(options, list)

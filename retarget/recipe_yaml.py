@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The field that a bare scalar stands for: ``samples: a.npz`` is ``samples: {path: a.npz}``."""
     keyed: ClassVar[bool] = False
     """Written as ``name`` or ``{name: {...}}``: the key is the field ``name``, what is no field goes to ``options``."""
+    repeats: ClassVar[bool] = False
+    """For a keyed Struct: whether a list may hold a name twice."""
     later: ClassVar[frozenset[str]] = frozenset()
     """Keys of the recipe's language that nothing implements yet."""
 
@@ -273,6 +275,8 @@ class Reader:
         return tuple(good) if isinstance(kind, inspect.VarTupleType) else good
 
     def _keyed_list(self, node: List, kind: inspect.StructType, path: KeyPath) -> list[object]:
+        cls = kind.cls
+        assert issubclass(cls, Settings)
         seen: dict[str, Place] = {}
         items: list[object] = []
         for i, item in enumerate(node.items):
@@ -288,7 +292,7 @@ class Reader:
             place, name, body = entry
             # on a case-insensitive file system two names that differ in case are one folder
             first = seen.setdefault(name.casefold(), place)
-            if first is not place:
+            if first is not place and not cls.repeats:
                 self.say(place, here, f"duplicate '{short(name)}'", f"it stands in line {first.line} already")
                 continue
             self.names.setdefault(path, set()).add(name)

@@ -220,6 +220,8 @@ def test_passes_are_names_or_names_with_options(tmp_path: Path) -> None:
     assert recipe.optimize == (PassEntry(name=name),)
     recipe = load_text(tmp_path, LEAST + f"optimize:\n  - {name}: {{limit: 3, names: [a]}}\n")
     assert recipe.optimize == (PassEntry(name=name, options={"limit": 3, "names": ["a"]}),)
+    recipe = load_text(tmp_path, LEAST + f"optimize: [{name}, {name}]\n")
+    assert recipe.optimize == (PassEntry(name=name), PassEntry(name=name)), "a pass may run again"
     assert problems(tmp_path, LEAST + f"optimize: [{name[:-1]}]\n") == [
         f"5:12: optimize[0]: unknown pass '{name[:-1]}'\nhint: did you mean '{name}'?"
     ]
@@ -349,6 +351,7 @@ hint: write YEAR-MONTH-DAY, as in 2027-01-31"""
         ("name: x", "name: x\nvariants: [fp61]", "'fp61' is no precision, so it must be told one\nhint: did you mean"),
         ("name: x", "name: x\nvariants: [{a: {precision: fp61}}]", "3:28: variants[0].precision: expected one of"),
         ("name: x", "name: x\nvariants: [{fp32: {io: float16}}]", "3:20: variants[0].io: unknown key"),
+        ("name: x", "name: x\nvariants: [{fp32: {precision: fp16}}]", "a variant called 'fp32' cannot be fp16"),
         ("name: x", "name: x\nvariants: fp16", "3:11: variants: expected a list, got 'fp16'"),
         ("name: x", "name: x\ngates: {parity: {fp32: {snr: 40}}}", "gates.parity.fp32.snr: unknown key"),
         ("name: x", "name: x\ngates: {accuracy: {max_drop: 2}}\ndata: {evaluation: e}", "must be at most 1, got 2"),
@@ -523,7 +526,6 @@ def recipes(draw: st.DrawFn) -> Recipe:
     )
     passes = st.lists(
         st.builds(PassEntry, name=st.sampled_from(sorted(catalog.PASSES)), options=st.dictionaries(NAMES, JSON_VALUES)),
-        unique_by=lambda entry: entry.name,
         max_size=2,
     ).map(tuple)
     return Recipe(
@@ -620,6 +622,7 @@ def test_the_schema_takes_what_load_takes(tmp_path: Path) -> None:
         ("  - fp16\n", "  - int8\n"),
         ("precision: fp16, io: float16", "io: float16"),
         ("precision: fp16, io: float16", "precision: fp32, io: float16"),
+        ("  - fp16\n", "  - fp16: {precision: fp32}\n"),
         ("float32[N", "float33[N"),
         ("model.py:build", "model.py"),
         ("min: 1", "min: 0"),
