@@ -137,7 +137,7 @@ def _finite(value: object) -> object:
 
 @contextlib.contextmanager
 def _output_to(log: str) -> Iterator[None]:
-    """Send descriptors 1 and 2 into ``log``, and away from it at the end: an artifact's log changes no more."""
+    """Send descriptors 1 and 2 into ``log``, and away from it at the end, so that a removed log takes no space."""
     _redirect(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         yield

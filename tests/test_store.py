@@ -247,12 +247,25 @@ def commit_for_ever(root: Path, seed: int) -> None:
         store.gc(max_bytes=200_000)
 
 
+def test_kill_before_any_file_operation(tmp_path: Path) -> None:
+    program = subprocess.run(
+        [sys.executable, "-m", "toolchains.crash", str(tmp_path)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *wrong, operations = program.stdout.splitlines()
+    assert wrong == []
+    assert int(operations) > 50
+
+
 def test_kill_at_any_moment(tmp_path: Path) -> None:
     root = tmp_path / "store"
     store = Store(root)
     draw = random.Random(0)
     left, committed = 0, 0
-    for seed in range(12):
+    for seed in range(8):
         process = SPAWN.Process(target=commit_for_ever, args=(root, seed))
         process.start()
         deadline = time.monotonic() + 60
@@ -271,7 +284,7 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
             assert (artifact.path / "text").read_text() == name * 1000
         store.sweep()
         assert leftovers(store) == []
-    assert committed > 12
+    assert committed > 8
     # The kills did land in the middle of work.
     assert left > 0
 

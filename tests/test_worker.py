@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -135,6 +136,9 @@ def test_the_log_has_all_output_and_the_protocol_survives(worker: Worker, bench:
     bench.log.unlink()
     bench.done(worker, "show_process")
     assert bench.log.read_bytes() == b""
+    if sys.platform == "linux":
+        # A worker at rest keeps no log open.
+        assert {Path(f"/proc/{worker.pid}/fd/{number}").readlink() for number in (0, 1, 2)} == {Path(os.devnull)}
 
 
 def test_each_step_begins_in_order(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
