@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 
 from retarget.graph import all_nodes, initializers
+from retarget.passes.rewriting import graphs, subgraphs
 
 QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 """Never folded: they say what a target must execute."""
@@ -28,10 +27,10 @@ class Library(ir.passes.InPlacePass):
         self.steps = steps
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        before = fingerprint(model)
+        before = snapshot(model)
         for step in self.steps:
             step(model)
-        return ir.passes.PassResult(model, fingerprint(model) != before)
+        return ir.passes.PassResult(model, snapshot(model) != before)
 
 
 class InlineFunctions(ir.passes.InPlacePass):
@@ -102,14 +101,63 @@ class MergeEqualNodes(Library):
         super().__init__(common.CommonSubexpressionEliminationPass())
 
 
-class InferShapes(Library):
-    """Types and shapes of all values by ONNX's own inference, with what is known of shape-like constants.
+class InferShapes(ir.passes.InPlacePass):
+    """Types and shapes of all values by ONNX's own inference, which follows shape-like constants too.
 
-    Large weights are left out of what the inference sees, so memory does not grow with them.
+    Weights are only referred to while it runs, so its memory does not grow with them.
     """
 
-    def __init__(self) -> None:
-        super().__init__(common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True))
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        heavy = [(value, value.const_value) for value in initializers(model) if value.const_value is not None]
+        heavy = [(value, tensor) for value, tensor in heavy if tensor.nbytes > INLINE]
+        try:
+            for value, tensor in heavy:
+                value.const_value = _reference(tensor)
+            proto = ir.to_proto(model)
+        finally:
+            for value, tensor in heavy:
+                value.const_value = tensor
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+        return ir.passes.PassResult(model, _take_types(model.graph, inferred.graph))
+
+
+INLINE = 1024
+"""Bytes of the largest constant that shape inference gets to see: vectors of sizes and axes."""
+
+
+def _reference(tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+    """A stand-in of the same type and shape, without data."""
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor("absent", 0, tensor.nbytes, tensor.dtype, shape=shape, name=tensor.name or "")
+
+
+def _take_types(graph: ir.Graph, proto: onnx.GraphProto) -> bool:
+    """Give the values of ``graph`` the types that ``proto`` has for their names."""
+    infos = {info.name: info.type for info in (*proto.value_info, *proto.output)}
+    modified = False
+    for node, inferred in zip(graph, proto.node, strict=True):
+        for out in node.outputs:
+            kind = infos.get(out.name or "")
+            if kind is not None and kind.HasField("tensor_type"):
+                modified |= _take_type(out, kind)
+        for attribute in inferred.attribute:
+            inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+            for subgraph, subproto in zip(subgraphs(node.attributes[attribute.name]), inner, strict=True):
+                modified |= _take_types(subgraph, subproto)
+    return modified
+
+
+def _take_type(value: ir.Value, kind: onnx.TypeProto) -> bool:
+    shape = ir.serde.deserialize_type_proto_for_shape(kind)
+    modified = False
+    if shape is not None and shape != value.shape:
+        value.shape = shape
+        modified = True
+    dtype = ir.DataType(kind.tensor_type.elem_type)
+    if dtype and dtype != value.dtype:
+        value.type = ir.TensorType(dtype)
+        modified = True
+    return modified
 
 
 class FixNames(Library):
@@ -131,7 +179,7 @@ class FoldConstants(ir.passes.InPlacePass):
         self.limit = limit
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        before = fingerprint(model)
+        before = snapshot(model)
         optimizer.fold_constants(
             model,
             onnx_shape_inference=True,
@@ -141,7 +189,7 @@ class FoldConstants(ir.passes.InPlacePass):
         )
         common.RemoveUnusedNodesPass()(model)
         _forget_provenance(model)
-        return ir.passes.PassResult(model, fingerprint(model) != before)
+        return ir.passes.PassResult(model, snapshot(model) != before)
 
     def _should_fold(self, node: ir.Node) -> bool | None:
         if node.op_type in QUANTIZATION:
@@ -190,42 +238,43 @@ class RewriteKnownPatterns(ir.passes.InPlacePass):
         chosen = [rule for op, group in RULES.items() if op in present for rule in group]
         if not chosen:
             return ir.passes.PassResult(model, False)
-        before = fingerprint(model)
+        before = snapshot(model)
         rewriter.RewritePass(chosen)(model)
         common.RemoveUnusedNodesPass()(model)
-        return ir.passes.PassResult(model, fingerprint(model) != before)
+        return ir.passes.PassResult(model, snapshot(model) != before)
 
 
-def fingerprint(model: ir.Model) -> bytes:
-    """A digest of nodes, wiring, attributes, names, types, shapes and constants, these by identity and not content."""
-    digest = hashlib.blake2b(digest_size=16)
-    for line in _lines(model):
-        digest.update(repr(line).encode())
-    return digest.digest()
-
-
-def _lines(model: ir.Model) -> Iterator[object]:
-    yield sorted(model.opset_imports.items()), sorted(map(repr, model.functions))
-    for graph in model.graphs():
-        yield [_value(value) for value in graph.inputs], [_value(value) for value in graph.outputs]
-        yield [(name, id(value.const_value)) for name, value in graph.initializers.items()]
+def snapshot(model: ir.Model) -> list[object]:
+    """Nodes, wiring, attributes, names, types and shapes, and constants by identity: equal when nothing changed."""
+    lines: list[object] = [sorted(model.opset_imports.items()), list(model.functions)]
+    for graph in graphs(model):
+        lines.append([_value(value) for value in (*graph.inputs, *graph.outputs)])
+        # The tensors themselves are kept, so that no other can take the place that identifies one.
+        lines.append([(name, _Same(value.const_value)) for name, value in graph.initializers.items()])
         for node in graph:
-            yield (
-                node.domain,
-                node.op_type,
-                [None if value is None else value.name for value in node.inputs],
-                [_value(value) for value in node.outputs],
-                [(name, _attribute(attribute)) for name, attribute in node.attributes.items()],
-            )
+            lines.append((node.domain, node.op_type, [None if value is None else value.name for value in node.inputs]))
+            lines.append([_value(value) for value in node.outputs])
+            lines.append([(name, _attribute(attribute)) for name, attribute in node.attributes.items()])
+    return lines
 
 
-def _value(value: ir.Value) -> tuple[str | None, str, str]:
-    return value.name, str(value.dtype), str(value.shape)
+class _Same:
+    """Equal only to itself, whatever it holds."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.held is other.held
+
+
+def _value(value: ir.Value) -> tuple[object, ...]:
+    return value.name, value.dtype, None if value.shape is None else value.shape.dims
 
 
 def _attribute(attribute: ir.Attr) -> object:
-    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-        return "graph"
     if attribute.type in (ir.AttributeType.TENSOR, ir.AttributeType.TENSORS):
-        return id(attribute.value)
-    return attribute.value
+        return _Same(attribute.value)
+    return "graph" if any(subgraphs(attribute)) else attribute.value

@@ -16,10 +16,9 @@ import onnx_ir as ir
 
 from retarget import catalog
 from retarget.errors import RetargetError, did_you_mean
-from retarget.protocols import JSON
 from retarget.spec import DimRange
 
-Line: TypeAlias = tuple[str, Mapping[str, "JSON"]]
+Line: TypeAlias = tuple[str, Mapping[str, object]]
 
 
 class NamedPass(NamedTuple):
@@ -46,10 +45,13 @@ DEFAULT: tuple[Line, ...] = (
     ("lift_constants", {}),
     ("fix_dimensions", {}),  # before shapes are inferred: a fixed size decides more of them
     ("infer_shapes", {}),
-    ("fold_constants", {}),  # first: CastLike and Expand of constants hide weights from all patterns below
+    ("remove_noops", {}),  # cheap, and half of an export: before what is not cheap
+    ("fold_shapes", {}),  # likewise: the shape arithmetic of every layer
+    ("fold_constants", {}),  # CastLike and Expand of constants hide weights from all patterns below
+    ("infer_shapes", {}),  # a folded constant may decide a shape
     ("remove_noops", {}),  # nothing that gives back its input shall stand between the nodes of a pattern
     ("canonical_arithmetic", {}),  # one form for each pattern to look for
-    ("fold_shapes", {}),  # the shape arithmetic of every layer; Reshape and Transpose then meet
+    ("fold_shapes", {}),  # on what folding made known; Reshape and Transpose then meet
     ("fold_weights", {}),  # Transpose of weights, which only now are MatMul's own
     ("remove_softmax_guards", {}),
     ("move_transposes", {}),  # before the fusions: a Transpose in a pattern hides it
@@ -75,7 +77,7 @@ AGGRESSIVE: tuple[Line, ...] = (*DEFAULT,)
 PRESETS: Mapping[str, tuple[Line, ...]] = {"none": NONE, "default": DEFAULT, "aggressive": AGGRESSIVE}
 
 
-def build(preset: str | Sequence[tuple[str, Mapping[str, JSON]]], shapes: Mapping[str, DimRange]) -> list[NamedPass]:
+def build(preset: str | Sequence[tuple[str, Mapping[str, object]]], shapes: Mapping[str, DimRange]) -> list[NamedPass]:
     """The passes of a preset, or of a list of (name, options). Raises ``RetargetError`` for what does not exist.
 
     ``shapes`` are the user's ranges; a dimension of one size is fixed by the pass `fix_dimensions`.
@@ -87,7 +89,7 @@ def build(preset: str | Sequence[tuple[str, Mapping[str, JSON]]], shapes: Mappin
     return [NamedPass(name, _make(name, options, shapes)) for name, options in preset]
 
 
-def _make(name: str, options: Mapping[str, JSON], shapes: Mapping[str, DimRange]) -> ir.passes.PassBase:
+def _make(name: str, options: Mapping[str, object], shapes: Mapping[str, DimRange]) -> ir.passes.PassBase:
     if name not in catalog.PASSES:
         raise RetargetError(f"unknown pass '{name}'", did_you_mean(name, catalog.PASSES))
     module, _, attribute = catalog.PASSES[name].partition(":")

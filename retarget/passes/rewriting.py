@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -42,7 +42,7 @@ class Rewriting(ir.passes.InPlacePass):
         rules = self.rules()
         self.refused = []
         modified = False
-        for graph in model.graphs():
+        for graph in graphs(model):
             for node in graph:
                 rule = rules.get(node.op_type)
                 if rule is None or node.domain:
@@ -54,6 +54,24 @@ class Rewriting(ir.passes.InPlacePass):
                 else:
                     modified |= verdict
         return ir.passes.PassResult(model, modified)
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The graph and its subgraphs, outer ones first."""
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        for node in graph:
+            for attribute in node.attributes.values():
+                pending.extend(subgraphs(attribute))
+
+
+def subgraphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    """The graphs in an attribute: of Loop, If and the like."""
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
 
 
 # ---- questions
