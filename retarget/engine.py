@@ -78,6 +78,7 @@ def run(
     most ``jobs`` of them; a ``bench`` step runs alone. ``progress`` is called in the caller's thread. Close the
     generator (``contextlib.closing``) or exhaust it: either ends all workers and the lease. Raises ``StoreError``.
     """
+    _check_order(steps)
     with (
         store.lease(step.key for step in steps),
         _Build(steps, store, jobs, limits, function_of) as build,
@@ -267,6 +268,16 @@ class _Build:
         self._store.check_space(failed.message)
         log = self._store.keep_log(staging, key)
         return StepError(failed.kind, failed.message, failed.hint, failed.bug, log)
+
+
+def _check_order(steps: Sequence[Step]) -> None:
+    """Raise ``ValueError`` for a step that would wait for ever."""
+    before: set[str] = set()
+    for step in steps:
+        for source in step.inputs.values():
+            if source.id not in before:
+                raise ValueError(f"'{step.id}' needs '{source.id}', which does not stand before it")
+        before.add(step.id)
 
 
 def _cached(steps: Sequence[Step], store: Store) -> dict[str, Artifact]:

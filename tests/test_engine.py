@@ -150,6 +150,13 @@ def test_two_steps_of_one_key_fail_once(store: Store) -> None:
     assert outcomes["one"].error == outcomes["other"].error
 
 
+def test_a_step_must_stand_behind_what_it_needs(store: Store) -> None:
+    first, second, _ = chain()
+    for steps in ([second, first], [second]):
+        with pytest.raises(ValueError, match="'second' needs 'first', which does not stand before it"):
+            run(steps, store)
+
+
 class Overlap:
     """How many steps ran at once, and which toolchains."""
 
