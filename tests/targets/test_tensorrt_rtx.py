@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is for Linux")
 
+from retarget.targets.tensorrt.build import Builder
+from retarget.targets.tensorrt.flavour import TENSORRT_RTX
 from retarget.targets.tensorrt_rtx import emit, run
 
 MAGIC = b"vtrt"
@@ -195,6 +197,13 @@ def test_turing_takes_no_float32_product_and_all_are_listed(tmp_path: Path) -> N
     emit.emit(half, job(half, turing), tmp_path)
 
 
+def test_a_node_that_the_builder_names_is_refused_by_its_name(tmp_path: Path) -> None:
+    small = model(MLP.format(t="float"))
+    unguarded = Builder(TENSORRT_RTX, emit.configure, lambda network, options: [])
+    with pytest.raises(Unsupported, match=r"  first \(MatMul\): .*'first' for Turing \(SM75\): FP32 GEMM"):
+        unguarded.emit(small, job(small, Options(compute_capability=("7.5",))), tmp_path)
+
+
 def test_turing_takes_float32_convolutions(tmp_path: Path) -> None:
     conv = model("g (float[N,3,8,8] x, float[4,3,3,3] w) => (float[N,4,6,6] y) { [conv] y = Conv(x, w) }")
     turing = job(conv, Options(compute_capability=("7.5",)))
@@ -239,6 +248,39 @@ def test_every_node_that_the_parser_refuses_is_listed() -> None:
         ("unique", "Unique", "the parser does not take this operator"),
         ("strange", "Foo", unknown),
     ]
+
+
+def test_an_importer_s_own_error_is_given_to_the_node_that_it_imported() -> None:
+    bad = model(
+        """g (float[4] x, int64[2] i, float[2] u) => (float[4] y) {
+            [scatter] y = ScatterElements <reduction = "mul"> (x, i, u)
+        }"""
+    )
+    assert emit.check(bad, job(bad)) == [
+        ("scatter", "ScatterElements", "Unsupported reduction type [UNSUPPORTED_NODE_ATTR]")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (
+            "IBuilder::build: Error Code 4: API Usage Error (x is missing. In validate at /a/b.cpp:81)",
+            "x is missing",
+        ),
+        (
+            "IBuilder::build: Error Code 1: Myelin ([pass.cpp:337: check] Cannot compile 'mm'. In compile at /c.cpp:2)",
+            "Cannot compile 'mm'",
+        ),
+        ('(a == "b" || false) && "only a, b and " "c are taken"', "only a, b and c are taken"),
+        ("Assertion failed: f(g) == 3: plugin 1 was not found.", "plugin 1 was not found."),
+        ("onnxOpImporters.cpp:1980: Defaulting to INT8 instead.", "Defaulting to INT8 instead."),
+    ],
+)
+def test_messages_are_made_readable(raw: str, said: str) -> None:
+    from retarget.targets.tensorrt.network import readable
+
+    assert readable(raw) == said
 
 
 def test_emit_refuses_what_check_refuses(tmp_path: Path) -> None:

@@ -197,12 +197,24 @@ def _reasons(parser: Any, model: ir.Model) -> Reasons:
         error = parser.get_error(index)
         name, op = error.node_name(), error.node_operator()
         if error.node() < 0:
-            # An input's error carries the input's name where others carry the source file.
-            name, op = error.file() if error.func() == "importInput" else "model", "input"
+            name, op = _place(error, operators)
         reason = _reason(error.code().name, error.desc())
         if (name, op, reason) not in found:
-            found.append((name, op or operators.get(name, "?"), reason))
+            found.append((name, op, reason))
     return found or [("model", "parser", "the parser refused it without a reason")]
+
+
+def _place(error: Any, operators: Mapping[str | None, str]) -> tuple[str, str]:
+    """Name and operator for an error that names no node: an input's, or an importer's (``importScatterElements``)."""
+    function = error.func()
+    if function == "importInput":
+        # Where others carry the source file, it carries the input's name.
+        return error.file(), "input"
+    op = function.removeprefix("import")
+    names = [name for name, operator in operators.items() if operator == op]
+    if not names:
+        return "model", "?"
+    return (names[0] or "?") if len(names) == 1 else f"one of {len(names)} nodes", op
 
 
 def _retyped(log: Log, model: ir.Model) -> Reasons:
@@ -238,7 +250,9 @@ def readable(text: str) -> str:
     text = re.sub(r"^\w+\.[ch]pp:\d+: ", "", text)
     quoted = re.fullmatch(r'.*&& "(.+)"', text, flags=re.DOTALL)
     text = quoted[1] if quoted else re.sub(r"Assertion failed: .*?: (?=\w)", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r"\.? In \w+ at \S+:\d+\)?", "", text)
+    text = re.sub(r"\.? In [\w:()~]+ at \S+:\d+\)?", "", text)
+    # Two C string literals that stood beside each other.
+    text = text.replace('" "', "")
     return " ".join(text.split())
 
 
