@@ -161,7 +161,7 @@ def _redirect(path: str, flags: int) -> None:
 
 
 def _failure(error: BaseException, request: Request) -> Failed:
-    kind, message, hint, bug = _describe(error, request)
+    kind, message, hint, bug = describe(error, request)
     return Failed(
         kind=kind,
         message=message,
@@ -172,7 +172,7 @@ def _failure(error: BaseException, request: Request) -> Failed:
     )
 
 
-def _describe(error: BaseException, request: Request) -> tuple[str, str, str | None, bool]:
+def describe(error: BaseException, request: Request) -> tuple[str, str, str | None, bool]:
     """Class name, message, hint, and whether it is a bug of retarget."""
     if isinstance(error, RetargetError):
         return type(error).__name__, error.message, error.hint, False

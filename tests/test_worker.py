@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ import msgspec
 import psutil
 import pytest
 
+import retarget
+from retarget import worker_child
 from retarget.protocols import JSON
 from retarget.wire import Done, Failed, Request
 from retarget.worker import Answer, Limits, Worker
@@ -242,6 +245,40 @@ def test_a_missing_module_of_the_user_is_not_the_toolchains(worker: Worker, benc
 def test_sys_exit_ends_the_step_and_not_the_worker(worker: Worker, bench: Bench) -> None:
     assert "SystemExit: nothing to see" in bench.failure(worker, "sys_exit").message
     assert worker.alive
+
+
+RETARGET = Path(retarget.__file__).parent / "targets" / "acme.py"
+SITE = Path(sysconfig.get_path("purelib")) / "acme" / "api.py"
+STDLIB = Path(sysconfig.get_path("stdlib")) / "json" / "decoder.py"
+
+
+@pytest.mark.parametrize(
+    ("frames", "raised", "expected"),
+    [
+        # Ours, called by ours; ours, through the standard library.
+        ([RETARGET], "KeyError('x')", ("KeyError", "KeyError: 'x'", True)),
+        ([RETARGET, STDLIB], "ValueError('x')", ("ValueError", "ValueError: x", True)),
+        ([SITE], "ValueError('x')", ("ToolchainFailure", "acme: ValueError: x", False)),
+        ([RETARGET, SITE, STDLIB], "ValueError('x')", ("ToolchainFailure", "acme: ValueError: x", False)),
+        # Raised by native code, which has no frame: its own class, or what a binding makes of a C++ exception.
+        ([RETARGET], "__import__('yaml').YAMLError('x')", ("ToolchainFailure", "yaml: YAMLError: x", False)),
+        ([RETARGET], "RuntimeError('x\\ny')", ("ToolchainFailure", "toolchain: RuntimeError: x", False)),
+        (
+            [SITE, Path("/home/user/model.py")],
+            "KeyError",
+            ("ToolchainFailure", "/home/user/model.py:1: KeyError", False),
+        ),
+    ],
+)
+def test_whose_exception_it_is(bench: Bench, frames: list[Path], raised: str, expected: tuple[str, str, bool]) -> None:
+    source = f"raise {raised}"
+    for path in reversed(frames):
+        source = f"exec(compile({source!r}, {str(path)!r}, 'exec'))"
+    request = msgspec.structs.replace(bench.request("write"), toolchain="toolchain")
+    with pytest.raises(Exception) as caught:
+        exec(compile(source, str(RETARGET), "exec"))
+    kind, message, _, bug = worker_child.describe(caught.value, request)
+    assert (kind, message, bug) == expected
 
 
 # ---- deaths
