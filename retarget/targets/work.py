@@ -26,9 +26,12 @@ def transposed_convolution(weight: Shape, inner: Shape) -> int:
 
 
 def contraction(left: Shape, out: Shape) -> int:
-    """A matrix product. Either operand of ``left`` may be transposed: its matrix holds rows times the inner size."""
-    if len(left) < 2 or len(out) < 2:
-        return math.prod(left) * math.prod(out) if len(left) == 1 else math.prod(left)
+    """A matrix product. A matrix of ``left`` may be transposed: it holds rows times the inner size."""
+    if len(left) == 1:
+        return left[0] * math.prod(out)
+    if len(out) < len(left):
+        # The right operand is a vector, so its axis is missing from the output.
+        return math.prod(left)
     return math.prod(left[-2:]) // max(out[-2], 1) * math.prod(out)
 
 

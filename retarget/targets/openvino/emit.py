@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,8 @@ from retarget.targets.openvino.legal import LEGAL
 from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, words
 
 FILE = "model.xml"
+
+_MADE = re.compile(r"(\w+)_\d+")
 
 
 def check(model: ir.Model, job: EmitJob) -> list[legal.Refusal]:
@@ -44,11 +47,23 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
 def _write(model: ir.Model, job: EmitJob, path: Path) -> None:
     converted = _read(_adjusted(model))
     try:
-        ports = list(zip(converted.inputs, job.inputs, strict=True))
-        converted.reshape({port: _partial(spec, job.shapes) for port, spec in ports})
+        converted.reshape(
+            {port: _partial(spec, job.shapes) for port, spec in zip(converted.inputs, job.inputs, strict=True)}
+        )
+        _number(converted, model)
         openvino.save_model(converted, path, compress_to_fp16=job.precision == "fp16")
     except RuntimeError as error:
         raise failure("OpenVINO cannot write the model", error) from error
+
+
+def _number(converted: openvino.Model, model: ir.Model) -> None:
+    """Name the nodes that OpenVINO made by their place: it counts them over the life of the process."""
+    given = {node.name for node in graph.all_nodes(model)}
+    given |= {value.name for node in graph.all_nodes(model) for value in node.outputs}
+    for place, node in enumerate(converted.get_ordered_ops()):
+        name = node.get_friendly_name()
+        if name not in given and (made := _MADE.fullmatch(name)):
+            node.set_friendly_name(f"{made[1]}_made_{place}")
 
 
 def _adjusted(model: ir.Model) -> ir.Model:
@@ -81,9 +96,13 @@ def _read(model: ir.Model) -> openvino.Model:
 
 
 def _partial(spec: TensorSpec, shapes: Mapping[str, DimRange]) -> openvino.PartialShape:
-    """The shape with each symbolic dimension bounded by its range: the plugin sizes its buffers by the upper bound."""
+    """The shape with its symbolic dimensions open, but for those of one size.
+
+    Not bounded by their ranges: OpenVINO 2026.4 does not check an input against a bound. It takes one beyond it as
+    empty, and then crashes.
+    """
     extents = [shapes[dim] if isinstance(dim, str) else DimRange(dim, dim, dim) for dim in spec.shape]
-    return openvino.PartialShape([openvino.Dimension(extent.min, extent.max) for extent in extents])
+    return openvino.PartialShape([extent.min if extent.min == extent.max else -1 for extent in extents])
 
 
 def _facts(job: EmitJob, path: Path) -> EmitFacts:

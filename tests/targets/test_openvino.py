@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from target_testing import CNN, assert_close, emit, job, model, normal, oracle, run
+
+from retarget import catalog
+from retarget.errors import RetargetError, ToolchainFailure, Unsupported
+from retarget.spec import DimRange
+from retarget.targets import openvino
+
+if (missing := openvino.unavailable()) is not None:
+    pytest.skip(missing[0], allow_module_level=True)
+
+from retarget.targets.openvino.emit import check
+from retarget.targets.openvino.runtime import core
+
+TARGET = "openvino"
+
+
+@pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-5), ("fp16", 5e-3)])
+def test_an_artifact_computes_what_the_graph_says(tmp_path: Path, precision: str, atol: float) -> None:
+    cnn = model(CNN.format(t="float"))
+    facts = emit(TARGET, cnn, tmp_path, precision)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    for batch in (1, 3, 8):
+        feeds = {"image": normal(batch, 4, 8, 8)}
+        outputs = run(TARGET, tmp_path, facts, feeds)
+        assert_close(outputs["logits"], oracle(cnn, feeds)["logits"], atol)
+        assert outputs["label"].dtype == np.int64
+
+
+def test_types_are_read_back(tmp_path: Path) -> None:
+    cnn = model(CNN.format(t="float"))
+    sizes = {}
+    for precision, weights in (("fp32", "float32"), ("fp16", "float16")):
+        out = tmp_path / precision
+        out.mkdir()
+        facts = emit(TARGET, cnn, out, precision)
+        assert facts.precision.weights == weights
+        assert facts.precision.activations == "float32"
+        assert facts.precision.io == "float32, int64"
+        sizes[precision] = (out / "model.bin").stat().st_size
+    assert sizes["fp16"] < 0.7 * sizes["fp32"]
+
+
+def test_the_share_is_that_of_this_machine(tmp_path: Path) -> None:
+    facts = emit(TARGET, model(CNN.format(t="float")), tmp_path, "fp16")
+    hint = core().compile_model(tmp_path / "model.xml", "CPU").get_property("INFERENCE_PRECISION_HINT")
+    low = hint.get_type_name() != "f32"
+    assert facts.precision.low_precision_share == (1 if low else 0)
+    assert ("by default" if low else "saves storage here, not time") in facts.notes[0].lower()
+
+
+def test_open_dimensions_are_not_bounded(tmp_path: Path) -> None:
+    """A bound is not checked: OpenVINO gives no rows for a batch beyond it, and crashes at the next."""
+    cnn = model(CNN.format(t="float"))
+    facts = emit(TARGET, cnn, tmp_path)
+    written = core().read_model(tmp_path / "model.xml")
+    assert str(written.inputs[0].get_partial_shape()) == "[?,4,8,8]"
+    for batch in (9, 16):
+        feeds = {"image": normal(batch, 4, 8, 8)}
+        assert_close(run(TARGET, tmp_path, facts, feeds)["logits"], oracle(cnn, feeds)["logits"])
+
+
+def test_a_dimension_of_one_size_is_fixed(tmp_path: Path) -> None:
+    cnn = model(CNN.format(t="float"))
+    fixed = dataclasses.replace(job(TARGET, cnn), shapes={"N": DimRange(2, 2, 2)})
+    facts = catalog.target_emit(TARGET).emit(cnn, fixed, tmp_path)
+    written = core().read_model(tmp_path / "model.xml")
+    assert str(written.inputs[0].get_partial_shape()) == "[2,4,8,8]"
+    with pytest.raises(ToolchainFailure, match="OpenVINO failed on the model: "):
+        run(TARGET, tmp_path, facts, {"image": normal(3, 4, 8, 8)})
+
+
+def test_artifacts_are_the_same_bytes_each_time(tmp_path: Path) -> None:
+    written = []
+    for name in ("first", "second"):
+        out = tmp_path / name
+        out.mkdir()
+        emit(TARGET, model(CNN.format(t="float")), out, "fp16")
+        written.append([(out / file).read_bytes() for file in ("model.xml", "model.bin")])
+    assert written[0] == written[1]
+    assert str(tmp_path).encode() not in written[0][0]
+
+
+def test_an_input_may_be_an_output(tmp_path: Path) -> None:
+    passing = model(
+        """g (float[N,4] x, float[N,4] z) => (float[N,4] same, float[N,4] y) {
+            same = Identity(x)
+            y = Relu(z)
+        }"""
+    )
+    facts = emit(TARGET, passing, tmp_path)
+    feeds = {"x": normal(2, 4), "z": normal(2, 4, seed=2)}
+    outputs = run(TARGET, tmp_path, facts, feeds)
+    np.testing.assert_array_equal(outputs["same"], feeds["x"])
+    np.testing.assert_array_equal(outputs["y"], np.maximum(feeds["z"], np.float32(0)))
+
+
+def test_a_bare_input_that_is_an_output(tmp_path: Path) -> None:
+    """The reader drops the only node, and with it the input's name."""
+    bare = model("g (float[N,4] x) => (float[N,4] y) { y = Dropout(x) }")
+    facts = emit(TARGET, bare, tmp_path)
+    assert [(entry.name, entry.artifact_name) for entry in facts.inputs] == [("x", "y")]
+    feeds = {"x": normal(2, 4)}
+    np.testing.assert_array_equal(run(TARGET, tmp_path, facts, feeds)["y"], feeds["x"])
+
+
+def test_outputs_outlive_the_next_run(tmp_path: Path) -> None:
+    facts = emit(TARGET, model(CNN.format(t="float")), tmp_path)
+    with catalog.target_run(TARGET).open(tmp_path, facts, parity=True, threads=1) as runner:
+        first = runner.run({"image": normal(2, 4, 8, 8)})["logits"]
+        kept = first.copy()
+        runner.run({"image": normal(2, 4, 8, 8, seed=2)})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_settings_say_how_it_runs(tmp_path: Path) -> None:
+    facts = emit(TARGET, model(CNN.format(t="float")), tmp_path)
+    with catalog.target_run(TARGET).open(tmp_path, facts, parity=True, threads=2) as runner:
+        assert runner.settings == "OpenVINO, CPU, float32, 2 threads"
+    with catalog.target_run(TARGET).open(tmp_path, facts, parity=False, threads=1) as runner:
+        assert runner.settings.endswith(", 1 thread")
+
+
+def test_integers_beyond_int32_are_refused(tmp_path: Path) -> None:
+    facts = emit(TARGET, model("g (int64[N] x) => (int64[N] y) { y = Add(x, x) }"), tmp_path)
+    assert "computes int64 in int32" in " ".join(facts.notes)
+    assert run(TARGET, tmp_path, facts, {"x": np.array([2**20, -5])})["y"].tolist() == [2**21, -10]
+    with pytest.raises(RetargetError, match=f"'x' holds {2**40}, and OpenVINO's CPU plugin computes in int32"):
+        run(TARGET, tmp_path, facts, {"x": np.array([1, 2**40])})
+
+
+def test_all_nodes_that_it_cannot_take_are_named(tmp_path: Path) -> None:
+    strange = model(
+        """g (float[N,4,8,8] x) => (float[a,b] y, float[N,4,9,9] z) {
+            scales = Constant <value_floats = [1.0, 1.0, 0.5, 0.5]> ()
+            [fine] a = Relu(x)
+            [first] y = made.up.Twist(a)
+            [second] z = Resize <mode = "linear", antialias = 1> (a, , scales)
+        }""",
+        "made.up",
+    )
+    reasons = {
+        ("first", "made.up::Twist", "OpenVINO has no conversion for it"),
+        ("second", "Resize", "antialias=1: OpenVINO does not filter, and says nothing"),
+    }
+    assert set(check(strange, job(TARGET, strange))) == reasons
+    with pytest.raises(Unsupported) as caught:
+        emit(TARGET, strange, tmp_path)
+    assert "openvino cannot take 2 nodes" in caught.value.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_ties_in_non_maximum_suppression_are_kept(tmp_path: Path) -> None:
+    """The second box overlaps the first by exactly the threshold: ONNX drops only what overlaps by more."""
+    suppression = model(
+        """g (float[1,2,4] boxes, float[1,1,2] scores) => (int64[k,3] kept) {
+            most = Constant <value = int64[1] {2}> ()
+            overlap = Constant <value = float[1] {0.5}> ()
+            kept = NonMaxSuppression(boxes, scores, most, overlap)
+        }"""
+    )
+    facts = emit(TARGET, suppression, tmp_path)
+    boxes = np.array([[[0, 0, 1, 2], [0, 0, 1, 1]]], np.float32)
+    feeds = {"boxes": boxes, "scores": np.array([[[0.9, 0.8]]], np.float32)}
+    assert oracle(suppression, feeds)["kept"].tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert run(TARGET, tmp_path, facts, feeds)["kept"].tolist() == [[0, 0, 0], [0, 0, 1]]
+
+
+POOL = "g (float[1,2,{size},{size}] x) => (float[a,b,c,d] y) {{ [pool] y = {op} <ceil_mode = 1, {attributes}> (x) }}"
+
+
+@pytest.mark.parametrize(
+    ("op", "size", "attributes", "refused"),
+    [
+        ("MaxPool", "2", "kernel_shape = [1, 1], strides = [2, 2]", True),
+        ("MaxPool", "6", "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]", False),
+        ("MaxPool", "7", "kernel_shape = [2, 2], strides = [2, 2], pads = [1, 1, 1, 1]", True),
+        ("MaxPool", "S", "kernel_shape = [3, 3], strides = [2, 2]", False),
+        ("MaxPool", "S", "kernel_shape = [2, 2], strides = [3, 3]", True),
+        ("AveragePool", "2", "kernel_shape = [1, 1], strides = [2, 2]", False),
+        ("AveragePool", "6", "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]", False),
+        (
+            "AveragePool",
+            "6",
+            "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1",
+            True,
+        ),
+        (
+            "AveragePool",
+            "5",
+            "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1",
+            False,
+        ),
+        ("AveragePool", "6", "kernel_shape = [3, 3], strides = [2, 2], count_include_pad = 1", False),
+        (
+            "AveragePool",
+            "S",
+            "kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1",
+            True,
+        ),
+    ],
+)
+def test_pools_are_refused_exactly_where_they_would_be_wrong(
+    tmp_path: Path, op: str, size: str, attributes: str, refused: bool
+) -> None:
+    pool = model(POOL.format(op=op, size=size, attributes=attributes))
+    if refused:
+        with pytest.raises(Unsupported, match=f"pool \\({op}\\): ceil_mode=1"):
+            emit(TARGET, pool, tmp_path)
+        return
+    facts = emit(TARGET, pool, tmp_path)
+    for sizes in [range(3, 9)] if size == "S" else [[int(size)]]:
+        for side in sizes:
+            feeds = {"x": normal(1, 2, side, side)}
+            assert_close(run(TARGET, tmp_path, facts, feeds)["y"], oracle(pool, feeds)["y"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            """g (float[1,2,4,4] x) => (float[a,b,c,d] y) {
+                s = Constant <value_floats = [1.0, 1.0, 0.6, 0.6]> ()
+                [n] y = Resize <mode = "cubic", exclude_outside = 1> (x, , s) }""",
+            "exclude_outside=1",
+        ),
+        (
+            """g (float[1,2,4,6] x) => (float[a,b,c,d] y) {
+                s = Constant <value_ints = [7, 8]> ()
+                [n] y = Resize <axes = [2, 3], keep_aspect_ratio_policy = "not_larger"> (x, , , s) }""",
+            "keep_aspect_ratio_policy=not_larger",
+        ),
+        (
+            """g (float[3,1,2] x, float[1,12,2] w_w, float[1,12,3] w_r, float[1,24] w_b, float[1,9] w_p)
+                => (float[a,b,c,d] y) { [n] y = LSTM <hidden_size = 3> (x, w_w, w_r, w_b, , , , w_p) }""",
+            "peephole weights",
+        ),
+        (
+            """g (float[1,6,2] x) => (float[a,b,c] y) {
+                axis = Constant <value_int = 1> ()
+                [n] y = DFT <inverse = 1, onesided = 1> (x, , axis) }""",
+            "inverse=1 with onesided=1",
+        ),
+    ],
+)
+def test_what_openvino_ignores_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(Unsupported, match=says):
+        emit(TARGET, model(text), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        """g (float[1,2,4,6] x) => (float[a,b,c,d] y) {
+            s = Constant <value_ints = [7, 8]> ()
+            y = Resize <mode = "linear", axes = [2, 3], keep_aspect_ratio_policy = "stretch"> (x, , , s) }""",
+        """g (float[3,1,2] x, float[1,12,2] w_w, float[1,12,3] w_r, float[1,24] w_b) => (float[a,b,c,d] y) {
+            y = LSTM <hidden_size = 3> (x, w_w, w_r, w_b) }""",
+        """g (float[1,6,1] x) => (float[a,b,c] y) {
+            axis = Constant <value_int = 1> ()
+            y = DFT(x, , axis) }""",
+    ],
+)
+def test_their_neighbours_are_taken(tmp_path: Path, text: str) -> None:
+    neighbour = model(text)
+    facts = emit(TARGET, neighbour, tmp_path)
+    spec = facts.inputs[0].spec
+    feeds = {"x": normal(*spec.at({}))}
+    assert_close(run(TARGET, tmp_path, facts, feeds)["y"], oracle(neighbour, feeds)["y"])
+
+
+def test_nothing_is_sent_anywhere(tmp_path: Path) -> None:
+    """Importing openvino alone sends an event to a server, unless it is kept from doing so."""
+    script = textwrap.dedent(
+        """
+        import sys
+        def watch(event, arguments):
+            if event.startswith("socket."):
+                print(event, arguments, flush=True)
+        sys.addaudithook(watch)
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        from target_testing import CNN, emit, model, normal, run
+        facts = emit("openvino", model(CNN.format(t="float")), Path(sys.argv[2]))
+        run("openvino", Path(sys.argv[2]), facts, {"image": normal(1, 4, 8, 8)})
+        """
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
