@@ -32,7 +32,6 @@ from retarget.passes.rewriting import (
     producer,
     rank,
     replace,
-    same_shape,
     sole_use,
 )
 
@@ -146,7 +145,7 @@ class FoldShapes(Rewriting):
     def _undo(self, at: ir.Node) -> Verdict:
         """Reshapes that lead back to the shape of a value before them."""
         for source in _sources(at):
-            if same_shape(source, at.outputs[0]):
+            if _must_be_equal(dims(source), dims(at.outputs[0])):
                 return forward(at, source)
         return False
 
@@ -211,6 +210,13 @@ def _sources(at: ir.Node) -> list[ir.Value]:
         found.append(current.inputs[0])
         current = producer(current.inputs[0], *RESHAPES)
     return found
+
+
+def _must_be_equal(source: Vector | None, out: Vector | None) -> bool:
+    """Whether two shapes of the same elements are one: all dimensions but one are, so that one is as well."""
+    if source is None or out is None or len(source) != len(out):
+        return False
+    return sum(one is None or one != other or one == 0 for one, other in zip(source, out, strict=True)) <= 1
 
 
 def _as_constant(target: Vector, source: Vector | None) -> list[int] | None:

@@ -154,22 +154,28 @@ def _absorb(graph: ir.Graph) -> bool:
     """A reduction that drops its axes hides the order of those: Reduce(Transpose(x)) → Reduce(x)."""
     modified = False
     for reduce in graph:
-        if reduce.op_type not in REDUCTIONS or reduce.domain or len(reduce.inputs) < 2:
+        if reduce.op_type not in REDUCTIONS or reduce.domain:
             continue
-        transpose, axes = producer(reduce.inputs[0], "Transpose"), ints(reduce.inputs[1])
-        keeps: int = reduce.attributes.get_int("keepdims", 1)
-        if transpose is None or not axes or keeps:
+        transpose = producer(reduce.inputs[0], "Transpose")
+        gone = None if transpose is None else _hidden(reduce, _perm(transpose))
+        if transpose is None or gone is None:
             continue
-        perm = _perm(transpose)
-        gone = {perm[axis] for axis in axes}
-        kept = [axis for axis in perm if axis not in gone]
-        if kept != sorted(kept):
-            continue
-        value = initializer(reduce, f"{reduce.outputs[0].name}_axes", np.array(sorted(gone), np.int64))
+        value = initializer(reduce, f"{reduce.outputs[0].name}_axes", np.array(gone, np.int64))
         rewire(reduce, 1, value)
         rewire(reduce, 0, transpose.inputs[0])
         modified = True
     return modified
+
+
+def _hidden(reduce: ir.Node, perm: Perm) -> list[int] | None:
+    """The axes that ``reduce`` drops of x in y = Transpose(x, perm), if the others stand in the same order in both."""
+    axes = ints(reduce.inputs[1]) if len(reduce.inputs) > 1 else None
+    keeps: int = reduce.attributes.get_int("keepdims", 1)
+    if not axes or keeps:
+        return None
+    gone = {perm[axis] for axis in axes}
+    kept = [axis for axis in perm if axis not in gone]
+    return sorted(gone) if kept == sorted(kept) else None
 
 
 def _perm(transpose: ir.Node) -> Perm:
@@ -252,10 +258,17 @@ def _profitable(region: _Region) -> Perm | None:
             saved -= not alone
     for value in leaving:
         users = list(region.outside(value))
-        if value.is_graph_output() or any(user.op_type != "Transpose" or user.domain for user in users):
+        if value.is_graph_output() or not all(_swallows(user, perm) for user in users):
             saved -= 1
         saved += sum(user.op_type == "Transpose" and _perm(user) == _inverse(perm) for user in users)
     return perm if saved > 0 else None
+
+
+def _swallows(user: ir.Node, perm: Perm) -> bool:
+    """Whether a Transpose in front of ``user`` would not stay."""
+    if user.domain:
+        return False
+    return user.op_type == "Transpose" or (user.op_type in REDUCTIONS and _hidden(user, perm) is not None)
 
 
 def _turn_region(region: _Region, perm: Perm) -> None:

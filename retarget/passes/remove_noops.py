@@ -40,7 +40,7 @@ class RemoveNoops(Rewriting):
 
     def rules(self) -> Mapping[str, Rule]:
         table: dict[str, Rule] = dict.fromkeys(_NEUTRAL, _neutral)
-        table |= dict.fromkeys(("Reshape", "Expand", "Squeeze", "Unsqueeze", "Flatten", "Tile"), _same_shape)
+        table |= dict.fromkeys(("Reshape", "Expand", "Squeeze", "Unsqueeze", "Flatten"), _same_shape)
         table |= dict.fromkeys(("Concat", "Sum", "Mean", "Max", "Min"), _single_input)
         return table | {
             "Identity": lambda node: _forward(node, node.inputs[0]),
@@ -48,6 +48,7 @@ class RemoveNoops(Rewriting):
             "Cast": _cast,
             "Transpose": _transpose,
             "Pad": _pad,
+            "Tile": _tile,
             "Slice": _slice,
             "Gather": _gather,
             "Where": _where,
@@ -106,8 +107,6 @@ def _keeps_shape(kept: ir.Value | None, other: ir.Value | None, out: ir.Value) -
 def _same_shape(node: ir.Node) -> Verdict:
     if not same_shape(node.inputs[0], node.outputs[0]):
         return False
-    if node.op_type == "Reshape" and dims(node.inputs[0]) == ():
-        return _forward(node, node.inputs[0])
     return _forward(node, node.inputs[0])
 
 
@@ -141,6 +140,11 @@ def _transpose(node: ir.Node) -> Verdict:
 def _pad(node: ir.Node) -> Verdict:
     pads = ints(node.inputs[1])
     return _forward(node, node.inputs[0]) if pads is not None and not any(pads) else False
+
+
+def _tile(node: ir.Node) -> Verdict:
+    repeats = ints(node.inputs[1])
+    return _forward(node, node.inputs[0]) if repeats is not None and set(repeats) <= {1} else False
 
 
 def _slice(node: ir.Node) -> Verdict:

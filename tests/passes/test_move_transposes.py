@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from pass_testing import run_pass
+
+from retarget.passes.move_transposes import MoveTransposes
+
+RNG = np.random.default_rng(0)
+NHWC, NCHW = "Transpose <perm = [0, 2, 3, 1]>", "Transpose <perm = [0, 3, 1, 2]>"
+Model: TypeAlias = tuple[str, dict[str, np.ndarray]]
+
+CONSTANTS = {
+    "channel": RNG.standard_normal(5).astype("f"),
+    "full": RNG.standard_normal((1, 3, 4, 5)).astype("f"),
+    "number": np.array(2, "f"),
+    "spatial": np.array([1, 2]),
+    "last": np.array([-1]),
+    "low": np.array(-0.5, "f"),
+    "pads": np.array([0, 1, 2, 0, 0, 0, 1, 0]),
+    "crop": np.array([1, 1]),
+    "ends": np.array([3, 4]),
+    "hw": np.array([1, 2]),
+    "halves": np.array([2, 3]),
+}
+
+
+def graph(body: str, outputs: str = "float[N,5,3,4] y", inputs: str = "float[N,5,3,4] x") -> Model:
+    words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
+    return f"g ({inputs}) => ({outputs}) {{ {body} }}", {k: v for k, v in CONSTANTS.items() if k in words}
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "b = Relu(a)",
+        "b = Add(a, channel)",
+        "b = Mul(full, a)",
+        "b = Clip(a, low, number)",
+        "c = Sigmoid(a) b = Mul(a, c)",
+        "m = ReduceMean(a, spatial) s = Sigmoid(m) b = Mul(a, s)",
+        "b = Softmax(a)",
+        "b = Softmax <axis = 1> (a)",
+        "c = Greater(a, channel) b = Where(c, a, low)",
+        "c = Slice(a, crop, ends, hw) d = ReduceMax(c, hw) b = Sub(a, d)",
+    ],
+)
+def test_pairs_meet(inner: str) -> None:
+    ran = run_pass(MoveTransposes(), *graph(f"a = {NHWC} (x) {inner} y = {NCHW} (b)"))
+    assert ran.counts["Transpose"] == 0
+    assert ran.error < 1e-6
+
+
+def test_concat_and_pad() -> None:
+    body = f"a = {NHWC} (x) p = Pad(a, pads) c = Concat <axis = 3> (p, p) y = {NCHW} (c)"
+    ran = run_pass(MoveTransposes(), *graph(body, "float[N,10,4,7] y"))
+    assert ran.ops == ["Pad", "Concat"]
+    assert ran.error == 0
+
+
+def test_split() -> None:
+    body = f"a = {NHWC} (x) s, t = Split <axis = -1> (a, halves) r = Relu(s) y = {NCHW} (r) z = {NCHW} (t)"
+    ran = run_pass(MoveTransposes(), *graph(body, "float[N,2,3,4] y, float[N,3,3,4] z"))
+    assert ran.ops == ["Split", "Relu"]
+    assert [value.name for value in ran.model.graph.outputs] == ["y", "z"]
+    assert ran.error == 0
+
+
+def test_residual_of_two_branches() -> None:
+    body = f"a = {NHWC} (x) b = Relu(a) c = {NCHW} (b) d = Tanh(c) e = {NHWC} (d) f = Add(a, e) y = {NCHW} (f)"
+    ran = run_pass(MoveTransposes(), *graph(body))
+    assert ran.counts == {"Relu": 1, "Tanh": 1, "Add": 1}
+    assert ran.error == 0
+
+
+def test_reduction_that_drops_its_axes() -> None:
+    body = f"a = {NHWC} (x) b = Relu(a) y = ReduceMean <keepdims = 0> (b, spatial)"
+    ran = run_pass(MoveTransposes(), *graph(body, "float[N,5] y"))
+    assert ran.ops == ["Relu", "ReduceMean"]
+    assert ran.error < 1e-6
+
+
+def test_two_in_a_row_become_one() -> None:
+    body = f"a = {NHWC} (x) y = Transpose <perm = [0, 2, 1, 3]> (a)"
+    ran = run_pass(MoveTransposes(), *graph(body, "float[N,4,3,5] y"))
+    assert ran.ops == ["Transpose"]
+    assert ran.error == 0
+
+
+def test_a_channels_last_network() -> None:
+    weights = {
+        "w": RNG.normal(0, 0.2, (4, 5, 3, 3)).astype("f"),
+        "v": RNG.normal(0, 0.3, (4, 4, 3, 3)).astype("f"),
+        "bias": RNG.standard_normal(4).astype("f"),
+        "axes": np.array([1, 2]),
+    }
+
+    def conv(name: str, source: str, weight: str) -> str:
+        return f"""
+        {name}_a = {NCHW} ({source})
+        {name}_b = Conv <pads = [1, 1, 1, 1]> ({name}_a, {weight})
+        {name}_c = {NHWC} ({name}_b)
+        {name}_d = Add({name}_c, bias)
+        {name} = Relu({name}_d)
+        """
+
+    body = conv("p", "x", "w") + conv("q", "p", "v") + conv("r", "q", "v")
+    body += "s = Add(p, r) y = ReduceMean <keepdims = 0> (s, axes)"
+    ran = run_pass(MoveTransposes(), f"g (float[N,6,6,5] x) => (float[N,4] y) {{ {body} }}", weights)
+    assert ran.counts["Transpose"] == 1, "the input's own layout"
+    assert ran.error < 1e-5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"a = {NHWC} (x) y = Relu(a)",
+        f"a = {NHWC} (x) b = Relu(a) y = Reshape(b, shape)",
+        f"a = {NHWC} (x) y = Add(a, z)",
+        f"a = {NHWC} (x) b = MatMul(a, w) y = {NCHW} (b)",
+    ],
+)
+def test_nothing_to_gain(body: str) -> None:
+    text, constants = graph(body, "float y", "float[N,5,3,4] x, float[N,3,4,5] z")
+    if "shape" in body:
+        constants["shape"] = np.array([-1, 60])
+        text = text.replace("float y", "float[N,60] y")
+    elif "MatMul" in body:
+        constants["w"] = RNG.standard_normal((5, 5)).astype("f")
+        text = text.replace("float y", "float[N,5,3,4] y")
+    else:
+        text = text.replace("float y", "float[N,3,4,5] y")
+    assert not run_pass(MoveTransposes(), text, constants).modified
+
+
+def test_value_between_that_is_an_output() -> None:
+    body = f"a = {NHWC} (x) b = Relu(a) y = {NCHW} (b)"
+    ran = run_pass(MoveTransposes(), *graph(body, "float[N,5,3,4] y, float[N,3,4,5] b"))
+    assert ran.counts["Transpose"] <= 2
+    assert ran.error == 0
