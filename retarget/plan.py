@@ -378,7 +378,7 @@ class _Planner:
             inputs=inputs,
             files=files,
             toolchain=toolchain,
-            code_root=self.recipe.model.path.parent,
+            code_root=self.recipe.model.path.parent if files else None,
             key=self.store.resolve(key, self.recipe.model.path.parent) if files else key,
             optional=optional,
             partial=partial,

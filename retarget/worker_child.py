@@ -31,7 +31,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from retarget import __version__, catalog, memory, progress
+from retarget import __version__, catalog, dependencies, memory, progress
 from retarget.digests import file_digest
 from retarget.errors import RetargetError
 from retarget.facts import Fact
@@ -87,13 +87,14 @@ def _die_with(parent: int) -> None:
 def _serve(request: Request, code: dict[str, str]) -> Done | Failed:
     place, path = Path.cwd(), list(sys.path)
     memory.reset_peak()
+    dependencies.take()
     with _output_to(request.log):
         try:
             facts = _run(request)
             return Done(
                 facts=facts,
                 versions=_versions(),
-                code=dict(code),
+                code={**code, **{str(path): file_digest(path) for path in dependencies.take()}},
                 peak_rss=memory.peak_rss(),
                 anonymous=memory.anonymous_bytes(os.getpid()),
             )

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from retarget import graph
+from retarget.dependencies import depends_on
 from retarget.errors import RetargetError, Unsupported
 
 _PROTOBUF_LIMIT = (1 << 31) - 1
@@ -134,6 +135,7 @@ def _check_external(tensor: onnx.TensorProto, wanted: int, place: str, folder: P
         )
     if not file.is_file():
         raise RetargetError(f"{place}: its data file {file} does not exist", "copy it to where the model expects it")
+    depends_on(file)
     there = file.stat().st_size
     if length != wanted or offset < 0 or offset + length > there:
         raise RetargetError(
