@@ -12,6 +12,7 @@ import pytest
 
 from retarget import graph
 from retarget.errors import MissingToolchain, RetargetError, ToolchainFailure, Unsupported
+from retarget.passes.fp16 import CastFloat16
 from retarget.protocols import EmitJob
 from retarget.spec import DimRange, symbols
 from retarget.targets import tensorrt_rtx
@@ -107,6 +108,19 @@ def test_a_mixed_model_says_its_share_by_the_work_of_its_layers(tmp_path: Path) 
     assert facts.precision.low_precision_share == pytest.approx(16 * 32 / (16 * 32 + 32 * 4))
     assert facts.precision.activations == "float16"
     assert facts.precision.io == "float32"
+
+
+def test_our_own_float16_is_what_the_engine_computes_in(tmp_path: Path) -> None:
+    cnn = model(CNN.format(t="float"))
+    CastFloat16()(cnn)
+    facts = emit.emit(cnn, job(cnn, precision="fp16"), tmp_path)
+
+    assert (facts.precision.weights, facts.precision.activations, facts.precision.io) == (
+        "float16",
+        "float16",
+        "float32",
+    )
+    assert facts.precision.low_precision_share == 1.0
 
 
 def test_what_was_asked_for_is_not_what_is_reported(tmp_path: Path) -> None:
@@ -213,10 +227,13 @@ def test_turing_takes_float32_convolutions(tmp_path: Path) -> None:
 
 def test_float32_is_float32_unless_tf32_is_asked_for(tmp_path: Path) -> None:
     small = model(MLP.format(t="float"))
+    said = {}
     for name, options in (("strict", Options()), ("tf32", Options(tf32=True))):
         (tmp_path / name).mkdir()
-        emit.emit(small, job(small, options), tmp_path / name)
+        facts = emit.emit(small, job(small, options), tmp_path / name)
+        said[name] = any("TF32" in note for note in facts.notes)
 
+    assert said == {"strict": False, "tf32": True}
     assert (tmp_path / "strict/model.engine").read_bytes() != (tmp_path / "tf32/model.engine").read_bytes()
 
 

@@ -28,21 +28,23 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
 
 def configure(library: ModuleType, config: Any, options: Options) -> tuple[str, ...]:
     """Set the builder's ``config``; returns what a user must know of it."""
-    set_arithmetic(library, config, tf32=options.tf32, workspace_mib=options.workspace_mib)
+    notes = set_arithmetic(library, config, tf32=options.tf32, workspace_mib=options.workspace_mib)
     if options.builder_optimization_level is not None:
         config.builder_optimization_level = options.builder_optimization_level
     if options.hardware_compatibility == "ampere_plus":
         config.hardware_compatibility_level = library.HardwareCompatibilityLevel.AMPERE_PLUS
-        return ("Runs on NVIDIA GPUs from Ampere (compute capability 8.0) on.",)
-    return ("Runs on GPUs like the one of the machine that built it.",)
+        return ("Runs on NVIDIA GPUs from Ampere (compute capability 8.0) on.", *notes)
+    return ("Runs on GPUs like the one of the machine that built it.", *notes)
 
 
-def set_arithmetic(library: ModuleType, config: Any, *, tf32: bool, workspace_mib: int | None) -> None:
+def set_arithmetic(library: ModuleType, config: Any, *, tf32: bool, workspace_mib: int | None) -> tuple[str, ...]:
     """What both libraries share. TF32 is on in the library, so float32 would not be float32."""
-    if not tf32:
-        config.clear_flag(library.BuilderFlag.TF32)
     if workspace_mib is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace_mib << 20)
+    if tf32:
+        return ("Its float32 products round their inputs to TF32, 10 bits of mantissa.",)
+    config.clear_flag(library.BuilderFlag.TF32)
+    return ()
 
 
 def refuse(network: Parsed, options: Options) -> Reasons:  # noqa: ARG001 - TensorRT refuses nothing for its options

@@ -32,10 +32,10 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
 
 def configure(library: ModuleType, config: Any, options: Options) -> tuple[str, ...]:
     """Set the builder's ``config``; returns what a user must know of it."""
-    set_arithmetic(library, config, tf32=options.tf32, workspace_mib=options.workspace_mib)
+    notes = set_arithmetic(library, config, tf32=options.tf32, workspace_mib=options.workspace_mib)
     wanted = tuple(dict.fromkeys(options.compute_capability))
     if not wanted:
-        return ("Runs on compute capabilities 8.0 and later: Ampere, Ada and Blackwell.",)
+        return ("Runs on compute capabilities 8.0 and later: Ampere, Ada and Blackwell.", *notes)
     known = capabilities(library)
     for capability in wanted:
         if capability not in known:
@@ -48,7 +48,7 @@ def configure(library: ModuleType, config: Any, options: Options) -> tuple[str, 
         if not config.set_compute_capability(known[capability], index):
             # The library would go on and build for other capabilities.
             raise RetargetError(f"compute_capability: {TENSORRT_RTX.title} did not take '{capability}'")
-    return (f"Runs on compute capabilities {', '.join(wanted)} only.",)
+    return (f"Runs on compute capabilities {', '.join(wanted)} only.", *notes)
 
 
 def capabilities(library: ModuleType) -> dict[str, Any]:
