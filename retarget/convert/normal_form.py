@@ -66,8 +66,8 @@ def normal_form(model: ir.Model, place: str) -> ir.Model:
     _run(passes.RemoveUnusedNodesPass(), model, place)
     _run(passes.RemoveUnusedOpsetsPass(), model, place)
     model.graph.opset_imports[""] = graph.OPSET
+    infer_shapes(model, place)
     check(model, place)
-    infer_shapes(model)
     return model
 
 
@@ -104,8 +104,12 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
 
 def check(model: ir.Model, place: str) -> None:
     """onnx's checker on the skeleton. Raises ``RetargetError`` with its first line."""
+    proto = skeleton(model)
+    for output in proto.graph.output:
+        # The checker wants a shape; of a custom operator's output nobody knows it.
+        output.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(skeleton(model))
+        onnx.checker.check_model(proto)
     except Exception as error:
         raise RetargetError(
             f"{place}: not a valid ONNX model ({_first_line(error)})",
@@ -113,14 +117,14 @@ def check(model: ir.Model, place: str) -> None:
         ) from error
 
 
-def infer_shapes(model: ir.Model) -> None:
+def infer_shapes(model: ir.Model, place: str) -> None:
     """Fill in the types and shapes of values as far as they can be inferred."""
     try:
         inferred = ir.from_proto(onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True))
     except Exception as error:
         raise RetargetError(
-            f"{model.graph.name or 'model'}: shapes contradict each other ({_first_line(error)})",
-            "check the shapes given with --input against the model",
+            f"{place}: its shapes cannot be inferred ({_first_line(error)})",
+            "the file may be damaged; or check the shapes given with --input against the model",
         ) from error
     for here, there in zip(model.graphs(), inferred.graphs(), strict=True):
         found = ir.convenience.create_value_mapping(there)

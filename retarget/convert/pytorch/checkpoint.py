@@ -5,10 +5,11 @@ A pickled module is the exception: it *is* code, and is only loaded with ``trust
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -85,16 +86,19 @@ def load(source: Source) -> Loaded:
     return loaded
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Warnings of the libraries go to the log: they are about their code, not about the user's model."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Warnings and prints of the libraries go to the log: they are about their code, not about the user's model."""
+    printed = io.StringIO()
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
         warnings.simplefilter("always")
         try:
             yield
         finally:
             for warning in caught:
                 logger.info("%s: %s", warning.category.__name__, warning.message)
+            if printed.getvalue():
+                logger.info("%s", printed.getvalue())
 
 
 def _checkpoint(source: Source, form: str, options: Options) -> Loaded:

@@ -17,8 +17,16 @@ from retarget import graph
 from retarget.convert.normal_form import normal_form
 from retarget.convert.pytorch import Options, checkpoint
 from retarget.convert.pytorch.checkpoint import Loaded, quiet
-from retarget.convert.pytorch.ladder import Export, climb
-from retarget.convert.pytorch.named import Named, TorchRunner, choose_outputs, forward_parameters, to_tensor, wrap
+from retarget.convert.pytorch.ladder import Job, Run, climb
+from retarget.convert.pytorch.named import (
+    Named,
+    TorchRunner,
+    choose_outputs,
+    forward_parameters,
+    to_array,
+    to_tensor,
+    wrap,
+)
 from retarget.errors import RetargetError
 from retarget.protocols import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
@@ -37,10 +45,15 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
     notes = list(loaded.notes)
     named = wrap(loaded.module, source.inputs, notes)
     sizes, others = _trace_sizes(source.inputs, source.shapes)
-    tensors = _example(source.inputs, sizes, example)
-    outputs = _outputs(named, tensors, source)
-    other = _example(source.inputs, others, example) if others != sizes else None
-    rung = climb(Export(named, source.inputs, outputs, tensors, other, out / MODEL), options.rung, notes)
+    traced = _run(named, source, sizes, example)
+    outputs = choose_outputs(traced.names, source)
+    other = None
+    if others != sizes:
+        try:
+            other = _run(named, source, others, example)
+        except RetargetError as error:
+            notes.append(f"the export was not checked at other sizes than {_words(sizes)}: {error.message}")
+    rung = climb(Job(named, source.inputs, outputs, traced, other, out / MODEL), options.rung, notes)
     return Exported(rung=rung, inputs=source.inputs, outputs=outputs, notes=tuple(notes))
 
 
@@ -79,8 +92,10 @@ def _program_specs(program: ExportedProgram, path: Path) -> list[TensorSpec]:
             raise RetargetError(
                 f"{path}: its input '{name}' is not a tensor", "export the program with tensors as its only inputs"
             )
+        # A symbolic size is a `torch.SymInt`, called `s77` or the like.
+        sizes: tuple[object, ...] = tuple(value.shape)
         dims = tuple(
-            dim if isinstance(dim, int) else names.setdefault(str(dim), f"dim{len(names)}") for dim in value.shape
+            size if isinstance(size, int) else names.setdefault(str(size), f"dim{len(names)}") for size in sizes
         )
         specs.append(TensorSpec(str(name), str(value.dtype).removeprefix("torch."), dims))
     return specs
@@ -95,42 +110,43 @@ def _trace_sizes(specs: Sequence[TensorSpec], shapes: Mapping[str, DimRange]) ->
     others: dict[str, int] = {}
     for symbol in symbols(specs):
         extent = shapes.get(symbol, DEFAULT_RANGE)
-        choices = [size for size in range(extent.min, min(extent.max, extent.min + 64) + 1) if size > 1]
-        choices.sort(key=lambda size: (size in sizes.values(), abs(size - extent.opt)))
-        sizes[symbol] = choices[0] if choices else extent.opt
-        others[symbol] = next((size for size in (extent.max, extent.min) if size != sizes[symbol]), sizes[symbol])
+        near = range(max(extent.min, extent.opt - 16), min(extent.max, extent.opt + 16) + 1)
+        taken = (*sizes.values(), *others.values())
+        first, second = (*sorted(near, key=lambda size: (size == 1, size in taken, abs(size - extent.opt))), None)[:2]
+        sizes[symbol] = first or extent.opt
+        others[symbol] = second or sizes[symbol]
     return sizes, others
 
 
-def _example(specs: Sequence[TensorSpec], sizes: Mapping[str, int], sample: Feeds | None) -> tuple[torch.Tensor, ...]:
-    """The sample, tiled or cropped to ``sizes``; without one floats are normal and integers 0 or 1: valid indices."""
+def _run(named: Named, source: Source, sizes: Mapping[str, int], example: Feeds | None) -> Run:
+    """Run the module at ``sizes``. Raises ``RetargetError`` when it fails."""
     rng = np.random.default_rng(0)
-    return tuple(to_tensor(_array(spec, spec.at(sizes), sample, rng)) for spec in specs)
-
-
-def _array(spec: TensorSpec, shape: tuple[int, ...], sample: Feeds | None, rng: np.random.Generator) -> Array:
-    given = None if sample is None else sample.get(spec.name)
-    if given is not None and given.ndim == len(shape) and given.size:
-        for axis, size in enumerate(shape):
-            given = np.take(given, np.arange(size) % given.shape[axis], axis)
-        return given
-    dtype = graph.data_type(spec.dtype).numpy()
-    values: Array = rng.standard_normal(shape) if "float" in spec.dtype else rng.integers(0, 2, shape)
-    return values.astype(dtype)
-
-
-def _outputs(named: Named, tensors: tuple[torch.Tensor, ...], source: Source) -> tuple[str, ...]:
-    """Run the module once, to learn what it returns."""
-    shapes = ", ".join(f"{spec.name}={list(t.shape)}" for spec, t in zip(source.inputs, tensors, strict=True))
+    tensors = tuple(to_tensor(_array(spec, spec.at(sizes), example, rng)) for spec in source.inputs)
     try:
-        with quiet():
-            found = named.output_names(tensors)
+        with quiet(), torch.no_grad():
+            found = list(named.leaves(tensors))
     except RetargetError:
         raise
     except Exception as error:
+        shapes = ", ".join(f"{spec.name}={list(t.shape)}" for spec, t in zip(source.inputs, tensors, strict=True))
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RetargetError(
             f"{source.path}: the model fails on inputs of shape {shapes}: {line}",
             "check names, types and shapes of the inputs, and the ranges of their dimensions",
         ) from error
-    return choose_outputs(found, source)
+    return Run(dict(sizes), tensors, tuple(name for name, _ in found), tuple(to_array(value) for _, value in found))
+
+
+def _array(spec: TensorSpec, shape: tuple[int, ...], sample: Feeds | None, rng: np.random.Generator) -> Array:
+    """The sample, tiled or cropped to ``shape``; without one floats are normal and integers 0 or 1: valid indices."""
+    given = None if sample is None else sample.get(spec.name)
+    if given is not None and given.ndim == len(shape) and given.size:
+        for axis, size in enumerate(shape):
+            given = np.take(given, np.arange(size) % given.shape[axis], axis)
+        return given
+    values: Array = rng.standard_normal(shape) if "float" in spec.dtype else rng.integers(0, 2, shape)
+    return values.astype(graph.data_type(spec.dtype).numpy())
+
+
+def _words(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())

@@ -6,29 +6,38 @@ Attention comes out as primitives (opset 21 has no Attention): targets build tho
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import onnx_ir as ir
 import torch
 from torch import nn
 
 from retarget import graph
+from retarget.compare import snr_db
 from retarget.convert.pytorch.checkpoint import quiet
 from retarget.convert.pytorch.named import Named, to_array
 from retarget.errors import RetargetError, ToolchainFailure
 from retarget.session import Session
 from retarget.spec import TensorSpec
 
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
 logger = logging.getLogger(__name__)
 
 DYNAMO_OPSET = 21
 TORCHSCRIPT_OPSET = 18
 
-_NEAR = 1e-3
-"""Relative difference of norms: what a dimension baked into the graph does to outputs is far larger."""
+_SAME_DB = 40.0
+"""Low: parity is judged later, and what a size baked into the graph does to outputs is far larger."""
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+_RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @runtime_checkable
@@ -39,18 +48,28 @@ class SwitchesAttention(Protocol):
 
 
 @dataclass(frozen=True)
-class Export:
-    """What each rung gets. ``other`` is an example of other sizes, None when no dimension is symbolic."""
+class Run:
+    """The module's own outputs, with their path names, on ``inputs`` of ``sizes``."""
+
+    sizes: dict[str, int]
+    inputs: tuple[torch.Tensor, ...]
+    names: tuple[str, ...]
+    outputs: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each rung gets: ``traced`` is exported, ``other`` checks it, None where there are no other sizes."""
 
     named: Named
     specs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
-    example: tuple[torch.Tensor, ...]
-    other: tuple[torch.Tensor, ...] | None
+    traced: Run
+    other: Run | None
     path: Path
 
 
-def climb(job: Export, rung: str, notes: list[str]) -> str:
+def climb(job: Job, rung: str, notes: list[str]) -> str:
     """Write ``job.path`` by the first rung that works and return its name; the failures before it become notes.
 
     Raises ``ToolchainFailure`` with the last line of each when all fail.
@@ -72,7 +91,7 @@ def climb(job: Export, rung: str, notes: list[str]) -> str:
         try:
             with quiet(), torch.no_grad():
                 attempt()
-            _check(job)
+            _check(job, name)
         except Exception as error:
             # Exporters fail in every way that Python knows; each failure is kept, and raised when none is left.
             logger.info("%s failed", name, exc_info=True)
@@ -80,7 +99,7 @@ def climb(job: Export, rung: str, notes: list[str]) -> str:
             if len(failures) == len(rungs):
                 raise ToolchainFailure(
                     "\n  ".join(["PyTorch cannot export the model:", *failures]),
-                    "if a dimension became static, give its size in --input, or change the model so that it stays free",
+                    "where a dimension became static, write its size in the input's shape, or change the model",
                 ) from error
             continue
         notes += [f"the exporter {failure}" for failure in failures]
@@ -88,11 +107,11 @@ def climb(job: Export, rung: str, notes: list[str]) -> str:
     raise AssertionError("a ladder has rungs")
 
 
-def _dynamo(job: Export) -> None:
+def _dynamo(job: Job) -> None:
     shapes = tuple({axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in job.specs)
     torch.onnx.export(
         job.named,
-        job.example,
+        job.traced.inputs,
         job.path,
         dynamo=True,
         verbose=False,
@@ -104,17 +123,17 @@ def _dynamo(job: Export) -> None:
     )
 
 
-def _dynamo_eager(job: Export, parts: Sequence[SwitchesAttention]) -> None:
+def _dynamo_eager(job: Job, parts: Sequence[SwitchesAttention]) -> None:
     _make_eager(parts)
     _dynamo(job)
 
 
-def _torchscript(job: Export, parts: Sequence[SwitchesAttention]) -> None:
+def _torchscript(job: Job, parts: Sequence[SwitchesAttention]) -> None:
     _make_eager(parts)
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in job.specs}
     torch.onnx.export(
         job.named,
-        job.example,
+        job.traced.inputs,
         str(job.path),
         dynamo=False,
         verbose=False,
@@ -123,12 +142,10 @@ def _torchscript(job: Export, parts: Sequence[SwitchesAttention]) -> None:
         output_names=list(job.outputs),
         dynamic_axes={name: dims for name, dims in axes.items() if dims},
     )
-    if job.other is not None:
-        _check_other_sizes(job)
 
 
 def _make_eager(parts: Sequence[SwitchesAttention]) -> None:
-    """Attention as plain matrix products. It is not switched back: this module is only exported, never compared with."""
+    """Attention as plain matrix products. It is not switched back: this module is exported, never compared with."""
     for part in parts:
         part.set_attn_implementation("eager")
 
@@ -142,47 +159,68 @@ def _outermost(module: nn.Module) -> Iterator[SwitchesAttention]:
             yield from _outermost(child)
 
 
-def _check(job: Export) -> None:
-    """Inputs and outputs are the user's, and each symbol of the specs is one in the result."""
+def _check(job: Job, rung: str) -> None:
+    """Inputs and outputs are the user's, each symbol of the specs is one in the result, and it computes the same."""
     model = ir.load(job.path)
     found = {value.name: value for value in model.graph.inputs}
     for spec in job.specs:
         value = found.get(spec.name)
-        if value is None:
-            raise RetargetError(f"input '{spec.name}' has no effect on any output", "remove it from the inputs")
-        assert value.shape is not None
+        if value is None or value.shape is None:
+            raise RetargetError(f"input '{spec.name}' has no effect on any output")
         for axis, (wanted, dim) in enumerate(zip(spec.shape, value.shape, strict=True)):
             if isinstance(wanted, str) and isinstance(dim, int):
-                raise RetargetError(
-                    f"input '{spec.name}', dimension {axis}: {wanted} became static {dim}",
-                    f"the model fixes it: write {dim} in place of {wanted}",
-                )
+                raise RetargetError(f"input '{spec.name}', dimension {axis}: {wanted} became static {dim}")
     names = tuple(value.name for value in model.graph.outputs)
     if names != job.outputs:
         raise RetargetError(f"outputs came out as {names}, not {job.outputs}")
+    _settle_shapes(model, job, rung)
+    if job.other is not None:
+        _check_run(job, job.other)
 
 
-def _check_other_sizes(job: Export) -> None:
-    """A trace bakes sizes that Python computed into the graph without a word: run it at other sizes."""
-    assert job.other is not None
-    try:
-        expected = [to_array(tensor) for tensor in job.named(*job.other)]
-    except Exception:
-        logger.info("the model does not run at other sizes", exc_info=True)
-        return
+def _check_run(job: Job, run: Run) -> None:
+    """Sizes that Python computed while tracing are in the graph without a word: run it at sizes of another trace."""
     with Session(graph.load(job.path)) as session:
-        feeds = {spec.name: to_array(tensor) for spec, tensor in zip(job.specs, job.other, strict=True)}
-        actual = session.run(feeds)
-    for name, value in zip(job.outputs, expected, strict=True):
+        actual = session.run({spec.name: to_array(value) for spec, value in zip(job.specs, run.inputs, strict=True)})
+    sizes = ", ".join(f"{symbol}={size}" for symbol, size in run.sizes.items())
+    for name, wanted in zip(job.outputs, run.outputs, strict=True):
         got = actual[name]
-        if got.shape != value.shape:
-            raise RetargetError(
-                f"output '{name}' has shape {got.shape} where PyTorch gives {value.shape}: sizes became static"
-            )
-        norm = float(abs(value.astype("float64")).sum())
-        error = float(abs(got.astype("float64") - value.astype("float64")).sum())
-        if not error <= _NEAR * norm + 1e-6:
-            raise RetargetError(f"output '{name}' is wrong at other sizes than those of the trace: sizes became static")
+        if got.shape != wanted.shape:
+            raise RetargetError(f"output '{name}' is {got.shape} at {sizes} where PyTorch gives {wanted.shape}")
+        if wanted.dtype.kind == "f" and snr_db(wanted, got) < _SAME_DB:
+            raise RetargetError(f"output '{name}' is wrong at {sizes}: a size became static")
+
+
+def _settle_shapes(model: ir.Model, job: Job, rung: str) -> None:
+    """Correct the shapes that the exporter declares, in ``job.path``, by those that two runs had.
+
+    PyTorch's own shape function of LSTM makes the sequence static, and the TorchScript exporter invents a symbol for
+    each dimension: there the shapes of values inside the graph are dropped, to be inferred again.
+    """
+    if rung == "torchscript" or any(node.op_type in _RECURRENT for node in graph.all_nodes(model)):
+        for node in graph.all_nodes(model):
+            for value in node.outputs:
+                value.shape = None
+    for index, value in enumerate(model.graph.outputs):
+        seen = job.traced.outputs[index].shape
+        other = seen if job.other is None else job.other.outputs[index].shape
+        declared = [None] * len(seen) if value.shape is None or len(value.shape) != len(seen) else list(value.shape)
+        value.shape = ir.Shape(
+            _dimension(job, dim, size, again) for dim, size, again in zip(declared, seen, other, strict=True)
+        )
+    ir.save(model, job.path)
+
+
+def _dimension(job: Job, declared: int | ir.SymbolicDim | None, size: int, again: int) -> int | str | None:
+    """A dimension of an output, which had ``size`` in one run and ``again`` in the other."""
+    expression = declared.value if isinstance(declared, ir.SymbolicDim) else None
+    if expression and set(_WORD.findall(expression)) <= set(job.traced.sizes):
+        return expression
+    if size == again:
+        return size
+    assert job.other is not None
+    fitting = [symbol for symbol, one in job.traced.sizes.items() if (one, job.other.sizes[symbol]) == (size, again)]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _cause(error: BaseException) -> str:

@@ -38,10 +38,9 @@ class Named(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(tensor for _, tensor in leaves(self._call(tensors)))
 
-    def output_names(self, tensors: Sequence[torch.Tensor]) -> list[str]:
-        """The path name of each output, such as ``logits``, ``hidden_states_0`` or ``output``."""
-        with torch.no_grad():
-            return [name for name, _ in leaves(self._call(tensors))]
+    def leaves(self, tensors: Sequence[torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """The outputs with the path name of each, such as ``logits``, ``hidden_states_0`` or ``output``."""
+        return leaves(self._call(tensors))
 
     def _call(self, tensors: Sequence[torch.Tensor]) -> object:
         return self.module(**dict(zip(self.names, tensors, strict=True))) if self.by_name else self.module(*tensors)
