@@ -149,7 +149,8 @@ def _verified(artifact: ArtifactRow) -> GateRow:
             artifact, "verified", "passed", f"executed ({artifact.settings})" if artifact.settings else "executed"
         )
     if artifact.status == "built":
-        return _row(artifact, "verified", "failed", f"{artifact.verified}: {artifact.reason or 'no reason'}")
+        status: GateStatus = "unchecked" if artifact.check_failed else "failed"
+        return _row(artifact, "verified", status, f"{artifact.verified}: {artifact.reason or 'no reason'}")
     tolerated = artifact.optional and artifact.status == "skipped"  # elsewhere, but here the gate demands it
     return _row(artifact, "verified", "failed" if tolerated else "unchecked", f"not built: {artifact.reason}")
 

@@ -286,6 +286,7 @@ def test_a_comparison_that_crashed_leaves_the_gate_unchecked(full: MadeBuild) ->
     made = built(full, made_recipe())
     row = gate(made, "parity", "openvino/fp32")
     assert (row.status, row.detail) == ("unchecked", "not verified: openvino was killed by SIGKILL")
+    assert gate(made, "verified", "openvino/fp32").status == "unchecked"
     assert "compare openvino/fp32 failed: openvino was killed by SIGKILL" in made.reasons
     assert made.unfinished
 
