@@ -16,7 +16,7 @@ from such a trip as an infinity, and as NaN one operator later. Weights are conv
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -52,10 +52,10 @@ class CastFloat16(ir.passes.InPlacePass):
     output does not fit.
     """
 
-    def __init__(
-        self, ranges: Mapping[str, TensorRange] | None = None, io: Literal["float32", "float16"] = "float32"
-    ) -> None:
+    def __init__(self, ranges: Mapping[str, TensorRange] | None = None, io: str = "float32") -> None:
         super().__init__()
+        if io not in ("float32", "float16"):
+            raise RetargetError(f"io: '{io}' is not a type of inputs and outputs", "float32 or float16")
         self.ranges = ranges or {}
         self.io = io
         self.kept: tuple[KeptNode, ...] = ()

@@ -263,8 +263,19 @@ def _hold_values(
                 rules.masks.add(value)
             else:
                 rules.wide[value] = f"the constant '{value.name}' reaches {largest:.3g}, float16 ends at {LARGEST:g}"
-        elif 0 < largest < VANISHING:
+        elif 0 < largest < VANISHING and not _is_lost(value, largest, ranges):
             rules.wide[value] = f"the constant '{value.name}' stays below {largest:.3g}, where float16 loses its bits"
+
+
+def _is_lost(value: ir.Value, largest: float, ranges: Mapping[str, TensorRange]) -> bool:
+    """Whether the constant is only added to tensors so much larger that float16 does not see it: most epsilons."""
+    for node, at in value.uses():
+        other = node.inputs[1 - at] if node.op_type == "Add" else None
+        recorded = ranges.get(other.name or "") if other is not None else None
+        # Zeros do not enter ``absmin``: a smallest value above it rules them out.
+        if recorded is None or recorded.min <= 0 or recorded.absmin < largest * EXACT_INTEGERS:
+            return False
+    return True
 
 
 def _extent(tensor: ir.TensorProtocol) -> tuple[float, float]:

@@ -41,7 +41,7 @@ class Cast:
         expected = testing.outputs(self.model, feeds)
         interface = [value.name for value in (*self.model.graph.inputs, *self.model.graph.outputs)]
         ranges = observe(self.model, [feeds], threads=1) if calibrated else None
-        self.cast = CastFloat16(ranges, "float16" if io == "float16" else "float32")
+        self.cast = CastFloat16(ranges, io)
         assert self.cast(self.model).modified == modified
         proto = ir.to_proto(self.model)
         onnx.checker.check_model(proto, full_check=True)
@@ -153,8 +153,10 @@ def test_activations_beyond_float16_stay_in_float32() -> None:
 def in_numpy(model: ir.Model, feeds: Mapping[str, Array]) -> Array:
     """ONNX Runtime's CPU computes float16 in float32, where nothing overflows; numpy really rounds every step."""
     with np.errstate(all="ignore"):
-        results: list[Array] = list(ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feeds)))
-    return results[0]
+        results = ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feeds))
+    assert isinstance(results, list)
+    array: Array = results[0]
+    return array
 
 
 def test_nothing_passes_through_float16_between_nodes_in_float32() -> None:
@@ -255,6 +257,15 @@ def test_small_numbers_stay() -> None:
     assert {"Softmax", "Log", "Add", "Div"} <= set(cast.kept)
     assert "zero in float16" in cast.kept["Log"]
     assert cast.snr > 60
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(1.0, False), (0.0, True)])
+def test_an_epsilon_that_is_lost_anyway_keeps_nothing(shift: float, kept: bool) -> None:
+    text = "m (float[N, 4] x) => (float[N, 4] y) { a = Add(x, epsilon)\n y = Sqrt(a) }"
+    x = np.abs(drawn(3, 4)) * (shift > 0) + f32(shift)
+    cast = Cast(text, {"epsilon": f32([1e-6])}, feeds={"x": x}, modified=not kept)
+    assert ("Add" in cast.kept) == kept
+    assert cast.snr > 50
 
 
 def test_a_tensor_below_the_smallest_normal_number_stays() -> None:
@@ -390,6 +401,8 @@ def test_input_and_output_that_do_not_fit_are_refused_for_io_float16() -> None:
     ranges = observe(model, [{"x": drawn(3, 4, scale=1e5)}], threads=1)
     with pytest.raises(RetargetError, match="io: float16 is too narrow: 'x' reaches"):
         CastFloat16(ranges, "float16")(model)
+    with pytest.raises(RetargetError, match="io: 'int8' is not a type"):
+        CastFloat16(ranges, "int8")
 
 
 def test_operators_without_a_definition_stay() -> None:
