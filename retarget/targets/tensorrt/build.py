@@ -16,6 +16,7 @@ from retarget.errors import ToolchainFailure, Unsupported, unsupported
 from retarget.facts import EmitFacts, IoEntry
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec
+from retarget.targets import legal
 from retarget.targets.tensorrt import profile
 from retarget.targets.tensorrt.flavour import Flavour
 from retarget.targets.tensorrt.network import (
@@ -82,7 +83,7 @@ class Builder:
 
     def _broken(self, model: ir.Model) -> Reasons:
         return [
-            (node.name or "", node.op_type, self.flavour.broken[node.op_type])
+            legal.refusal(node, self.flavour.broken[node.op_type])
             for node in graph.all_nodes(model)
             if node.domain == "" and node.op_type in self.flavour.broken
         ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from retarget.adapt import Adapted, numpy_dtype
-from retarget.errors import MissingToolchain, ToolchainFailure
+from retarget.errors import MissingToolchain, RetargetError, ToolchainFailure
 from retarget.facts import EmitFacts, IoEntry
 from retarget.protocols import Runner
 from retarget.targets.tensorrt import gpu
@@ -34,7 +34,12 @@ def open_engine(flavour: Flavour, artifact: Path, facts: EmitFacts) -> Runner:
     if reason is not None:
         raise MissingToolchain(reason, "run it on a machine with an NVIDIA GPU and its driver")
     library = load_library(flavour)
-    runner = EngineRunner(library, library_log(library), artifact / ENGINE, facts, Cuda())
+    device = Cuda()
+    try:
+        runner = EngineRunner(library, library_log(library), artifact / ENGINE, facts, device)
+    except RetargetError:
+        device.close()
+        raise
     return Adapted(runner, facts.inputs, facts.outputs)
 
 
@@ -63,6 +68,7 @@ class EngineRunner:
 
     def run(self, feeds: Feeds) -> Outputs:
         """Outputs by the engine's own names and types, from feeds in them."""
+        self._log.clear()
         # Arrays that are being copied from must live until the stream is synchronized.
         alive = [self._set_input(entry.artifact_name, feeds[entry.artifact_name]) for entry in self._facts.inputs]
         missing = self._context.infer_shapes()
