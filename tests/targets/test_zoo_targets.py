@@ -1,0 +1,65 @@
+"""Real architectures from PyTorch's own outputs to each runtime's: fp32 within 100 dB, fp16 within 40 dB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import zoo
+
+from retarget import catalog, graph
+from retarget.calibration.observers import observe
+from retarget.compare import snr_db
+from retarget.convert.pytorch import export
+from retarget.passes import presets
+from retarget.passes.fp16 import CastFloat16
+from retarget.protocols import EmitJob, Source
+
+BOUNDS = {"fp32": 100, "fp16": 40}
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet_v2", "bert", "vit", "swin", "whisper_encoder"])
+def test_architectures_keep_their_outputs(name: str, tmp_path: Path) -> None:
+    import torch
+
+    family = zoo.FAMILIES[name]
+    weights, factory = tmp_path / "weights.pt", tmp_path / "build.py"
+    torch.save(family.build().state_dict(), weights)
+    factory.write_text(f"import zoo\n\ndef build():\n    return zoo.FAMILIES[{name!r}].build()\n")
+    source = Source(weights, family.specs, family.shapes, family.outputs, factory=(factory, "build"))
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    exported = export.export(source, None, folder)
+    model = export.load(folder, source)
+    for _, optimization in presets.build("default", family.shapes):
+        model = optimization(model).model
+    feeds = {size: family.feeds(dict.fromkeys(family.shapes, size), seed=size) for size in _sizes(family)}
+    with export.reference(source, exported) as runner:
+        expected = {size: runner.run(fed) for size, fed in feeds.items()}
+    outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
+
+    for target in ("onnxruntime", "openvino"):
+        if (reason := catalog.target(target).unavailable()) is not None:
+            pytest.skip(reason[0])
+        for precision, bound in BOUNDS.items():
+            made = model
+            if precision == "fp16" and catalog.target(target).fp16 == "graph":
+                made = CastFloat16(observe(model, feeds.values()), io="float32")(model.clone()).model
+            job = EmitJob(precision, family.specs, outputs, family.shapes, catalog.target(target).Options())
+            out = tmp_path / target / precision
+            out.mkdir(parents=True)
+            facts = catalog.target_emit(target).emit(made, job, out)
+            assert facts.precision.weights == {"fp32": "float32", "fp16": "float16"}[precision]
+            assert facts.precision.low_precision_share is not None
+            with catalog.target_run(target).open(out, facts, parity=True, threads=1) as artifact:
+                for size, fed in feeds.items():
+                    got = artifact.run(fed)
+                    for output, right in expected[size].items():
+                        decibels = snr_db(right, got[output])
+                        assert decibels >= bound, f"{target} {precision} {output} at {size}: {decibels:.1f} dB"
+
+
+def _sizes(family: zoo.Family) -> list[int]:
+    """Two sizes that every dimension of ``family`` may have."""
+    lowest = max(extent.min for extent in family.shapes.values())
+    return [lowest, lowest + 1]
