@@ -50,10 +50,10 @@ def build(
     anything runs; what goes wrong later is in the report and the exit code.
     """
     plan = make_plan(wanted, store, invocation)
-    output = OutputFolder(folder)
     current = lock.make(wanted, plan.inputs, plan.versions)
     if locked is not None:
         lock.check(locked, current)
+    output = OutputFolder(folder)
 
     outcomes: list[Outcome] = []
     with (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from retarget.errors import RetargetError
 from retarget.protocols import Artifact
+from retarget.store import LOG
 
 MARKER = ".retarget"
 """Says that retarget made the folder: a folder without it is somebody's own, and nothing in it is replaced."""
@@ -47,6 +48,8 @@ class OutputFolder:
             return
         with _disk_errors(destination), self._staged() as staged:
             for source in sorted(artifact.path.rglob("*")):
+                if source == artifact.path / LOG:
+                    continue  # of the machine that built it, and not among what the manifest vouches for
                 copy = staged / source.relative_to(artifact.path)
                 if source.is_dir():
                     copy.mkdir()
@@ -123,7 +126,7 @@ def _same_sizes(one: Path, other: Path) -> bool:
         (other / file.relative_to(one)).is_file()
         and (other / file.relative_to(one)).stat().st_size == file.stat().st_size
         for file in one.rglob("*")
-        if file.is_file()
+        if file.is_file() and file != one / LOG
     )
 
 

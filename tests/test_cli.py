@@ -1,0 +1,309 @@
+"""The commands as a user runs them: real processes, real files, real exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from retarget import cli, listing
+
+MODEL = """
+<ir_version: 10, opset_import: ["" : 21]>
+net (float[N,8] x) => (float[N,4] scores)
+<float[8,4] w, float[4] b> {
+  h = MatMul(x, w)
+  z = Add(h, b)
+  scores = Sigmoid(z)
+}
+"""
+
+RECIPE = """
+version: 1
+name: net
+model: {path: net.onnx, shapes: {N: {min: 1, opt: 2, max: 4}}}
+targets: [onnxruntime]
+"""
+
+
+def write_model(path: Path, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    model = onnx.parser.parse_model(MODEL)
+    for name, shape in (("w", (8, 4)), ("b", (4,))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_model(tmp_path / "net.onnx")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(folder: Path, store: Path) -> Run:
+    def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        stored = ("--store", str(store)) if arguments[0] in ("convert", "build", "cache") else ()
+        ended = subprocess.run(
+            [sys.executable, "-m", "retarget.cli", *arguments, *stored],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert ended.returncode == expect, f"{ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+        assert "Traceback" not in ended.stderr
+        return ended
+
+    return run
+
+
+# ---- what works
+
+
+def test_convert_leaves_verified_artifacts_and_the_recipe_that_it_stands_for(folder: Path, run: Run) -> None:
+    command = ["convert", "net.onnx", "--shape", "N=1:2:4", "--precision", "fp32", "--precision", "fp16"]
+    run(*command, "--to", "onnxruntime", "--to", "openvino", "-o", "out")
+
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert (report["schema"], report["verdict"]) == (1, "pass")
+    assert {(row["target"], row["variant"], row["verified"]) for row in report["artifacts"]} == {
+        (target, variant, "executed") for target in ("onnxruntime", "openvino") for variant in ("fp32", "fp16")
+    }
+    for file in (
+        "report.html",
+        "report.md",
+        "junit.xml",
+        "recipe.lock",
+        "reference.npz",
+        "onnxruntime/fp32/model.onnx",
+        "openvino/fp16/model.xml",
+        "openvino/fp16/model.bin",
+        "openvino/fp16/manifest.json",
+    ):
+        assert (folder / "out" / file).is_file(), file
+
+    again = run("build", "out/recipe.yaml", "-o", "again", "--dry-run", "--json")
+    assert {row["status"] for row in json.loads(again.stdout)} == {"cached"}
+
+
+def test_a_build_where_nothing_changed_runs_no_step(run: Run) -> None:
+    run("build", "recipe.yaml", "-o", "out")
+    again = json.loads(run("build", "recipe.yaml", "-o", "out", "--json").stdout)
+    assert {step["status"] for step in again["steps"]} == {"cached"}
+
+
+def test_data_goes_to_stdout_and_words_to_stderr(run: Run) -> None:
+    ended = run("build", "recipe.yaml", "-o", "out", "--json")
+    assert json.loads(ended.stdout)["name"] == "net"
+    assert "report:" not in ended.stdout
+    assert "\x1b[" not in ended.stdout + ended.stderr
+
+
+def test_an_artifact_makes_itself_again_and_refuses_another_input(folder: Path, run: Run, store: Path) -> None:
+    run("build", "recipe.yaml", "-o", "out")
+    binaries = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    script = [
+        str(folder / "out" / "onnxruntime" / "fp32" / "REPRODUCE.sh"),
+        "-o",
+        str(folder / "again"),
+        "--store",
+        str(store),
+    ]
+    subprocess.run(script, check=True, capture_output=True, env=environment, timeout=120)
+    artifacts = [folder / name / "onnxruntime" / "fp32" / "model.onnx" for name in ("out", "again")]
+    assert artifacts[0].read_bytes() == artifacts[1].read_bytes()
+
+    write_model(folder / "net.onnx", seed=1)
+    refused = subprocess.run(script, check=False, capture_output=True, text=True, env=environment, timeout=120)
+    assert refused.returncode == 4
+    assert "net.onnx" in refused.stderr
+
+
+def test_only_builds_one_artifact(folder: Path, run: Run) -> None:
+    (folder / "recipe.yaml").write_text(RECIPE.replace("[onnxruntime]", "[onnxruntime, openvino]"))
+    run("build", "recipe.yaml", "-o", "out", "--only", "onnxruntime")
+    assert not (folder / "out" / "openvino").exists()
+
+
+def test_the_starter_recipe_can_be_built_as_it_is(folder: Path, run: Run) -> None:
+    run("init", "net.onnx", "-o", "starter.yaml")
+    assert "float32[N,8]" in (folder / "starter.yaml").read_text()
+    run("build", "starter.yaml", "--dry-run")
+    assert "is there already" in run("init", "net.onnx", "-o", "starter.yaml", expect=1).stderr
+
+
+def test_inspect_says_what_is_really_in_a_model(run: Run) -> None:
+    found = json.loads(run("inspect", "net.onnx", "--json").stdout)
+    assert found["parameters"] == 36
+    assert "MatMul" in run("inspect", "net.onnx").stdout
+
+
+def test_lists_doctor_schema_and_cache_print_data(run: Run) -> None:
+    run("build", "recipe.yaml", "-o", "out")
+    for what in ("frontends", "passes", "targets"):
+        assert {row["name"] for row in json.loads(run("list", what, "--json").stdout)} >= {"onnx"} & {what}
+    assert "openvino" in {row["name"] for row in json.loads(run("list", "targets", "--json").stdout)}
+    assert json.loads(run("schema").stdout)["$schema"]
+    assert "openvino" in run("doctor").stdout
+    assert json.loads(run("cache", "ls", "--json").stdout)
+    assert "all artifacts are whole" in run("cache", "verify").stderr
+
+
+# ---- what fails, and how
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "hint"),
+    [
+        (["convert", "nett.onnx", "--to", "openvino"], "nett.onnx: no such file", "relative"),
+        (["convert", "net.onnx", "--to", "openvin"], "unknown target 'openvin'", "did you mean 'openvino'?"),
+        (["convert", "net.onnx", "--to", "openvino", "--precision", "int8"], "'int8' is not there yet", "fp32"),
+        (["convert", "net.onnx", "--to", "openvino", "--precision", "fp61"], "'fp61' is unknown", "fp16"),
+        (
+            ["convert", "net.onnx", "--to", "openvino", "--input", "x=float31[N,8]"],
+            "unknown dtype 'float31'",
+            "float32",
+        ),
+        (["convert", "net.onnx", "--to", "openvino", "--input", "x=float32[N,8"], "not a tensor spec", "DTYPE[SHAPE]"),
+        (["convert", "net.onnx", "--to", "openvino", "--shape", "N=4:2:1"], "not a dimension range", "MIN:OPT:MAX"),
+        (["convert", "net.onnx", "--to", "openvino", "--optimize", "fast"], "unknown preset 'fast'", "default"),
+        (["convert", "net.onnx", "--to", "openvino", "--data", "none.npz"], "none.npz: no such file", "relative"),
+        (["convert", "net.onnx", "--to", "openvino", "--memory", "lots"], "'lots' is not a size", "4GB"),
+        (["build", "nothing.yaml"], "nothing.yaml", ""),
+        (["build", "recipe.yaml", "--locked"], "recipe.lock: no such file", "earlier build"),
+        (["inspect", "nothing.onnx"], "nothing.onnx", ""),
+        (["list", "target"], "no list of 'target'", "did you mean 'targets'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_clear_line_and_a_hint(
+    folder: Path, run: Run, arguments: list[str], words: str, hint: str
+) -> None:
+    ended = run(*arguments, expect=1)
+    assert words in ended.stderr
+    assert hint in ended.stderr
+    assert ended.stdout == ""
+    assert sorted(path.name for path in folder.iterdir()) == ["net.onnx", "recipe.yaml"]
+
+
+def test_what_only_the_model_can_refute_fails_in_a_clear_line_too(run: Run) -> None:
+    for given, words in (("x=float32[N,9]", "8"), ("y=float32[N,8]", "x"), ("x=int64[N,8]", "float32")):
+        ended = run("convert", "net.onnx", "--to", "onnxruntime", "--input", given, "-o", "out", expect=1)
+        assert "hint:" in ended.stderr
+        assert words in ended.stderr
+
+
+def test_all_errors_of_a_recipe_are_reported(folder: Path, run: Run) -> None:
+    text = RECIPE.replace("name: net", "nam: net").replace("[onnxruntime]", "[onnxruntim]") + "variants: [fp23]\n"
+    (folder / "recipe.yaml").write_text(text)
+    ended = run("build", "recipe.yaml", expect=1)
+    for line, mistake in ((3, "nam"), (5, "onnxruntim"), (6, "fp23")):
+        assert f"recipe.yaml:{line}:" in ended.stderr
+        assert mistake in ended.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["net.onnx", "recipe.yaml"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_model_is_named(folder: Path, run: Run, damage: str) -> None:
+    whole = (folder / "net.onnx").read_bytes()
+    middle = len(whole) // 2
+    broken = whole[:middle] if damage == "cut" else whole[:8] + bytes([whole[8] ^ 0xFF]) + whole[9:]
+    (folder / "net.onnx").write_bytes(broken)
+    ended = run("convert", "net.onnx", "--to", "onnxruntime", "-o", "out", expect=1)
+    assert "net.onnx" in ended.stderr
+    assert not (folder / "out" / "onnxruntime").exists()
+
+
+def test_a_broken_gate_ends_with_4(folder: Path, run: Run) -> None:
+    (folder / "recipe.yaml").write_text(RECIPE + "variants: [fp16]\ngates: {parity: {fp16: {snr_db: 200}}}\n")
+    ended = run("build", "recipe.yaml", "-o", "out", expect=4)
+    assert "fail" in ended.stderr
+    assert json.loads((folder / "out" / "report.json").read_text())["verdict"] == "fail"
+
+
+def test_a_folder_of_the_user_s_own_is_refused(folder: Path, run: Run) -> None:
+    ended = run("build", "recipe.yaml", "-o", ".", expect=1)
+    assert "did not make" in ended.stderr
+    assert not (folder / "report.json").exists()
+
+
+def test_a_store_that_cannot_be_one_is_refused(folder: Path) -> None:
+    (folder / "file").write_text("")
+    command = [sys.executable, "-m", "retarget.cli", "build", "recipe.yaml", "-o", "out", "--store", "file"]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "hint:" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_wrong_usage_ends_with_2(run: Run) -> None:
+    assert "--to" in run("convert", "net.onnx", expect=2).stderr
+    run("frobnicate", expect=2)
+
+
+def test_a_bug_ends_with_3_and_leaves_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(what: str) -> None:
+        raise KeyError(what)
+
+    monkeypatch.setattr(listing, "rows", broken)
+    monkeypatch.setattr(sys, "argv", ["retarget", "list", "targets"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 3
+    words = capsys.readouterr().err
+    log = Path(words.split("with the log ")[1].strip())
+    assert "Traceback" not in words
+    assert "KeyError: 'targets'" in log.read_text()
+    log.unlink()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_build_and_its_workers(
+    folder: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    (folder / "data.py").write_text(
+        "import os, pathlib, time\n"
+        "def samples():\n"
+        "    pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        "    yield {}\n"
+    )
+    command = [sys.executable, "-m", "retarget.cli", "convert", "net.onnx", "--to", "onnxruntime"]
+    command += ["--data", "data.py:samples", "-o", "out", "--store", str(tmp_path / "store")]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if (folder / "pid").exists() and (folder / "pid").read_text():
+                break
+            time.sleep(0.1)
+        worker = int((folder / "pid").read_text())
+        process.send_signal(number)
+        _, words = process.communicate(timeout=60)
+    assert process.returncode == code, words
+    assert "Traceback" not in words
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert not (folder / "out" / "onnxruntime").exists()
