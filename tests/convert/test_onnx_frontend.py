@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -436,3 +438,13 @@ def test_files_are_recognised_by_content(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         assert matches(tmp_path / name) is None
     assert matches(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["onnx", "pytorch"])
+def test_the_light_half_imports_nothing_heavy(name: str) -> None:
+    code = (
+        f"import sys, retarget.convert.{name} as f; f.matches(__import__('pathlib').Path('pyproject.toml'));"
+        "print({'numpy', 'onnx', 'onnx_ir', 'torch', 'safetensors', 'transformers'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

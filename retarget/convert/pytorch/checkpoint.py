@@ -81,7 +81,8 @@ def load(source: Source) -> Loaded:
             case _:
                 loaded = _checkpoint(source, form, options)
         if loaded.program is None:
-            loaded.module.eval().requires_grad_(requires_grad=False)
+            for parameter in loaded.module.eval().parameters():
+                parameter.requires_grad_(False)
             _to_float32(loaded)
     return loaded
 

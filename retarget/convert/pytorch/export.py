@@ -43,7 +43,7 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
     loaded = checkpoint.load(source)
     source = replace(source, inputs=source.inputs or _specs(loaded, source.path))
     notes = list(loaded.notes)
-    named = wrap(loaded.module, source.inputs, notes)
+    named = wrap(loaded.module, loaded.program, source.inputs, notes)
     sizes, others = _trace_sizes(source.inputs, source.shapes)
     traced = _run(named, source, sizes, example)
     outputs = choose_outputs(traced.names, source)
@@ -65,7 +65,7 @@ def load(out: Path, source: Source) -> ir.Model:
 def reference(source: Source, exported: Exported) -> TorchRunner:
     """The module itself."""
     loaded = checkpoint.load(source)
-    return TorchRunner(wrap(loaded.module, exported.inputs, []), exported.outputs)
+    return TorchRunner(wrap(loaded.module, loaded.program, exported.inputs, []), exported.outputs)
 
 
 # ---- inputs

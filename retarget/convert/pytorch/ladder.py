@@ -85,9 +85,8 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
         rungs["torchscript"] = lambda: _torchscript(job, eager)
 
     failures = []
+    before = set(job.path.parent.iterdir())
     for name, attempt in rungs.items():
-        for file in job.path.parent.iterdir():
-            file.unlink()
         try:
             with quiet(), torch.no_grad():
                 attempt()
@@ -96,6 +95,8 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
             # Exporters fail in every way that Python knows; each failure is kept, and raised when none is left.
             logger.info("%s failed", name, exc_info=True)
             failures.append(f"{name}: {_cause(error)}")
+            for file in set(job.path.parent.iterdir()) - before:
+                file.unlink()
             if len(failures) == len(rungs):
                 raise ToolchainFailure(
                     "\n  ".join(["PyTorch cannot export the model:", *failures]),
@@ -131,8 +132,12 @@ def _dynamo_eager(job: Job, parts: Sequence[SwitchesAttention]) -> None:
 def _torchscript(job: Job, parts: Sequence[SwitchesAttention]) -> None:
     _make_eager(parts)
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in job.specs}
+    module: nn.Module = job.named
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        # The exporter's own trace forgets which scripted parts there are; this one keeps their control flow.
+        module = torch.jit.trace(module, job.traced.inputs, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     torch.onnx.export(
-        job.named,
+        module,
         job.traced.inputs,
         str(job.path),
         dynamo=False,
@@ -180,9 +185,13 @@ def _check(job: Job, rung: str) -> None:
 
 def _check_run(job: Job, run: Run) -> None:
     """Sizes that Python computed while tracing are in the graph without a word: run it at sizes of another trace."""
-    with Session(graph.load(job.path)) as session:
-        actual = session.run({spec.name: to_array(value) for spec, value in zip(job.specs, run.inputs, strict=True)})
     sizes = ", ".join(f"{symbol}={size}" for symbol, size in run.sizes.items())
+    feeds = {spec.name: to_array(value) for spec, value in zip(job.specs, run.inputs, strict=True)}
+    with Session(graph.load(job.path)) as session:
+        try:
+            actual = session.run(feeds)
+        except ToolchainFailure as error:
+            raise RetargetError(f"fails at {sizes}, a size became static: {error.message}") from error
     for name, wanted in zip(job.outputs, run.outputs, strict=True):
         got = actual[name]
         if got.shape != wanted.shape:
@@ -225,7 +234,8 @@ def _dimension(job: Job, declared: int | ir.SymbolicDim | None, size: int, again
 
 def _cause(error: BaseException) -> str:
     """The deepest cause, in one line: exporters wrap it in advice."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, RetargetError):
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = error.message if isinstance(error, RetargetError) else f"{type(error).__name__}: {error}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

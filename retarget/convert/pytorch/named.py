@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from retarget.errors import RetargetError, Unsupported, did_you_mean
 from retarget.protocols import Source
@@ -25,13 +26,16 @@ THREADS = 2
 
 
 class Named(nn.Module):
-    """Calls ``module`` with tensors in the order of ``names``; returns its tensors, nested ones flattened."""
+    """Calls ``module`` with tensors in the order of ``names``; returns its tensors, nested ones flattened.
 
-    def __init__(self, module: nn.Module, names: Sequence[str], *, by_name: bool) -> None:
+    ``places`` says for each tensor where it goes: a position among the arguments, or a keyword.
+    """
+
+    def __init__(self, module: nn.Module, names: Sequence[str], places: Sequence[int | str]) -> None:
         super().__init__()
         self.module = module
         self.names = tuple(names)
-        self.by_name = by_name
+        self.places = tuple(places)
         # A program of torch.export refuses to change its mode: it is what it was exported as.
         self.training = False
 
@@ -43,7 +47,9 @@ class Named(nn.Module):
         return leaves(self._call(tensors))
 
     def _call(self, tensors: Sequence[torch.Tensor]) -> object:
-        return self.module(**dict(zip(self.names, tensors, strict=True))) if self.by_name else self.module(*tensors)
+        placed = dict(zip(self.places, tensors, strict=True))
+        keywords = {place: tensor for place, tensor in placed.items() if isinstance(place, str)}
+        return self.module(*(placed[index] for index in range(len(placed) - len(keywords))), **keywords)
 
 
 def leaves(value: object, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -75,33 +81,47 @@ def _join(path: str, name: str) -> str:
     return f"{path}_{name}" if path else name
 
 
-def wrap(module: nn.Module, specs: Sequence[TensorSpec], notes: list[str]) -> Named:
+def wrap(module: nn.Module, program: ExportedProgram | None, specs: Sequence[TensorSpec], notes: list[str]) -> Named:
     """``module`` called by name where the inputs bear the names of its parameters, else in their order.
 
     Raises ``RetargetError`` listing the parameters of its forward where neither can be.
     """
-    parameters = forward_parameters(module)
+    parameters = forward_parameters(module) if program is None else dict.fromkeys(program_places(program), True)
     names = [spec.name for spec in specs]
     known = [name for name in names if name in parameters]
     required = [name for name, needed in parameters.items() if needed]
-    listing = ", ".join(name if needed else f"{name} (optional)" for name, needed in parameters.items())
-    if parameters and len(known) == len(names):
-        left = [name for name in required if name not in names]
-        if left:
-            raise RetargetError(f"input '{left[0]}' of the model is not given", f"its forward takes: {listing}")
-        return Named(module, names, by_name=True)
-    if known:
+    hint = "its forward takes: " + ", ".join(name if needed else f"{name}?" for name, needed in parameters.items())
+    if not parameters:
+        return Named(module, names, range(len(names)))
+    if known and len(known) < len(names):
         wrong = next(name for name in names if name not in parameters)
         raise RetargetError(f"the model has no input '{wrong}'", did_you_mean(wrong, parameters))
-    if parameters and not len(required) <= len(names) <= len(parameters):
-        raise RetargetError(
-            f"{len(names)} inputs were given, the model takes {len(required)} to {len(parameters)}",
-            f"its forward takes: {listing}",
-        )
-    if parameters:
-        pairs = ", ".join(f"{name} is {parameter}" for name, parameter in zip(names, parameters, strict=False))
-        notes.append(f"inputs were matched with the parameters of forward by their order: {pairs}")
-    return Named(module, names, by_name=False)
+    if known and (left := [name for name in required if name not in names]):
+        raise RetargetError(f"input '{left[0]}' of the model is not given", hint)
+    if not len(required) <= len(names) <= len(parameters):
+        raise RetargetError(f"{len(names)} inputs were given, the model takes {_count(parameters, required)}", hint)
+    pairs = dict(zip(names, names if known else parameters, strict=False))
+    if not known:
+        listing = ", ".join(f"{name} is {parameter}" for name, parameter in pairs.items())
+        notes.append(f"inputs were matched with the parameters of forward by their order: {listing}")
+    if program is not None:
+        places = program_places(program)
+        return Named(module, names, [places[parameter] for parameter in pairs.values()])
+    return Named(module, names, list(pairs.values()) if known else range(len(names)))
+
+
+def _count(parameters: Mapping[str, bool], required: Sequence[str]) -> str:
+    return str(len(required)) if len(required) == len(parameters) else f"{len(required)} to {len(parameters)}"
+
+
+def program_places(program: ExportedProgram) -> dict[str, int | str]:
+    """The inputs of a program of ``torch.export`` and where each goes, as it was exported: position or keyword."""
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    positional, keywords = program.call_spec.in_spec.children()
+    if positional.num_leaves + keywords.num_leaves != positional.num_children + keywords.num_children:
+        raise Unsupported("the exported program takes nested inputs", "export it with tensors as its only inputs")
+    places = [*range(positional.num_children), *keywords.context]
+    return dict(zip(names, places, strict=True))
 
 
 def forward_parameters(module: nn.Module) -> dict[str, bool]:
