@@ -23,6 +23,7 @@ PASSES = {
     "fold_scales": "retarget.passes.fold_scales:FoldScales",
     "fold_shapes": "retarget.passes.fold_shapes:FoldShapes",
     "fold_weights": "retarget.passes.fold_weights:FoldWeights",
+    "fuse_attention": "retarget.passes.fuse_attention:FuseAttention",
     "fuse_conv_bn": "retarget.passes.fuse_conv_bn:FuseConvBn",
     "fuse_gelu": "retarget.passes.fuse_gelu:FuseGelu",
     "fuse_gemm": "retarget.passes.fuse_gemm:FuseGemm",
@@ -37,6 +38,7 @@ PASSES = {
     "remove_softmax_guards": "retarget.passes.remove_softmax_guards:RemoveSoftmaxGuards",
     "remove_unused": "retarget.passes.library:RemoveUnused",
     "rewrite_known_patterns": "retarget.passes.library:RewriteKnownPatterns",
+    "simplify": "retarget.passes.simplify:Simplify",
 }
 """Name in recipes → "module:Class"; the class's constructor arguments are the options."""
 

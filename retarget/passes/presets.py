@@ -71,7 +71,18 @@ DEFAULT: tuple[Line, ...] = (
 )
 """Exact up to rounding, and cheap."""
 
-AGGRESSIVE: tuple[Line, ...] = (*DEFAULT,)
+AGGRESSIVE: tuple[Line, ...] = (
+    *DEFAULT,
+    ("remove_softmax_guards", {"every_row_sees_something": True}),  # not for inputs that are masked throughout
+    ("simplify", {}),  # folds by execution; loads all weights, and leaves models of 2 GB and more alone
+    ("lift_constants", {}),  # onnxsim writes what it folded as it likes
+    ("remove_noops", {}),
+    ("remove_unused", {}),
+    ("deduplicate_constants", {}),
+    ("merge_equal_nodes", {}),
+    ("fix_names", {}),
+    ("infer_shapes", {}),
+)
 """What can change rounding more, costs more, or holds only for inputs that a model is meant to see."""
 
 PRESETS: Mapping[str, tuple[Line, ...]] = {"none": NONE, "default": DEFAULT, "aggressive": AGGRESSIVE}
