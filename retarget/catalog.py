@@ -17,6 +17,7 @@ FRONTENDS = {
 PASSES = {
     "canonical_arithmetic": "retarget.passes.canonical_arithmetic:CanonicalArithmetic",
     "deduplicate_constants": "retarget.passes.library:DeduplicateConstants",
+    "delay_transposes": "retarget.passes.delay_transposes:DelayTransposes",
     "fix_dimensions": "retarget.passes.fix_dimensions:FixDimensions",
     "fix_names": "retarget.passes.library:FixNames",
     "fold_constants": "retarget.passes.library:FoldConstants",

@@ -13,8 +13,8 @@ requires: tuple[str, ...] = ()
 extra: str | None = None
 precisions = frozenset({"fp32", "fp16"})
 fp16: Literal["graph", "weights"] = "graph"
-lower: tuple[str, ...] = ()
-"""None: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
+lower: tuple[str, ...] = ("delay_transposes",)
+"""Nothing else: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
