@@ -90,6 +90,29 @@ def test_artifacts_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in written[0][0]
 
 
+def test_values_beyond_float16_are_not_clamped(tmp_path: Path) -> None:
+    """OpenVINO's own compression makes 65504 of them."""
+    wide = model(
+        """g (float[N,3] x, float[3,64] w_a) => (float[N,3] y, float[N,64] z) {
+            factor = Constant <value = float[3] {1e6, 0.1, -3e38}> ()
+            y = Mul(x, factor)
+            z = MatMul(x, w_a)
+        }"""
+    )
+    facts = emit(TARGET, wide, tmp_path, "fp16")
+    assert facts.precision.weights == "float16"
+    assert facts.notes[-1] == "Stored as float32, for values beyond float16: factor."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    kinds = [
+        node.get_element_type().get_type_name()
+        for node in core().read_model(tmp_path / "model.xml").get_ordered_ops()
+        if node.get_type_name() == "Constant"
+    ]
+    assert sorted(kinds) == ["f16", "f32"]
+    feeds = {"x": np.ones((1, 3), np.float32)}
+    assert run(TARGET, tmp_path, facts, feeds)["y"].tolist() == [np.array([1e6, 0.1, -3e38], np.float32).tolist()]
+
+
 def test_an_input_may_be_an_output(tmp_path: Path) -> None:
     passing = model(
         """g (float[N,4] x, float[N,4] z) => (float[N,4] same, float[N,4] y) {

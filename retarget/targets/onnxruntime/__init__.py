@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from retarget.targets import machine
+
 requires: tuple[str, ...] = ()
 """onnxruntime itself comes with retarget: it is also the reference of the pass check and of calibration."""
 extra: str | None = None
@@ -22,7 +24,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def fingerprint() -> Mapping[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx", "onnx-ir")}
+    versions = {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx", "onnx-ir")}
+    return {**versions, "cpu": machine.cpu()}
 
 
 def unavailable() -> tuple[str, str] | None:

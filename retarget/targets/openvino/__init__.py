@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from retarget.targets import machine
+
 requires: tuple[str, ...] = ("openvino",)
 extra: str | None = "openvino"
 precisions = frozenset({"fp32", "fp16"})
@@ -21,7 +23,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def fingerprint() -> Mapping[str, str]:
-    return {"openvino": _version() or "not installed", "onnx-ir": importlib.metadata.version("onnx-ir")}
+    versions = {"openvino": _version() or "not installed", "onnx-ir": importlib.metadata.version("onnx-ir")}
+    return {**versions, "cpu": machine.cpu()}
 
 
 def unavailable() -> tuple[str, str] | None:

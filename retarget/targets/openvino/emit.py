@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +22,12 @@ from retarget.targets.openvino.executed import activations, at, executed, weight
 from retarget.targets.openvino.legal import LEGAL
 from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, words
 
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
 FILE = "model.xml"
+
+LARGEST = float(np.finfo(np.float16).max)
 
 _MADE = re.compile(r"(\w+)_\d+")
 
@@ -36,24 +43,61 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     if legal.refused(model, LEGAL, closed=False):
         raise unsupported("openvino", check(model, job))
     try:
-        _write(model, job, out / FILE)
-        return _facts(job, out / FILE)
+        wide = _write(model, job, out / FILE)
+        return _facts(job, out / FILE, wide)
     except ToolchainFailure as error:
         if refusals := check(model, job):
             raise unsupported("openvino", refusals) from error
         raise
 
 
-def _write(model: ir.Model, job: EmitJob, path: Path) -> None:
+def _write(model: ir.Model, job: EmitJob, path: Path) -> tuple[str, ...]:
+    """Write both files. Returns the names of the constants that stay float32 where float16 was asked for."""
     converted = _read(_adjusted(model))
     try:
         converted.reshape(
             {port: _partial(spec, job.shapes) for port, spec in zip(converted.inputs, job.inputs, strict=True)}
         )
         _number(converted, model)
-        openvino.save_model(converted, path, compress_to_fp16=job.precision == "fp16")
+        if job.precision != "fp16":
+            openvino.save_model(converted, path, compress_to_fp16=False)
+            return ()
+        openvino.save_model(converted, path, compress_to_fp16=True)
+        wide = _wide(converted)
+        if wide:
+            _widen(path, wide)
     except RuntimeError as error:
         raise failure("OpenVINO cannot write the model", error) from error
+    return tuple(sorted(wide))
+
+
+def _wide(converted: openvino.Model) -> dict[str, Array]:
+    """The constants that float16 cannot hold, by node name: OpenVINO clamps them, and says nothing."""
+    wide: dict[str, Array] = {}
+    for node in converted.get_ops():
+        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("f32", "f64"):
+            values = node.data
+            if np.any(np.isfinite(values) & (np.abs(values) > LARGEST)):
+                wide[node.get_friendly_name()] = values
+    return wide
+
+
+def _widen(path: Path, wide: Mapping[str, Array]) -> None:
+    """Put the constants ``wide`` back, as they were, into the compressed model at ``path``."""
+    with TemporaryDirectory(prefix="retarget-openvino-") as folder:
+        compressed = Path(folder) / path.name
+        for file in (path, path.with_suffix(".bin")):
+            shutil.move(file, compressed.with_name(file.name))
+        # Not mapped: the folder goes away.
+        model = core().read_model(compressed, config={"ENABLE_MMAP": False})
+        for node in model.get_ordered_ops():
+            name = node.get_friendly_name()
+            if node.get_type_name() == "Convert" and name in wide:
+                constant = openvino.op.Constant(wide[name])
+                constant.set_friendly_name(name)
+                constant.output(0).get_tensor().set_names(node.output(0).get_names())
+                node.output(0).replace(constant.output(0))
+        openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def _number(converted: openvino.Model, model: ir.Model) -> None:
@@ -105,7 +149,7 @@ def _partial(spec: TensorSpec, shapes: Mapping[str, DimRange]) -> openvino.Parti
     return openvino.PartialShape([extent.min if extent.min == extent.max else -1 for extent in extents])
 
 
-def _facts(job: EmitJob, path: Path) -> EmitFacts:
+def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
     sizes = {symbol: extent.opt for symbol, extent in job.shapes.items()}
     written = at(path, job.inputs, sizes)
     done = executed(written)
@@ -122,6 +166,8 @@ def _facts(job: EmitJob, path: Path) -> EmitFacts:
             "OpenVINO stores the weights as float16 and its CPU plugin computes in float32 on this machine:"
             " float16 saves storage here, not time."
         )
+    if wide:
+        notes.append(f"Stored as float32, for values beyond float16: {', '.join(wide)}.")
     results = {spec.name for spec in job.outputs}
     inputs, outputs = _entries(job.inputs, written.inputs, results), _entries(job.outputs, written.outputs, set())
     if any(entry.artifact_dtype == "int64" for entry in (*inputs, *outputs)):
