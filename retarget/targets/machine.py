@@ -14,11 +14,11 @@ _FEATURES = frozenset({"amx_bf16", "amx_fp16", "avx512_bf16", "avx512_fp16", "as
 
 @cache
 def cpu() -> str:
-    """``x86_64``, or ``x86_64 amx_bf16 avx512_bf16`` with the CPU's 16-bit float arithmetic as far as Linux tells it."""
+    """``x86_64``, or ``x86_64 amx_bf16 avx512_bf16``: the CPU's 16-bit float arithmetic where Linux tells it."""
     features: set[str] = set()
     if _CPUINFO.is_file():
         with _CPUINFO.open() as lines:
             # The first processor's: on a large machine the whole file takes longer to make than a plan.
             line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        features = _FEATURES & set(line.split())
+        features = set(line.split()) & _FEATURES
     return " ".join([platform.machine(), *sorted(features)])
