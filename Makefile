@@ -25,6 +25,7 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
+	$(BIN)/python tests/conformance/support_table.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.optimize

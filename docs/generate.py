@@ -1,14 +1,16 @@
 """Writes the pages of docs/ that are made from the code. `make docs` runs it; a test holds the pages against it.
 
-    python docs/generate.py [--check]
+python docs/generate.py [--check]
 """
 
 from __future__ import annotations
 
-import importlib
+import ast
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -59,30 +61,47 @@ def targets() -> str:
     for name in catalog.TARGETS:
         module = catalog.target(name)
         precisions = ", ".join(sorted(module.precisions))
-        parts += [f"## {name}\n", f"{inspect.getdoc(module)}\n", f"Precisions: {precisions}.\n", options(module.Options)]
+        parts += [
+            f"## {name}\n",
+            f"{inspect.getdoc(module)}\n",
+            f"Precisions: {precisions}.\n",
+            options(module.Options),
+        ]
     return "\n".join(parts)
 
 
 def options(struct: type[msgspec.Struct]) -> str:
-    """The options of a frontend or target as a table."""
-    schema = msgspec.json.schema(struct)["$defs"][struct.__name__]["properties"]
-    if not schema:
+    """The options of a frontend or target as a table; a field's meaning is the string behind it in the source."""
+    (described,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
+    assert isinstance(described, ast.ClassDef)
+    meanings = {
+        field.target.id: text.value.value
+        for field, text in pairwise(described.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+    fields = msgspec.structs.fields(struct)
+    if not fields:
         return "No options.\n"
-    rows = [
-        f"| `{name}` | `{msgspec.json.encode(field.get('default')).decode()}` | {field.get('description', '')} |"
-        for name, field in schema.items()
-    ]
+    rows = [f"| `{field.name}` | `{default(field)}` | {meanings[field.name]} |" for field in fields]
     return "\n".join(["| option | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def default(field: msgspec.structs.FieldInfo) -> str:
+    """The default of an option as a recipe would write it."""
+    value: object = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    return str(msgspec.json.encode(value), "utf-8")
 
 
 def passes() -> str:
     """Every pass, with the presets that run it."""
     lines = ["# Passes\n", "| pass | what it does | presets |", "|---|---|---|"]
     for name, place in catalog.PASSES.items():
-        module, _, attribute = place.partition(":")
-        text = inspect.getdoc(getattr(importlib.import_module(module), attribute)) or ""
-        runs = [preset for preset in presets.PRESETS if any(name == entry for entry in preset_names(preset))]
-        lines.append(f"| `{name}` | {text.split(chr(10) + chr(10))[0].replace(chr(10), ' ')} | {', '.join(runs)} |")
+        runs = [preset for preset in presets.PRESETS if name in preset_names(preset)]
+        lines.append(f"| `{name}` | {listing.summary(place)} | {', '.join(runs)} |")
     return "\n".join(lines) + "\n"
 
 

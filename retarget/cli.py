@@ -35,8 +35,8 @@ app.add_typer(cache, name="cache")
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout.")]
 StoreOption = Annotated[Path | None, typer.Option("--store", help="Folder of the store.", metavar="DIR")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the result.", metavar="DIR")]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Steps side by side.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of each runtime.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Steps side by side; default: one a core.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each runtime; default: one a core.")]
 Memory = Annotated[str | None, typer.Option(help="Limit a step's anonymous memory, as in 4GB.", metavar="SIZE")]
 Timeout = Annotated[float | None, typer.Option(min=0.1, help="Limit a step's time.", metavar="SECONDS")]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow code inside the model file to run.")]
@@ -66,8 +66,8 @@ def convert(
     optimize: Optimize = None,
     trust: Trust = False,
     strict: Strict = False,
-    jobs: Jobs = CORES,
-    threads: Threads = CORES,
+    jobs: Jobs = None,
+    threads: Threads = None,
     memory: Memory = None,
     timeout: Timeout = None,
     store: StoreOption = None,
@@ -90,7 +90,7 @@ def convert(
         optimize=optimize,
         trust=trust,
     )
-    invocation = Invocation(strict=strict, threads=threads)
+    invocation = Invocation(strict=strict, threads=threads or CORES)
     _build(wanted, output, invocation, jobs, memory, timeout, store, None, None, json)
 
 
@@ -105,8 +105,8 @@ def build(
     baseline: Baseline = None,
     trust: Trust = False,
     strict: Strict = False,
-    jobs: Jobs = CORES,
-    threads: Threads = CORES,
+    jobs: Jobs = None,
+    threads: Threads = None,
     memory: Memory = None,
     timeout: Timeout = None,
     store: StoreOption = None,
@@ -125,7 +125,7 @@ def build(
         wanted = msgspec.structs.replace(wanted, model=msgspec.structs.replace(wanted.model, trust=True))
     if optimize is not None:
         wanted = msgspec.structs.replace(wanted, optimize=preset(optimize))
-    invocation = Invocation(strict=strict, only=tuple(only), threads=threads)
+    invocation = Invocation(strict=strict, only=tuple(only), threads=threads or CORES)
     if dry_run:
         _dry_run(wanted, invocation, store, json)
         return
@@ -193,9 +193,10 @@ def schema() -> None:
 @cache.command("ls")
 def cache_ls(store: StoreOption = None, json: Json = False) -> None:
     """List the artifacts in the store, the one that was used longest ago first."""
-    from retarget import tables
+    from retarget import listing, tables
 
-    tables.show(_store(store).entries(), json=json)
+    entries = _store(store).entries()
+    tables.show(entries if json else listing.cached(entries), json=json)
 
 
 @cache.command("verify")
@@ -216,11 +217,11 @@ def cache_gc(
     json: Json = False,
 ) -> None:
     """Remove the artifacts that were used longest ago, until the rest is small enough; running builds keep theirs."""
-    from retarget import tables
+    from retarget import listing, tables
     from retarget.sizes import parse_size
 
     removed = _store(store).gc(parse_size(max_size))
-    tables.show(removed, json=json)
+    tables.show(removed if json else listing.cached(removed), json=json)
     typer.echo(f"removed {len(removed)} artifacts", err=True)
 
 
@@ -265,7 +266,7 @@ def _build(
     wanted: Recipe,
     output: Path | None,
     invocation: Invocation,
-    jobs: int,
+    jobs: int | None,
     memory: str | None,
     timeout: float | None,
     store: Path | None,
@@ -288,7 +289,7 @@ def _build(
             folder,
             invocation=invocation,
             limits=limits,
-            jobs=jobs,
+            jobs=jobs or CORES,
             locked=locked,
             baseline=before,
             display=terminal.Display,

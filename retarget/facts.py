@@ -85,6 +85,8 @@ class CalibrateFacts(Fact, frozen=True, kw_only=True):
     origin: DataOrigin
     samples: int
     tensors: int
+    notes: tuple[str, ...] = ()
+    """What was changed in the data on the way, such as a dtype, or left out."""
 
 
 class KeptNode(Fact, frozen=True, kw_only=True):
@@ -178,6 +180,8 @@ class EvaluateFacts(Fact, frozen=True, kw_only=True):
     settings: str
     reason: str | None = None
     """Why there is no value."""
+    notes: tuple[str, ...] = ()
+    """What was changed in the data on the way, such as a dtype, or left out."""
 
 
 class Latency(Fact, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from retarget.errors import RetargetError
 from retarget.facts import (
     BenchEntry,
     BenchFacts,
+    CalibrateFacts,
     CompareFacts,
     Comparison,
     ConvertFacts,
@@ -110,7 +111,7 @@ def build(
         optimize=tuple(_optimize(done)),
         reference=None if reference is None else _latency(reference),
         bench=None if bench is None else _sizes(bench),
-        warnings=tuple(dict.fromkeys((*warnings, *_warnings(source)))),
+        warnings=tuple(dict.fromkeys((*warnings, *_warnings(done)))),
         baseline=changes,
     )
 
@@ -344,9 +345,19 @@ def _optimize(done: _Done) -> Iterator[OptimizeRow]:
             )
 
 
-def _warnings(source: ConvertFacts | None) -> Iterator[str]:
+def _warnings(done: _Done) -> Iterator[str]:
+    """What a person should know of the data, whatever the figures say."""
+    source = done.only("convert", ConvertFacts)
     if source is not None and source.origin == "generated":
         yield "parity was measured on generated inputs: give data.samples for the real thing"
+    kinds: tuple[tuple[str, type[CalibrateFacts | EvaluateFacts]], ...] = (
+        ("calibrate", CalibrateFacts),
+        ("evaluate", EvaluateFacts),
+    )
+    for kind, facts in kinds:
+        for step in done.steps:
+            known = done.facts(step, facts) if step.kind == kind else None
+            yield from (f"{kind} data: {note}" for note in (known.notes if known else ()))
 
 
 def _sizes(bench: BenchFacts) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from retarget import catalog, graph, reference
 from retarget import options as told
 from retarget.bench import Timing, interleave
-from retarget.calibration.cases import batch_symbol, parity_cases
+from retarget.calibration.cases import MAX_DATA_CASES, batch_symbol, parity_cases
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
 from retarget.calibration.ranges import Ranges
@@ -77,8 +77,12 @@ def convert(request: StepRequest) -> ConvertFacts:
         outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
         graph.save(model, request.out / MODEL)
 
+    notes = [*exported.notes, *(samples.notes if samples else ())]
+    taken = sum(case.origin != "generated" for case, _ in cases)
+    if samples and samples.count and taken == MAX_DATA_CASES:
+        notes.append(f"parity takes the first {MAX_DATA_CASES} batches of the {samples.count} samples")
     defaulted = [symbol for symbol in shapes if symbol not in source.shapes]
-    notes = [f"{symbol}: no shape was given, so {DEFAULT_RANGE} is assumed (min:opt:max)" for symbol in defaulted]
+    notes += [f"{symbol}: no shape was given, so {DEFAULT_RANGE} is assumed (min:opt:max)" for symbol in defaulted]
     return ConvertFacts(
         frontend=options.source.frontend,
         form=options.source.form,
@@ -91,7 +95,7 @@ def convert(request: StepRequest) -> ConvertFacts:
         parameters=sum(value.const_value.size for value in graph.initializers(model) if value.const_value is not None),
         cases=tuple(case for case, _ in cases),
         origin=origin,
-        notes=(*exported.notes, *notes),
+        notes=tuple(notes),
     )
 
 
@@ -113,9 +117,10 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
     options = told.read(request.options, told.CalibrateOptions)
     source = facts_of(request.inputs["source"], ConvertFacts)
     model = graph.load(request.inputs["model"] / MODEL)
+    samples = _samples(options.data, request.files, source.inputs) if options.data else None
     feeds: Iterable[Feeds]
-    if options.data:
-        feeds = _samples(options.data, request.files, source.inputs).batches(_batch(source))
+    if samples:
+        feeds = samples.batches(_batch(source))
     else:
         feeds = (recorded.feeds for recorded in reference.read(request.inputs["source"]))
     ranges = observe(model, feeds)
@@ -124,6 +129,7 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
         origin=options.data.origin if options.data else source.origin,
         samples=ranges.samples,
         tensors=len(ranges),
+        notes=samples.notes if samples else (),
     )
 
 

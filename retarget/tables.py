@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from retarget.inspection import Inspection
 
 
@@ -40,15 +42,13 @@ def show_inspection(inspection: Inspection, *, json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from retarget.terminal import console
-
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for label, text in inspection.rows():
         # Brackets of shapes are not rich's markup.
         grid.add_row(label, Text(text))
-    console(stderr=False).print(grid)
+    _print_trimmed(grid)
 
 
 def _cells(row: object) -> dict[str, str]:
@@ -73,11 +73,19 @@ def _print(rows: list[dict[str, str]]) -> None:
     from rich import box
     from rich.table import Table
 
-    from retarget.terminal import console
-
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0]:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*row.values())
-    console(stderr=False).print(table)
+    _print_trimmed(table)
+
+
+def _print_trimmed(table: Table) -> None:
+    """Without the spaces and lines that rich fills a table up with."""
+    from retarget.terminal import console
+
+    out = console(stderr=False)
+    with out.capture() as printed:
+        out.print(table)
+    out.file.write("\n".join(line.rstrip() for line in printed.get().strip("\n").split("\n")) + "\n")
