@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from damage import damage
 from onnx import TensorProto, helper, numpy_helper
 
 from retarget import graph
@@ -368,23 +369,6 @@ def test_a_missing_file_and_a_factory_are_refused(tmp_path: Path) -> None:
         EXPORT.export(Source(path, (), {}, factory=(path, "build")), None, tmp_path)
 
 
-def _damaged(content: bytes, kind: str, rng: random.Random) -> bytes:
-    mutated = bytearray(content)
-    match kind:
-        case "cut":
-            del mutated[rng.randrange(len(mutated)) :]
-        case "flip":
-            for _ in range(rng.choice((1, 1, 4, 32))):
-                mutated[rng.randrange(len(mutated))] ^= 1 << rng.randrange(8)
-        case "drop":
-            start = rng.randrange(len(mutated))
-            del mutated[start : start + rng.randrange(1, 40)]
-        case "repeat":
-            start = rng.randrange(len(mutated))
-            mutated[start:start] = mutated[start : start + rng.randrange(1, 40)]
-    return bytes(mutated)
-
-
 def _is_refused(source: Source, tmp_path: Path) -> bool:
     try:
         EXPORT.export(source, None, tmp_path)
@@ -403,7 +387,7 @@ def test_damaged_files_never_end_in_a_traceback(kind: str, tmp_path: Path) -> No
     rng = random.Random(kind)
     refused = 0
     for _ in range(150):
-        path.write_bytes(_damaged(content, kind, rng))
+        path.write_bytes(damage(content, kind, rng))
         refused += _is_refused(_source(path), tmp_path)
     assert refused > (100 if kind in ("cut", "drop") else 20)
 

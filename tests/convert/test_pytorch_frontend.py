@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import random
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from damage import damage
 from torch import nn
 from zoo import FAMILIES, Family
 
@@ -23,6 +25,7 @@ from retarget import graph
 from retarget.catalog import frontend, frontend_export
 from retarget.compare import snr_db
 from retarget.convert.pytorch.archive import scan
+from retarget.convert.pytorch.checkpoint import load
 from retarget.errors import RetargetError, ToolchainFailure, Unsupported
 from retarget.protocols import JSON, Exported, Source
 from retarget.session import Session
@@ -544,22 +547,29 @@ def test_the_scan_is_needed(where: str, net: Net, tmp_path: Path, monkeypatch: p
     assert ran.is_dir()
 
 
-@pytest.mark.parametrize("form", ["pt", "safetensors", "script", "pt2"])
-def test_damaged_checkpoints(form: str, net: Net, factory: tuple[Path, str], tmp_path: Path) -> None:
+def _save(net: Net, form: str, folder: Path) -> str:
+    """Write ``net`` in one of its forms; the name of the file."""
     from safetensors.torch import save_file
 
-    path = tmp_path / {"pt": "w.pt", "safetensors": "w.safetensors", "script": "s.pt", "pt2": "p.pt2"}[form]
+    name = {"safetensors": "w.safetensors", "pt2": "p.pt2"}.get(form, "w.pt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         match form:
-            case "pt":
-                torch.save(net.state_dict(), path)
             case "safetensors":
-                save_file(net.state_dict(), path)
+                save_file(net.state_dict(), folder / name)
             case "script":
-                torch.jit.trace(net, torch.zeros(2, 4)).save(str(path))  # type: ignore[no-untyped-call]
+                traced = torch.jit.trace(net, torch.zeros(2, 4))  # type: ignore[no-untyped-call]
+                traced.save(str(folder / name))
             case "pt2":
-                torch.export.save(torch.export.export(net, (torch.zeros(2, 4),)), path)
+                torch.export.save(torch.export.export(net, (torch.zeros(2, 4),)), folder / name)
+            case _:
+                torch.save(net.state_dict(), folder / name, _use_new_zipfile_serialization=form == "pt")
+    return name
+
+
+@pytest.mark.parametrize("form", ["pt", "safetensors", "script", "pt2"])
+def test_damaged_checkpoints(form: str, net: Net, factory: tuple[Path, str], tmp_path: Path) -> None:
+    path = tmp_path / _save(net, form, tmp_path)
     source = _source(path, "x=float32[N,4]", factory=factory if form in ("pt", "safetensors") else None)
     whole = path.read_bytes()
 
@@ -575,6 +585,30 @@ def test_damaged_checkpoints(form: str, net: Net, factory: tuple[Path, str], tmp
         flipped[offset] ^= 0x40
         path.write_bytes(flipped)
         _assert_refused(source, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["pt", "legacy", "safetensors", "script", "pt2"])
+def test_damage_anywhere_never_ends_in_a_traceback(
+    form: str, net: Net, factory: tuple[Path, str], tmp_path: Path
+) -> None:
+    path = tmp_path / _save(net, form, tmp_path)
+    source = _source(path, "x=float32[N,4]", factory=None if form in ("script", "pt2") else factory)
+    whole = path.read_bytes()
+    rng = random.Random(form)
+    refused = 0
+    for _ in range(60):
+        path.write_bytes(damage(whole, rng.choice(("cut", "flip", "drop", "repeat")), rng))
+        assert MATCHES(path)
+        refused += _is_refused(source)
+    assert refused > 45
+
+
+def _is_refused(source: Source) -> bool:
+    try:
+        load(source)
+    except RetargetError as error:
+        return bool(error.hint)
+    return False
 
 
 def _assert_refused(source: Source, tmp_path: Path) -> None:

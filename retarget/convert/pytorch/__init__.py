@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickletools
 import struct
+import zlib
 from pathlib import Path
 from typing import Literal
 from zipfile import BadZipFile, ZipFile
@@ -16,6 +17,9 @@ extra: str | None = "pytorch"
 
 STATE_DICT, PICKLED = "state dict", "pickled module"
 SAFETENSORS, TORCHSCRIPT, EXPORTED, HUGGING_FACE = "safetensors", "TorchScript", "torch.export", "Hugging Face folder"
+
+ZIP_ERRORS = (BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
+"""What ``zipfile`` raises on damaged archives, as fuzzing found: it decodes names and data without a check."""
 
 _SUFFIXES = frozenset({".pt", ".pth", ".pt2", ".ckpt"})
 _HEADER_LIMIT = 100 << 20
@@ -63,7 +67,7 @@ def _zip_form(path: Path) -> str | None:
                 return EXPORTED
             if "data.pkl" in names:
                 return PICKLED if _holds_a_module(archive.read(names["data.pkl"])) else STATE_DICT
-    except (BadZipFile, OSError, EOFError, NotImplementedError):
+    except ZIP_ERRORS:
         return STATE_DICT if path.suffix in _SUFFIXES else None
     return None
 

@@ -1,9 +1,9 @@
 """Refuse a ``.pt2`` archive that could run code while it is loaded, before ``torch.export.load`` sees it.
 
-Loading one does four things with text that anybody may have written. It unpickles members, at times with
+Reading one does much with text that anybody may have written. It unpickles members, at times with
 ``weights_only=False``; it restores script objects; it evaluates symbolic sizes with ``sympify``, which is ``eval``;
-and it writes names of nodes into Python source that it executes. Each is held against the little that an honest
-archive needs.
+it executes guards as Python source; and node names and call targets end in generated source too. Each is held
+against the little that an honest archive needs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import torch
 
+from retarget.convert.pytorch import ZIP_ERRORS
 from retarget.errors import RetargetError
 from retarget.protocols import JSON
 
@@ -49,7 +50,7 @@ def scan(path: Path) -> None:
             for name in names:
                 if name not in documents and name not in raw:
                     _scan_binary(path, name, archive.read(name))
-    except (BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise RetargetError(
             f"{path}: not a readable archive ({error})", "the file may be cut short or damaged: copy it again"
         ) from error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import msgspec
 import torch
@@ -27,6 +27,7 @@ from retarget.convert.pytorch import (
     SAFETENSORS,
     STATE_DICT,
     TORCHSCRIPT,
+    ZIP_ERRORS,
     Options,
     archive,
     factory,
@@ -175,7 +176,7 @@ def _check_sums(path: Path) -> None:
             if all(member.CRC == 0 for member in zipped.infolist()):
                 return  # written with `torch.serialization.set_crc32_options(False)`
             bad = zipped.testzip()
-    except (BadZipFile, OSError, EOFError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise RetargetError(f"{path}: not a readable PyTorch checkpoint ({error})", _DAMAGED) from error
     if bad is not None:
         raise RetargetError(f"{path}: the check sum of its member {bad} is wrong", _DAMAGED)
