@@ -101,9 +101,10 @@ def _named_after(family: str, steps: Iterable[Step]) -> list[Step]:
     [
         ("resnet", "mobilenet_v2", "convnext", "yolo"),
         ("vit", "swin", "detr", "segformer", "whisper_encoder"),
-        ("bert", "gpt2", "llama", "lstm", "gru"),
+        ("bert", "llama", "lstm"),
+        pytest.param(("gpt2", "gru"), marks=pytest.mark.stress),  # a second model of two families
     ],
-    ids=["convolutional", "attention", "sequences"],
+    ids=["convolutional", "attention", "sequences", "second"],
 )
 def test_every_recipe_builds_and_passes_its_gates(families: tuple[str, ...], tmp_path: Path) -> None:
     wrong = {}
