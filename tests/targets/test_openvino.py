@@ -198,6 +198,41 @@ def test_ties_in_non_maximum_suppression_are_kept(tmp_path: Path) -> None:
     assert run(TARGET, tmp_path, facts, feeds)["kept"].tolist() == [[0, 0, 0], [0, 0, 1]]
 
 
+@pytest.mark.parametrize("largest", [0, 1])
+def test_top_k_puts_the_lower_index_first_among_equals(tmp_path: Path, largest: int) -> None:
+    top = model(
+        f"""g (float[N,50] x) => (float[N,20] values, int64[N,20] indices) {{
+            k = Constant <value_ints = [20]> ()
+            values, indices = TopK <axis = 1, largest = {largest}> (x, k)
+        }}"""
+    )
+    facts = emit(TARGET, top, tmp_path)
+    feeds = {"x": np.random.default_rng(0).integers(0, 4, (3, 50)).astype(np.float32)}
+    outputs, expected = run(TARGET, tmp_path, facts, feeds), oracle(top, feeds)
+    np.testing.assert_array_equal(outputs["values"], expected["values"])
+    np.testing.assert_array_equal(outputs["indices"], expected["indices"])
+
+
+@pytest.mark.parametrize("shape", ["N,M,5", "N,5,5", "N,4,5"])
+def test_a_prelu_slope_of_one_axis_is_for_the_last(tmp_path: Path, shape: str) -> None:
+    prelu = model(f"g (float[{shape}] x, float[5] w_slope) => (float[a,b,c] y) {{ y = PRelu(x, w_slope) }}")
+    facts = emit(TARGET, prelu, tmp_path)
+    feeds = {"x": normal(3, 5 if "5,5" in shape else 4, 5)}
+    assert_close(run(TARGET, tmp_path, facts, feeds)["y"], oracle(prelu, feeds)["y"])
+
+
+def test_what_cannot_be_compiled_with_open_dimensions_is_named(tmp_path: Path) -> None:
+    """At the sizes at which the work is counted, the plugin takes it."""
+    boxes = model(
+        """g (float[1,N,M] boxes, float[1,1,N] scores) => (int64[k,3] kept) {
+            most = Constant <value = int64[1] {2}> ()
+            [nms] kept = NonMaxSuppression(boxes, scores, most)
+        }"""
+    )
+    with pytest.raises(Unsupported, match=r"nms \(NonMaxSuppression\): .*unsupported 'boxes' input 3rd dimension"):
+        emit(TARGET, boxes, tmp_path)
+
+
 POOL = "g (float[1,2,{size},{size}] x) => (float[a,b,c,d] y) {{ [pool] y = {op} <ceil_mode = 1, {attributes}> (x) }}"
 
 
@@ -273,6 +308,15 @@ def test_pools_are_refused_exactly_where_they_would_be_wrong(
                 [n] y = DFT <inverse = 1, onesided = 1> (x, , axis) }""",
             "inverse=1 with onesided=1",
         ),
+        (
+            """g (float[N,1,3,3] x, float[1,2,3,3] w_a) => (float[a,b,c,d] y) {
+                [n] y = ConvTranspose <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w_a) }""",
+            "auto_pad=SAME with open dimensions",
+        ),
+        (
+            "g (float[N,3,5] x, float[5] slope) => (float[a,b,c] y) { [n] y = PRelu(x, slope) }",
+            "a computed slope of one axis",
+        ),
     ],
 )
 def test_what_openvino_ignores_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -286,6 +330,8 @@ def test_what_openvino_ignores_is_refused(tmp_path: Path, text: str, says: str) 
         """g (float[1,2,4,6] x) => (float[a,b,c,d] y) {
             s = Constant <value_ints = [7, 8]> ()
             y = Resize <mode = "linear", axes = [2, 3], keep_aspect_ratio_policy = "stretch"> (x, , , s) }""",
+        """g (float[2,1,3,3] x, float[1,2,3,3] w_a) => (float[a,b,c,d] y) {
+            y = ConvTranspose <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w_a) }""",
         """g (float[3,1,2] x, float[1,12,2] w_w, float[1,12,3] w_r, float[1,24] w_b) => (float[a,b,c,d] y) {
             y = LSTM <hidden_size = 3> (x, w_w, w_r, w_b) }""",
         """g (float[1,6,1] x) => (float[a,b,c] y) {

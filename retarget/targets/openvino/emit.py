@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from retarget.facts import EmitFacts, IoEntry, Precision
 from retarget.protocols import EmitJob
 from retarget.spec import DimRange, TensorSpec
 from retarget.targets import legal, work
-from retarget.targets.openvino.executed import activations, at, executed, weights
+from retarget.targets.openvino.executed import activations, at, compiled, executed, weights
 from retarget.targets.openvino.legal import LEGAL
 from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, words
 
@@ -58,6 +59,7 @@ def _write(model: ir.Model, job: EmitJob, path: Path) -> tuple[str, ...]:
         converted.reshape(
             {port: _partial(spec, job.shapes) for port, spec in zip(converted.inputs, job.inputs, strict=True)}
         )
+        _order_ties(converted)
         _number(converted, model)
         if job.precision != "fp16":
             openvino.save_model(converted, path, compress_to_fp16=False)
@@ -115,17 +117,52 @@ def _adjusted(model: ir.Model) -> ir.Model:
 
     NonMaxSuppression: ONNX drops a box that overlaps by more than the threshold, OpenVINO also one that overlaps by
     just as much. The next float32 above the threshold means the same to OpenVINO.
+
+    PRelu: a slope of one axis is the last axis to ONNX, the channels to OpenVINO. With all axes it is the same to both.
     """
     adjusted = model.clone()
     for node in list(graph.all_nodes(adjusted)):
-        threshold = node.inputs[3] if node.op_type == "NonMaxSuppression" and len(node.inputs) > 3 else None
-        tensor = None if threshold is None else ir.convenience.get_const_tensor(threshold)
-        if tensor is not None and node.graph is not None:
-            above = ir.tensor(np.nextafter(tensor.numpy(), np.float32(np.inf)))
-            constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", above)])
-            node.graph.insert_before(node, constant)
-            node.replace_input_with(3, constant.outputs[0])
+        if node.op_type == "NonMaxSuppression" and len(node.inputs) > 3:
+            _replace_constant(node, 3, lambda threshold: np.nextafter(threshold, np.float32(np.inf)))
+        elif node.op_type == "PRelu" and node.inputs[0] is not None and node.inputs[0].shape is not None:
+            _replace_constant(node, 1, partial(_with_axes, rank=len(node.inputs[0].shape)))
     return adjusted
+
+
+def _with_axes(array: Array, rank: int) -> Array:
+    """``array`` with axes of size 1 put before its own, ``rank`` in all."""
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)
+
+
+def _replace_constant(node: ir.Node, index: int, change: Callable[[Array], Array]) -> None:
+    """Give ``node`` another constant in place of its constant operand ``index``; one that is not constant stays."""
+    operand = node.inputs[index]
+    tensor = None if operand is None else ir.convenience.get_const_tensor(operand)
+    if tensor is not None and node.graph is not None:
+        constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(change(tensor.numpy())))])
+        node.graph.insert_before(node, constant)
+        node.replace_input_with(index, constant.outputs[0])
+
+
+def _order_ties(converted: openvino.Model) -> None:
+    """Make every TopK stable: ONNX puts the lower index first among equals, OpenVINO's reader asks for any order."""
+    for node in converted.get_ordered_ops():
+        if node.get_type_name() == "TopK":
+            told = node.get_attributes()
+            stable = openvino.opset11.topk(
+                node.input_value(0),
+                node.input_value(1),
+                told["axis"],
+                told["mode"],
+                told["sort"],
+                told["index_element_type"],
+                stable=True,
+            )
+            stable.set_friendly_name(node.get_friendly_name())
+            for old, new in zip(node.outputs(), stable.outputs(), strict=True):
+                names = old.get_names()
+                old.replace(new)
+                new.get_tensor().set_names(names)
 
 
 def _read(model: ir.Model) -> openvino.Model:
@@ -151,6 +188,9 @@ def _partial(spec: TensorSpec, shapes: Mapping[str, DimRange]) -> openvino.Parti
 
 def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
     sizes = {symbol: extent.opt for symbol, extent in job.shapes.items()}
+    if any(extent.min < extent.max for extent in job.shapes.values()):
+        # The plugin takes less with open dimensions than with those that the work is counted at.
+        compiled(core().read_model(path))
     written = at(path, job.inputs, sizes)
     done = executed(written)
     share = work.low_precision_share(done)

@@ -48,14 +48,18 @@ def activations(model: openvino.Model) -> str:
     return work.most(done if done.total() else values)
 
 
-def executed(model: openvino.Model) -> work.Work:
-    """Multiply-accumulates by the type that the CPU plugin runs them in by default on this machine."""
+def compiled(model: openvino.Model) -> openvino.CompiledModel:
+    """The model as the CPU plugin runs it by default. Raises ``ToolchainFailure``."""
     try:
-        compiled = core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
+        return core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
     except RuntimeError as error:
         raise failure("OpenVINO cannot compile the model", error) from error
+
+
+def executed(model: openvino.Model) -> work.Work:
+    """Multiply-accumulates by the type that the CPU plugin runs them in by default on this machine."""
     done: Counter[str] = Counter()
-    for node in compiled.get_runtime_model().get_ops():
+    for node in compiled(model).get_runtime_model().get_ops():
         if node.get_input_size():
             # Not its `runtimePrecision`: that is float16 too where float16 weights are widened to meet float32 data.
             kind = node.get_rt_info()["layerType"].astype(str)

@@ -98,10 +98,29 @@ def _dft(node: ir.Node) -> str | None:
     return "inverse=1 with onesided=1: OpenVINO drops the last axis" if onesided_inverse else None
 
 
+def _conv_transpose(node: ir.Node) -> str | None:
+    source = node.inputs[0]
+    padded = node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+    fixed = source is not None and source.shape is not None and source.shape.is_static()
+    return "auto_pad=SAME with open dimensions: OpenVINO does not pad" if padded and not fixed else None
+
+
+def _prelu(node: ir.Node) -> str | None:
+    source, slope = node.inputs
+    if slope is None or slope.shape is None or len(slope.shape) != 1 or slope.shape[0] == 1:
+        return None
+    # What is left is made clear to OpenVINO by ``emit``.
+    if ir.convenience.get_const_tensor(slope) is None or source is None or source.shape is None:
+        return "a computed slope of one axis: OpenVINO takes it for the channels"
+    return None
+
+
 LEGAL: Mapping[str, Rule] = {
     "AveragePool": Rule(when=_average_pool),
+    "ConvTranspose": Rule(when=_conv_transpose),
     "DFT": Rule(when=_dft),
     "LSTM": Rule(when=_lstm),
     "MaxPool": Rule(when=_max_pool),
+    "PRelu": Rule(when=_prelu),
     "Resize": Rule(when=_resize),
 }
