@@ -228,6 +228,8 @@ def _headline(
         "fail": [f"{failed} of {count_text(judged, 'gate')} failed"],
         "incomplete": [f"{count_text(unfinished, 'thing')} could not be built or checked"],
     }[word]
+    if skipped := sum(row.status == "skipped" for row in gates):
+        parts.append(f"{skipped} skipped")
     if waived:
         parts.append(f"{waived} waived")
     return f"{', '.join(parts)}; {built} of {count_text(len(artifacts), 'artifact')} built, {verified} of them verified"

@@ -204,8 +204,8 @@ class LatencyBar:
     x: float
     y: float
     length: float
-    p90: float
-    p99: float
+    whisker: str
+    """The path to p90 and p99, cut off where the scale ends."""
     figure: str
     ratio: str
     note: str
@@ -278,11 +278,18 @@ def _latency(report: Report) -> Chart | None:
     if not timed:
         return None
     width, left, right = 1040, 170, 250
-    step = _nice(max(latency.p99_ms for _, latency in timed) / 5)
-    top = step * math.ceil(max(latency.p99_ms for _, latency in timed) / step)
+    slowest = max(latency.p50_ms for _, latency in timed)
+    # A busy machine has tails of many times the median: they may leave the scale, the medians are what it is for.
+    longest = max(slowest, min(slowest * 2, max(latency.p99_ms for _, latency in timed)))
+    step = _nice(longest / 5)
+    top = step * math.ceil(longest / step)
 
     def x(ms: float) -> float:
         return round(left + (width - left - right) * ms / top, 1)
+
+    def whisker(latency: LatencyRow, y: float) -> str:
+        ends = [f"M{x(ms)} {y + 6}v8" for ms in (latency.p90_ms, latency.p99_ms) if ms <= top]
+        return f"M{x(latency.p50_ms)} {y + 10}H{x(min(latency.p99_ms, top))}{''.join(ends)}"
 
     bars = [
         LatencyBar(
@@ -290,8 +297,7 @@ def _latency(report: Report) -> Chart | None:
             x=left,
             y=number * ROW,
             length=round(x(latency.p50_ms) - left, 1),
-            p90=x(latency.p90_ms),
-            p99=x(latency.p99_ms),
+            whisker=whisker(latency, number * ROW),
             figure=milliseconds_text(latency.p50_ms),
             ratio=ratio_text(latency.ratio_to_reference),
             note="" if latency.stable else "unstable",
