@@ -16,7 +16,11 @@ from retarget.graph import OPSET, all_nodes, node_count
 from retarget.passes import presets
 from retarget.passes.check import run_checked
 
-EXPORTED = sorted(set(FAMILIES) - {"swin", "gru"})
+SLOW = {"convnext", "detr", "llama", "yolo"}
+EXPORTED = [
+    pytest.param(name, marks=pytest.mark.stress if name in SLOW else ())
+    for name in sorted(set(FAMILIES) - {"swin", "gru"})
+]
 """Swin's windows do not export with a symbolic batch; a GRU is unrolled as an LSTM is."""
 
 
