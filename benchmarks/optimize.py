@@ -183,6 +183,8 @@ def _latencies(name: str, size: Size, files: Mapping[str, Path], batch: int) -> 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 2
     options.log_severity_level = 4
+    # Threads that wait for work by spinning would take the cores of the session whose turn it is.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     feeds = dict(MODELS[name].feeds(size, batch))
     sessions = {label: ort.InferenceSession(path, options) for label, path in files.items()}
     times: dict[str, list[float]] = {label: [] for label in sessions}

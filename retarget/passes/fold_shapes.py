@@ -193,7 +193,7 @@ class FoldShapes(Rewriting):
         if target is None or (len(sources) == 1 and (not is_reshape or is_constant(at.inputs[1]))):
             return False
         for source in reversed(sources):
-            wanted = _as_constant(target, dims(source))
+            wanted = as_constant(target, dims(source))
             if wanted is None or (source is sources[0] and is_reshape and is_constant(at.inputs[1])):
                 continue
             value = initializer(at, f"{at.outputs[0].name}_shape", np.array(wanted, np.int64))
@@ -219,7 +219,7 @@ def _must_be_equal(source: Vector | None, out: Vector | None) -> bool:
     return sum(one is None or one != other or one == 0 for one, other in zip(source, out, strict=True)) <= 1
 
 
-def _as_constant(target: Vector, source: Vector | None) -> list[int] | None:
+def as_constant(target: Vector, source: Vector | None) -> list[int] | None:
     """``target`` as numbers, 0 for the dimension of ``source`` at the same place and -1 for one that is left."""
     if any(dim == 0 for dim in target):
         return None  # an empty tensor: 0 would copy

@@ -188,6 +188,7 @@ class FoldConstants(ir.passes.InPlacePass):
             should_fold=self._should_fold,
         )
         common.RemoveUnusedNodesPass()(model)
+        LiftConstants()(model)  # some of what it folds comes as Constant nodes
         _forget_provenance(model)
         return ir.passes.PassResult(model, snapshot(model) != before)
 
@@ -241,6 +242,7 @@ class RewriteKnownPatterns(ir.passes.InPlacePass):
         before = snapshot(model)
         rewriter.RewritePass(chosen)(model)
         common.RemoveUnusedNodesPass()(model)
+        LiftConstants()(model)
         return ir.passes.PassResult(model, snapshot(model) != before)
 
 

@@ -50,3 +50,35 @@ def test_integers() -> None:
 def test_bias_that_is_computed() -> None:
     graph = "g (float[N,8] x, float[6] b) => (float[N,6] y) { m = MatMul(x, w) y = Add(m, b) }"
     assert not run_pass(FuseGemm(), graph, {"w": W}).modified
+
+
+BETWEEN = """
+r = Reshape(x, before)
+m = MatMul(r, w)
+a = Add(m, b)
+y = Reshape(a, after)
+"""
+SHAPES = {"before": np.array([-1, 5, 8]), "after": np.array([0, 0, 2, 3])}
+
+
+def test_between_reshapes() -> None:
+    graph = f"g (float[N,5,2,4] x) => (float[N,5,2,3] y) {{ {BETWEEN} }}"
+    ran = run_pass(FuseGemm(), graph, {"w": W, "b": B, **SHAPES, "after": np.array([-1, 5, 2, 3])})
+    assert ran.ops == ["Reshape", "Gemm", "Reshape"]
+    assert ran.error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs"),
+    [
+        (BETWEEN, "float[N,5,2,3] y, float[N,5,6] a"),
+        (BETWEEN, "float[N,5,2,3] y, float[N,5,8] r"),
+        (BETWEEN + "z = Relu(a)", "float[N,5,2,3] y, float[N,5,6] z"),
+        (BETWEEN + "z = Relu(r)", "float[N,5,2,3] y, float[N,5,8] z"),
+        (BETWEEN.replace("Reshape(x, before)", "Relu(v)"), "float[N,5,2,3] y"),
+    ],
+)
+def test_between_reshapes_that_others_read(body: str, outputs: str) -> None:
+    graph = f"g (float[N,5,2,4] x, float[N,5,8] v) => ({outputs}) {{ {body} }}"
+    constants = {"w": W, "b": B, **{name: array for name, array in SHAPES.items() if f"{name})" in body}}
+    assert not run_pass(FuseGemm(), graph, constants).modified
