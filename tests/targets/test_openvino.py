@@ -198,6 +198,13 @@ def test_ties_in_non_maximum_suppression_are_kept(tmp_path: Path) -> None:
     assert run(TARGET, tmp_path, facts, feeds)["kept"].tolist() == [[0, 0, 0], [0, 0, 1]]
 
 
+def test_the_first_of_equals_is_the_largest(tmp_path: Path) -> None:
+    hardmax = model("g (float[N,6] x) => (float[N,6] y) { y = Hardmax(x) }")
+    facts = emit(TARGET, hardmax, tmp_path)
+    feeds = {"x": np.array([[0, 3, 1, 3, 2, 3]], np.float32)}
+    assert run(TARGET, tmp_path, facts, feeds)["y"].tolist() == [[0, 1, 0, 0, 0, 0]]
+
+
 @pytest.mark.parametrize("largest", [0, 1])
 def test_top_k_puts_the_lower_index_first_among_equals(tmp_path: Path, largest: int) -> None:
     top = model(

@@ -154,7 +154,7 @@ def _order_ties(converted: openvino.Model) -> None:
                 node.input_value(1),
                 told["axis"],
                 told["mode"],
-                told["sort"],
+                "value" if told["sort"] == "none" else told["sort"],  # no order at all cannot be stable
                 told["index_element_type"],
                 stable=True,
             )
