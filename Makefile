@@ -29,7 +29,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.optimize
-	$(BIN)/python -m benchmarks.end_to_end
+	$(BIN)/python -m benchmarks.emit
 
 clean:
 	rm -rf build

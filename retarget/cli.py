@@ -163,6 +163,28 @@ def inspect(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder that a build left.", metavar="DIR")],
+    baseline: Baseline = None,
+    json: Json = False,
+) -> None:
+    """Write report.html, report.md and junit.xml again from report.json, with the difference from a baseline."""
+    import msgspec
+
+    from retarget import report as reports
+    from retarget import terminal
+
+    read = reports.read(folder / reports.FILE)
+    if baseline is not None:
+        read = msgspec.structs.replace(read, baseline=reports.difference(read, reports.read(baseline)))
+    reports.write(read, folder)
+    if json:
+        sys.stdout.write(reports.encode(read).decode())
+    else:
+        terminal.show(read, place=str(folder / "report.html"))
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Show each toolchain: its version, what it can do here, and the command that adds it."""
     from retarget import doctor as examination

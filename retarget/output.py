@@ -19,8 +19,9 @@ MARKER = ".retarget"
 
 REPRODUCE = """\
 #!/bin/sh
-# Makes this artifact again from its inputs, and refuses if an input or a version has changed.
-cd "$(dirname "$0")/{up}" && exec retarget build recipe.yaml --locked --only {only} "$@"
+# Makes this artifact again from its inputs, in ./reproduced unless -o says otherwise.
+# Refuses if an input or a version is not what it was.
+exec retarget build "$(dirname "$0")/{up}/recipe.yaml" --locked --only {only} -o reproduced "$@"
 """
 
 

@@ -141,6 +141,16 @@ def test_an_artifact_makes_itself_again_and_refuses_another_input(folder: Path, 
     assert "net.onnx" in refused.stderr
 
 
+def test_the_report_is_written_again_beside_a_baseline(folder: Path, run: Run) -> None:
+    run("build", "recipe.yaml", "-o", "out")
+    (folder / "out" / "report.html").unlink()
+    again = json.loads(run("report", "out", "--baseline", "out/report.json", "--json").stdout)
+    assert (folder / "out" / "report.html").is_file()
+    (change,) = again["baseline"]["changes"]
+    assert (change["target"], change["status"], change["bytes_ratio"]) == ("onnxruntime", "same", 1.0)
+    assert "no such" in run("report", "nowhere", expect=1).stderr.lower()
+
+
 def test_only_builds_one_artifact(folder: Path, run: Run) -> None:
     (folder / "recipe.yaml").write_text(RECIPE.replace("[onnxruntime]", "[onnxruntime, openvino]"))
     run("build", "recipe.yaml", "-o", "out", "--only", "onnxruntime")
