@@ -8,23 +8,23 @@ import pytest
 from retarget import reference
 from retarget.errors import RetargetError
 
+FEED = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+OUTPUT = np.arange(4)
 
-def record(folder: Path) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    arrays = {"file": rng.normal(size=(2, 3)).astype(np.float32), "layer/out:0": np.arange(4)}
+
+def record(folder: Path) -> None:
     writer = reference.ReferenceWriter(folder)
-    writer.add("min", {"file": arrays["file"]}, {"layer/out:0": arrays["layer/out:0"]})
-    writer.add("max", {"file": arrays["file"] * 2}, {"layer/out:0": arrays["layer/out:0"] + 1})
+    writer.add("min", {"file": FEED}, {"layer/out:0": OUTPUT})
+    writer.add("max", {"file": FEED * 2}, {"layer/out:0": OUTPUT + 1})
     writer.close()
-    return arrays
 
 
 def test_cases_come_back_as_they_were_even_with_odd_names(tmp_path: Path) -> None:
-    arrays = record(tmp_path)
+    record(tmp_path)
     low, high = reference.read(tmp_path)
     assert (low.case, high.case) == ("min", "max")
-    np.testing.assert_array_equal(low.feeds["file"], arrays["file"])
-    np.testing.assert_array_equal(high.outputs["layer/out:0"], arrays["layer/out:0"] + 1)
+    np.testing.assert_array_equal(low.feeds["file"], FEED)
+    np.testing.assert_array_equal(high.outputs["layer/out:0"], OUTPUT + 1)
 
 
 def test_the_file_is_what_the_contract_says(tmp_path: Path) -> None:

@@ -35,11 +35,11 @@ def train(images: torch.Tensor, labels: torch.Tensor, epochs: int = 20) -> torch
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
         model.train()
-        for batch in torch.randperm(len(images)).split(64):
+        for batch in torch.split(torch.randperm(len(images)), 64):
             shift = torch.randint(-2, 3, (2,)).tolist()
             loss = torch.nn.functional.cross_entropy(model(images[batch].roll(shift, (2, 3))), labels[batch])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step()
     return model.eval()
