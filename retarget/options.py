@@ -65,6 +65,7 @@ class EmitOptions(Options, frozen=True, kw_only=True):
     target: str
     variant: str
     precision: str
+    io: str
     options: dict[str, object]
 
 

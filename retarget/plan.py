@@ -234,9 +234,7 @@ class _Planner:
                 f"quantize {variant.name}",
                 "quantize",
                 ONNX,
-                told.QuantizeOptions(
-                    variant=variant.name, precision=variant.precision, io=getattr(variant.options, "io", "float32")
-                ),
+                told.QuantizeOptions(variant=variant.name, precision=variant.precision, io=_io(variant)),
                 inputs={"model": optimize, "ranges": calibrate},
             )
             self.compare(variant.name, graphs[variant.name], convert, variant)
@@ -254,6 +252,7 @@ class _Planner:
                 target=target.name,
                 variant=variant.name,
                 precision=variant.precision,
+                io=_io(variant),
                 options=msgspec.structs.asdict(target.options),
             ),
             inputs={"model": model, "source": convert},
@@ -436,6 +435,12 @@ def _host(toolchain: str) -> dict[str, JSON]:
         "machine": platform.machine(),
         "executable": {name: catalog.target(name).not_executable() for name in names},
     }
+
+
+def _io(variant: Variant) -> str:
+    """Type of the variant's float inputs and outputs."""
+    io: str = getattr(variant.options, "io", "float32")
+    return io
 
 
 def _data(source: Source, origin: DataOrigin, limit: int | None) -> told.DataOptions:

@@ -196,6 +196,8 @@ class EmitJob:
     shapes: Mapping[str, DimRange]
     options: msgspec.Struct
     """An instance of the target's ``Options``."""
+    io: str = "float32"
+    """Type of the float inputs and outputs. Where fp16 is the graph's, the model has it already."""
 
 
 class Target(Protocol):

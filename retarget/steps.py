@@ -157,6 +157,7 @@ def emit(request: StepRequest) -> EmitFacts:
         outputs=source.outputs,
         shapes=source.shapes,
         options=msgspec.convert(options.options, target.Options),
+        io=options.io,
     )
     return catalog.target_emit(options.target).emit(model, job, request.out)
 

@@ -50,6 +50,21 @@ def test_types_are_read_back(tmp_path: Path) -> None:
     assert sizes["fp16"] < 0.7 * sizes["fp32"]
 
 
+def test_inputs_and_outputs_are_float16_on_demand(tmp_path: Path) -> None:
+    small = model(CNN.format(t="float"))
+    asked = dataclasses.replace(job(TARGET, small, "fp16"), io="float16")
+    facts = catalog.target_emit(TARGET).emit(small, asked, tmp_path)
+    assert facts.precision.io == "float16, int64"
+    ports = core().read_model(tmp_path / "model.xml")
+    types = [port.get_element_type().get_type_name() for port in (*ports.inputs, *ports.outputs)]
+    assert types == ["f16", "f16", "i64"]
+    # The user's feeds stay float32: the runner casts at the border.
+    feeds = {"image": normal(3, 4, 8, 8)}
+    outputs = run(TARGET, tmp_path, facts, feeds)
+    assert_close(outputs["logits"], oracle(small, feeds)["logits"], 2e-2)
+    assert outputs["label"].dtype == np.int64
+
+
 def test_the_share_is_that_of_this_machine(tmp_path: Path) -> None:
     facts = emit(TARGET, model(CNN.format(t="float")), tmp_path, "fp16")
     hint = core().compile_model(tmp_path / "model.xml", "CPU").get_property("INFERENCE_PRECISION_HINT")

@@ -60,6 +60,8 @@ def _write(model: ir.Model, job: EmitJob, path: Path) -> tuple[str, ...]:
             {port: _partial(spec, job.shapes) for port, spec in zip(converted.inputs, job.inputs, strict=True)}
         )
         _order_ties(converted)
+        if job.io == "float16":
+            converted = _with_float16_io(converted)
         _number(converted, model)
         if job.precision != "fp16":
             openvino.save_model(converted, path, compress_to_fp16=False)
@@ -71,6 +73,18 @@ def _write(model: ir.Model, job: EmitJob, path: Path) -> tuple[str, ...]:
     except RuntimeError as error:
         raise failure("OpenVINO cannot write the model", error) from error
     return tuple(sorted(wide))
+
+
+def _with_float16_io(converted: openvino.Model) -> openvino.Model:
+    """Float inputs and outputs as float16, cast at the border: what computes inside stays the plugin's choice."""
+    border = openvino.preprocess.PrePostProcessor(converted)
+    for index, port in enumerate(converted.inputs):
+        if port.get_element_type() == openvino.Type.f32:
+            border.input(index).tensor().set_element_type(openvino.Type.f16)
+    for index, port in enumerate(converted.outputs):
+        if port.get_element_type() == openvino.Type.f32:
+            border.output(index).tensor().set_element_type(openvino.Type.f16)
+    return border.build()
 
 
 def _wide(converted: openvino.Model) -> dict[str, Array]:
