@@ -304,7 +304,14 @@ def test_a_signal_ends_the_build_and_its_workers(
     )
     command = [sys.executable, "-m", "retarget.cli", "convert", "net.onnx", "--to", "onnxruntime"]
     command += ["--data", "data.py:samples", "-o", "out", "--store", str(tmp_path / "store")]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         for _ in range(600):
             if (folder / "pid").exists() and (folder / "pid").read_text():
                 break

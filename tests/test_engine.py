@@ -90,7 +90,7 @@ def test_artifacts_flow(store: Store, tmp_path: Path) -> None:
     assert text(outcomes["second"]) == "2|model=1|calibration:rows"
     manifest = read_manifest(store.verified(second.key).path)
     assert (manifest.id, manifest.kind, manifest.key) == ("second", "emit", second.key)
-    assert manifest.facts == {"origin": "samples", "samples": 1, "tensors": 2}
+    assert manifest.facts == {"origin": "samples", "samples": 1, "tensors": 2, "notes": []}
     assert set(manifest.files) == {"text", "nested/pid"}
     assert outcomes["second"].peak_rss is not None
     assert outcomes["second"].seconds > 0
@@ -411,7 +411,11 @@ def test_closing_ends_everything(store: Store, tmp_path: Path) -> None:
 )
 def test_signals_leave_nothing_behind(store: Store, tmp_path: Path, number: signal.Signals, status: int) -> None:
     pids = tmp_path / "pids"
-    build = subprocess.Popen([sys.executable, "-m", "toolchains.build", str(store.root), str(pids)])
+    build = subprocess.Popen(
+        [sys.executable, "-m", "toolchains.build", str(store.root), str(pids)],
+        # A shell that runs the tests in the background has them ignore Ctrl-C, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         deadline = time.monotonic() + 60
         while not pids.exists() or len(pids.read_text().split()) < 4:
