@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from benchmarks.measure import Cost, cost, in_process
 from benchmarks.models import MODELS, Size, prepare
 
 CALLS = 15
@@ -39,7 +36,6 @@ class Figures:
     seconds: float = 0.0
     peak_mb: float = 0.0
     nodes: int = 0
-    check_seconds: float | None = None
     error: str | None = None
 
 
@@ -113,66 +109,18 @@ TOOLS: Mapping[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
 }
 
 
-def _measure(tool: str, source: Path, out: Path) -> Figures:
+def _measure(tool: str, source: Path, out: Path) -> Cost:
     """Run ``tool`` here and measure it; for the process that only does this."""
     run, imports = TOOLS[tool]
     for module in imports:
         importlib.import_module(module)
-    peak = _Peak()
-    started = time.perf_counter()
-    with peak:
-        run(source, out)
-    seconds = time.perf_counter() - started
-    nodes = sum(node.op_type != "Constant" for node in ir.load(out).graph) if out.exists() else 0
-    return Figures(seconds, peak.megabytes, nodes)
-
-
-class _Peak:
-    """The largest anonymous memory while it is entered, above that before, sampled every 2 ms."""
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-        self._before = self._most = _anonymous()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.002):
-            self._most = max(self._most, _anonymous())
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._most = max(self._most, _anonymous())
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def megabytes(self) -> float:
-        return (self._most - self._before) / 1e6
-
-
-def _anonymous() -> int:
-    """Bytes of anonymous memory; the high-water mark of all memory where the system does not tell them apart."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for line in status.read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return cost(lambda: run(source, out))
 
 
 def _in_process(tool: str, source: Path, out: Path, timeout: float) -> Figures:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.optimize", "--run", tool, str(source), str(out)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return Figures(error=f"over {timeout:.0f} s")
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return Figures(error=lines[-1][:70] if lines else f"exit {done.returncode}")
-    return Figures(**json.loads(done.stdout.strip().splitlines()[-1]))
+    cost = in_process("benchmarks.optimize", ["--run", tool, str(source), str(out)], timeout)
+    nodes = sum(node.op_type != "Constant" for node in ir.load(out).graph) if out.exists() else 0
+    return Figures(cost.seconds, cost.peak_mb, nodes, cost.error)
 
 
 # ---- latency
@@ -258,7 +206,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.run:
         tool, source, out = given.run
-        print(json.dumps(asdict(_measure(tool, Path(source), Path(out)))))
+        print(msgspec.json.encode(_measure(tool, Path(source), Path(out))).decode())
         return
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.models:

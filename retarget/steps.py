@@ -6,7 +6,7 @@ Files go to ``request.out``; a step that fails raises ``RetargetError``, and wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from retarget.metrics import open_metric
 from retarget.passes import presets
 from retarget.passes.check import run_checked
 from retarget.passes.fp16 import CastFloat16
+from retarget.progress import progress
 from retarget.protocols import EmitJob, Exported, Runner, Source, StepRequest
 from retarget.session import Session
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
@@ -51,7 +52,7 @@ from retarget.store import read_manifest
 from retarget.tolerance import Tolerance
 
 if TYPE_CHECKING:
-    from retarget.protocols import Feeds, Outputs
+    from retarget.protocols import Array, Feeds, Outputs
 
 F = TypeVar("F", bound=Fact)
 MODEL = "model.onnx"
@@ -64,8 +65,11 @@ def convert(request: StepRequest) -> ConvertFacts:
     source = _source(options.source, request.files)
     example = next(_samples(options.data, request.files, source.inputs).batches(None)) if _early(options) else None
 
-    with TemporaryDirectory(prefix="retarget-export-") as folder:
+    # Beside the result: the export is as large, and the system's own folder for such things may be memory.
+    with TemporaryDirectory(prefix="export-", dir=request.out.parent) as folder:
+        progress(0, 0, "exporting")
         exported = frontend.export(source, example, Path(folder))
+        progress(0, 0, "to the normal form")
         model = frontend.load(Path(folder), source)
         inputs = exported.inputs
         shapes = {symbol: source.shapes.get(symbol, DEFAULT_RANGE) for symbol in symbols(inputs)}
@@ -120,7 +124,7 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
     samples = _samples(options.data, request.files, source.inputs) if options.data else None
     feeds: Iterable[Feeds]
     if samples:
-        feeds = samples.batches(_batch(source))
+        feeds = _watched(samples, _batch(source))
     else:
         feeds = (recorded.feeds for recorded in reference.read(request.inputs["source"]))
     ranges = observe(model, feeds)
@@ -205,7 +209,7 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
     metric = open_metric(options.metric, request.files.get("metric"))
     samples = _samples(options.data, request.files, source.inputs, extra=(options.labels,))
     with runner:
-        for batch in samples.batches(_batch(source)):
+        for batch in _watched(samples, _batch(source)):
             labels = batch.pop(options.labels)
             metric.add(runner.run(batch), labels)
     return EvaluateFacts(metric=options.metric, value=metric.value(), samples=metric.samples, settings=runner.settings)
@@ -278,10 +282,18 @@ def _samples(
     return open_samples(files["data"], inputs, function=options.function, limit=options.limit, extra=extra)
 
 
+def _watched(samples: Samples, size: int | None) -> Iterator[dict[str, Array]]:
+    """The batches of ``samples``, of ``size`` each, as they are taken one by one."""
+    for index, batch in enumerate(samples.batches(size)):
+        progress(index * (size or 1), samples.count or 0, "samples")
+        yield batch
+
+
 def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner) -> None:
     """Run the reference twice on each case: outputs that differ cannot be held against anything."""
     writer = reference.ReferenceWriter(out)
-    for case, feeds in cases:
+    for index, (case, feeds) in enumerate(cases):
+        progress(index, len(cases), "reference outputs")
         outputs, again = runner.run(feeds), runner.run(feeds)
         for name, value in outputs.items():
             if not np.array_equal(value, again[name], equal_nan=value.dtype.kind == "f"):
