@@ -46,6 +46,8 @@ class ConvertFacts(Fact, frozen=True, kw_only=True):
     parameters: int
     cases: tuple[Case, ...]
     origin: DataOrigin
+    rows_depend: str | None = None
+    """How far the source's own outputs for rows together and alone lie apart, in words; None where they agree."""
     notes: tuple[str, ...] = ()
 
 

@@ -6,7 +6,7 @@ Files go to ``request.out``; a step that fails raises ``RetargetError``, and wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from retarget.protocols import EmitJob, Exported, Runner, Source, StepRequest
 from retarget.session import Session
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 from retarget.store import read_manifest
-from retarget.tolerance import Tolerance
+from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
 
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds, Outputs
@@ -78,7 +78,10 @@ def convert(request: StepRequest) -> ConvertFacts:
         cases = parity_cases(model, inputs, shapes, samples, origin)
         with frontend.reference(source, exported) as runner:
             _record(request.out, cases, runner)
-        outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
+            outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
+            name, _ = _batch_case((case for case, _ in cases), inputs, outputs, shapes)
+            largest = next((feeds for case, feeds in cases if case.name == name), None)
+            rows_depend = _rows_depend(runner, largest) if largest is not None else None
         graph.save(model, request.out / MODEL)
 
     notes = [*exported.notes, *(samples.notes if samples else ())]
@@ -99,6 +102,7 @@ def convert(request: StepRequest) -> ConvertFacts:
         parameters=sum(value.const_value.size for value in graph.initializers(model) if value.const_value is not None),
         cases=tuple(case for case, _ in cases),
         origin=origin,
+        rows_depend=rows_depend,
         notes=tuple(notes),
     )
 
@@ -320,16 +324,37 @@ def _verify(runner: Runner, source: Path, tolerance: Tolerance) -> CompareFacts:
 def _check_batch(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[str, bool | None]:
     """Rows together and alone must agree; in words, and None where the check makes no sense."""
     facts = facts_of(source, ConvertFacts)
-    symbol = batch_symbol(facts.inputs, facts.outputs)
-    if symbol is None:
-        return "skipped: the inputs and outputs share no symbolic first dimension", None
-    extent = facts.shapes[symbol]
-    if extent.min > 1 or extent.max < 2:
-        return f"skipped: {symbol} is {extent}, so rows cannot run both alone and together", None
-    name = max(facts.cases, key=lambda case: case.sizes[symbol]).name
-    feeds = next(recorded.feeds for recorded in reference.read(source) if recorded.case == name)
+    case, reason = _batch_case(facts.cases, facts.inputs, facts.outputs, facts.shapes)
+    if case is None:
+        return f"skipped: {reason}", None
+    if facts.rows_depend is not None:
+        # Parity is held on whole batches: it says whether they depend on each other in the same way.
+        return f"skipped: rows of the source itself depend on each other ({facts.rows_depend})", None
+    feeds = next(recorded.feeds for recorded in reference.read(source) if recorded.case == case)
     check = check_batch(runner.run, feeds, tolerance)
     return check.words, check.passed
+
+
+def _rows_depend(runner: Runner, feeds: Feeds) -> str | None:
+    """How far the source's outputs for rows together and alone lie apart; None where they agree."""
+    check = check_batch(runner.run, feeds, DEFAULT_TOLERANCE["fp32"])
+    return None if check.passed else check.words
+
+
+def _batch_case(
+    cases: Iterable[Case],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    shapes: Mapping[str, DimRange],
+) -> tuple[str | None, str]:
+    """The name of the case with most rows; None, and why, where rows cannot run both alone and together."""
+    symbol = batch_symbol(inputs, outputs)
+    if symbol is None:
+        return None, "the inputs and outputs share no symbolic first dimension"
+    extent = shapes[symbol]
+    if extent.min > 1 or extent.max < 2:
+        return None, f"{symbol} is {extent}, so rows cannot run both alone and together"
+    return max(cases, key=lambda case: case.sizes[symbol]).name, ""
 
 
 def _parity(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[Comparison, ...]:

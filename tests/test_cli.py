@@ -246,6 +246,25 @@ def test_a_damaged_model_is_named(folder: Path, run: Run, damage: str) -> None:
     assert not (folder / "out" / "onnxruntime").exists()
 
 
+MIXING = """
+<ir_version: 10, opset_import: ["" : 21]>
+mixing (float[N,8] x) => (float[N,8] y) {
+  total = ReduceSum <keepdims = 0> (x)
+  y = Mul(x, total)
+}
+"""
+
+
+def test_rows_that_depend_on_each_other_in_the_source_break_no_gate(folder: Path, run: Run) -> None:
+    """Nobody can ask of an artifact what its source does not do; parity holds it to the source all the same."""
+    onnx.save(onnx.parser.parse_model(MIXING), folder / "mixing.onnx")
+    run("convert", "mixing.onnx", "--shape", "N=1:2:4", "--to", "onnxruntime", "-o", "out")
+    (row,) = json.loads((folder / "out" / "report.json").read_text())["artifacts"]
+    assert row["batch_passed"] is None
+    assert row["batch"].startswith("skipped: rows of the source itself depend on each other (4 rows together and")
+    assert row["parity"][0]["passed"]
+
+
 def test_a_broken_gate_ends_with_4(folder: Path, run: Run) -> None:
     (folder / "recipe.yaml").write_text(RECIPE + "variants: [fp16]\ngates: {parity: {fp16: {snr_db: 200}}}\n")
     ended = run("build", "recipe.yaml", "-o", "out", expect=4)
