@@ -286,7 +286,7 @@ class _Planner:
     ) -> None:
         precision = variant.precision if variant else "fp32"
         gate = self.recipe.tolerance(variant) if variant else None
-        bounds = _bounds(gate or DEFAULT_TOLERANCE[precision])
+        bounds = (gate or DEFAULT_TOLERANCE[precision]).bounds()
         self.add(
             f"compare {subject}",
             "compare",
@@ -452,7 +452,3 @@ def _evaluation_files(evaluation: Evaluation) -> dict[str, Path]:
     if not isinstance(evaluation.metric, str):
         files["metric"] = evaluation.metric.file
     return files
-
-
-def _bounds(tolerance: msgspec.Struct) -> dict[str, float]:
-    return {name: bound for name, bound in msgspec.structs.asdict(tolerance).items() if bound is not None}

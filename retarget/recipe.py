@@ -22,6 +22,7 @@ from retarget.errors import RecipeError, RetargetError, did_you_mean
 from retarget.recipe_nodes import Map, open_tree, parse_path, resolve, write_path
 from retarget.recipe_yaml import KeyPath, Reader, Settings, Written, struct_type
 from retarget.spec import DEFAULT_RANGE, SPEC_PATTERN, DimRange, TensorSpec, symbols
+from retarget.tolerance import Tolerance
 
 PrecisionName: TypeAlias = Literal[
     "fp32", "fp16", "int8", "int16x8", "int8_dynamic", "int8_weights", "int4_weights", "palette6"
@@ -228,24 +229,6 @@ class TargetEntry(Settings, frozen=True, kw_only=True):
 
 
 # ---- gates
-
-
-class Tolerance(Settings, frozen=True, kw_only=True):
-    """Bounds on how far outputs may be from the source framework's. Absent: no bound."""
-
-    max_abs: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Largest absolute difference.")] = None
-    mean_abs: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Mean absolute difference.")] = None
-    snr_db: Annotated[float | None, Meta(description="Smallest signal-to-noise ratio in dB.")] = None
-    cosine: Annotated[Annotated[float, Meta(ge=-1, le=1)] | None, Meta(description="Smallest cosine similarity.")] = (
-        None
-    )
-    top1_agreement: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="Smallest share of samples with the same top 1.")
-    ] = None
-
-    def __post_init__(self) -> None:
-        if all(getattr(self, name) is None for name in self.__struct_fields__):
-            raise RetargetError("no bound is given", f"known: {', '.join(self.__struct_fields__)}")
 
 
 class AccuracyGate(Settings, frozen=True, kw_only=True):

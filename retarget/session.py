@@ -179,7 +179,7 @@ def _session_options(optimize: bool, threads: int, save_optimized: Path | None) 
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that go on waiting for work by spinning would take the cores of the artifact whose turn is next in `bench`.
+    # Threads that go on waiting for work by spinning would take the cores of the artifact that `bench` times next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL

@@ -33,11 +33,12 @@ from retarget.facts import (
 )
 from retarget.plan import LeftOut, Plan
 from retarget.protocols import JSON, Artifact, Kind, Outcome, Status, Step, StepError
-from retarget.recipe import AccuracyGate, Gates, Model, Recipe, TargetEntry, Tolerance, Variant, Waiver
+from retarget.recipe import AccuracyGate, Gates, Model, Recipe, TargetEntry, Variant, Waiver
 from retarget.recipe_yaml import Settings
 from retarget.report_schema import Environment
 from retarget.spec import DimRange, TensorSpec
 from retarget.store import FileEntry, Manifest
+from retarget.tolerance import Tolerance
 
 IMAGE = TensorSpec("image", "float32", ("N", 3, 64, 64))
 LOGITS = TensorSpec("logits", "float32", ("N", 10))

@@ -11,8 +11,9 @@ from retarget import report
 from retarget.facts import BenchEntry, BenchFacts, CompareFacts
 from retarget.figures import ratio_text
 from retarget.protocols import Outcome, StepError
-from retarget.recipe import AccuracyGate, LatencyGate, Recipe, Tolerance, Waiver
+from retarget.recipe import AccuracyGate, LatencyGate, Recipe, Waiver
 from retarget.report_schema import GateRow, Report
+from retarget.tolerance import Tolerance
 
 
 def built(build: MadeBuild, recipe: Recipe, *, day: str = "2026-11-21", baseline: Report | None = None) -> Report:

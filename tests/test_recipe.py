@@ -36,7 +36,6 @@ from retarget.recipe import (
     Shape,
     Source,
     TargetEntry,
-    Tolerance,
     Variant,
     Waiver,
     check,
@@ -46,6 +45,7 @@ from retarget.recipe import (
 from retarget.recipe_nodes import File, List, Map, Node, Scalar, compose
 from retarget.recipe_starter import starter
 from retarget.spec import DEFAULT_RANGE, DTYPES, DimRange, TensorSpec
+from retarget.tolerance import Tolerance
 
 DOCS = Path(__file__).parents[1] / "docs"
 
