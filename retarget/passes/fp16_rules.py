@@ -151,6 +151,9 @@ def _signature(node: ir.Node, opsets: Mapping[str, int]) -> tuple[Signature | No
     )
     if not inner and not any(is_float(value) for value in values):
         return None, None
+    if node.op_type == "Constant" and node.domain == "":
+        # All others were lifted: this one is an output of the model and computes nothing.
+        return None, None
     nothing = Signature(frozenset(), frozenset())
     if inner:
         return nothing, "its subgraphs stay in float32"

@@ -194,6 +194,18 @@ def test_an_input_that_is_an_output() -> None:
     assert cast.snr > 50
 
 
+def test_a_constant_that_is_an_output_stays_as_it_is() -> None:
+    done = Cast(
+        """
+        g (float[N,4] x) => (float[N,4] y, float[3] c) {
+          y = Relu(x)
+          c = Constant <value = float[3] {0.1, 0.2, 70000.0}> ()
+        }"""
+    )
+    assert not done.cast.kept
+    np.testing.assert_array_equal(done.outputs[1], np.array([0.1, 0.2, 70000.0], np.float32))
+
+
 def test_nodes_without_float_outputs_take_what_comes() -> None:
     text = """m (float[N, 4] x) => (int64[2] s, bool[N, 4] c, int64[N] i, float[N, 4] y) {
         s = Shape(x)
