@@ -50,6 +50,7 @@ def normal_form(model: ir.Model, place: str) -> ir.Model:
     _use_one_name_for_the_default_domain(model)
     _hold_small_constants(model)
     for tidy in (
+        passes.TopologicalSortPass(),  # finds cycles, which converters report as failures of their own
         passes.InlinePass(),
         passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         passes.LiftConstantsToInitializersPass(lift_all_constants=False),

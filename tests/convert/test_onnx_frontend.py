@@ -161,6 +161,22 @@ def test_a_newer_opset_is_relabelled_where_nothing_that_is_used_changed(tmp_path
         _convert(source, tmp_path)
 
 
+@pytest.mark.parametrize("opset", [17, 23])
+def test_a_cycle_is_refused_and_another_order_is_not(opset: int, tmp_path: Path) -> None:
+    """onnx's converter would call a cycle its own failure, and advise to export at a newer opset."""
+    loop = [*_node("Add", "x b"), *_node("Relu", "y")]
+    loop[1].output[:] = ["b"]
+    onnx.save(_model(loop, {"x": ["N", 4]}, ["b"], opset=opset), tmp_path / "cycle.onnx")
+    with pytest.raises(RetargetError, match=r"not a valid ONNX model \(.*cycle"):
+        _convert(_source(tmp_path / "cycle.onnx"), tmp_path)
+
+    late = [*_node("Relu", "a"), *_node("Neg", "x")]
+    late[1].output[:] = ["a"]
+    onnx.save(_model(late, {"x": ["N", 4]}, ["y"], opset=opset), tmp_path / "late.onnx")
+    model, _ = _convert(_source(tmp_path / "late.onnx"), tmp_path)
+    assert [node.op_type for node in model.graph] == ["Neg", "Relu"]
+
+
 def test_opset_6_is_refused(tmp_path: Path) -> None:
     onnx.save(_model(_node("Relu"), IMAGE, ["y"], opset=6), tmp_path / "m.onnx")
     with pytest.raises(RetargetError, match="opset 6 is older than 7") as caught:
