@@ -73,11 +73,12 @@ def convert(request: StepRequest) -> ConvertFacts:
         model = frontend.load(Path(folder), source)
         inputs = exported.inputs
         shapes = {symbol: source.shapes.get(symbol, DEFAULT_RANGE) for symbol in symbols(inputs)}
+        defaulted = [symbol for symbol in shapes if symbol not in source.shapes]
         samples = _samples(options.data, request.files, inputs) if options.data else None
         origin = options.data.origin if options.data else "generated"
         cases = parity_cases(model, inputs, shapes, samples, origin)
         with frontend.reference(source, exported) as runner:
-            _record(request.out, cases, runner)
+            _record(request.out, cases, runner, defaulted)
             outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
             name, _ = _batch_case((case for case, _ in cases), inputs, outputs, shapes)
             largest = next((feeds for case, feeds in cases if case.name == name), None)
@@ -88,7 +89,6 @@ def convert(request: StepRequest) -> ConvertFacts:
     taken = sum(case.origin != "generated" for case, _ in cases)
     if samples and samples.count and taken == MAX_DATA_CASES:
         notes.append(f"parity takes the first {MAX_DATA_CASES} batches of the {samples.count} samples")
-    defaulted = [symbol for symbol in shapes if symbol not in source.shapes]
     notes += [f"{symbol}: no shape was given, so {DEFAULT_RANGE} is assumed (min:opt:max)" for symbol in defaulted]
     return ConvertFacts(
         frontend=options.source.frontend,
@@ -293,12 +293,25 @@ def _watched(samples: Samples, size: int | None) -> Iterator[dict[str, Array]]:
         yield batch
 
 
-def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner) -> None:
-    """Run the reference twice on each case: outputs that differ cannot be held against anything."""
+def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulted: Sequence[str]) -> None:
+    """Run the reference twice on each case: outputs that differ cannot be held against anything.
+
+    ``defaulted`` are the dimensions whose sizes nobody gave: what most often is wrong when the reference fails.
+    """
     writer = reference.ReferenceWriter(out)
     for index, (case, feeds) in enumerate(cases):
         progress(index, len(cases), "reference outputs")
-        outputs, again = runner.run(feeds), runner.run(feeds)
+        try:
+            outputs, again = runner.run(feeds), runner.run(feeds)
+        except RetargetError as error:
+            sizes = ", ".join(f"{symbol}={size}" for symbol, size in case.sizes.items())
+            raise RetargetError(
+                f"the source fails at {sizes or 'the sizes of its inputs'}: {error.message}",
+                f"say which sizes it takes, as in --shape {defaulted[0]}=1:8:32; none were given for "
+                f"{', '.join(defaulted)}"
+                if defaulted
+                else error.hint,
+            ) from error
         for name, value in outputs.items():
             if not np.array_equal(value, again[name], equal_nan=value.dtype.kind == "f"):
                 raise RetargetError(

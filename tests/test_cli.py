@@ -225,6 +225,22 @@ def test_what_only_the_model_can_refute_fails_in_a_clear_line_too(run: Run) -> N
         assert words in ended.stderr
 
 
+REFLECTED = """
+<ir_version: 10, opset_import: ["" : 21]>
+padded (float[N,T] x) => (float[N,U] y) <int64[4] pads = {0, 4, 0, 4}> {
+  y = Pad <mode = "reflect"> (x, pads)
+}
+"""
+
+
+def test_a_source_that_fails_at_assumed_sizes_says_so(folder: Path, run: Run) -> None:
+    onnx.save(onnx.parser.parse_model(REFLECTED), folder / "padded.onnx")
+    ended = run("convert", "padded.onnx", "--shape", "N=2", "--to", "onnxruntime", "-o", "out", expect=1)
+    assert "the source fails at N=2, T=1: ONNX Runtime failed on" in ended.stderr
+    assert "as in --shape T=1:8:32; none were given for T" in ended.stderr
+    run("convert", "padded.onnx", "--shape", "N=2", "--shape", "T=5:8:9", "--to", "onnxruntime", "-o", "out")
+
+
 def test_all_errors_of_a_recipe_are_reported(folder: Path, run: Run) -> None:
     text = RECIPE.replace("name: net", "nam: net").replace("[onnxruntime]", "[onnxruntim]") + "variants: [fp23]\n"
     (folder / "recipe.yaml").write_text(text)
