@@ -187,6 +187,7 @@ class FoldConstants(ir.passes.InPlacePass):
             output_size_limit=self.limit // 4,
             should_fold=self._should_fold,
         )
+        _detach_dropped(model)
         common.RemoveUnusedNodesPass()(model)
         LiftConstants()(model)  # some of what it folds comes as Constant nodes
         _forget_provenance(model)
@@ -200,6 +201,16 @@ class FoldConstants(ir.passes.InPlacePass):
         if any(tensor is not None and tensor.nbytes > self.limit for tensor in tensors):
             return False
         return None
+
+
+def _detach_dropped(model: ir.Model) -> None:
+    """Take what nodes of dropped branches still hold: the weights of the branch not taken would count as used."""
+    live = set(all_nodes(model))
+    values = [*initializers(model), *model.graph.inputs, *(out for node in live for out in node.outputs)]
+    for value in values:
+        for node, index in tuple(value.uses()):
+            if node not in live:
+                node.replace_input_with(index, None)
 
 
 def _forget_provenance(model: ir.Model) -> None:

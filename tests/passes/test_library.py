@@ -87,6 +87,23 @@ def test_folding_leaves_large_results(limit: int, left: list[str]) -> None:
     assert run_pass(FoldConstants(limit=limit), text, constants).ops == left
 
 
+def test_folding_lets_go_of_the_branch_not_taken() -> None:
+    """Its nodes are gone, and with them the use of its weights."""
+    text = """
+    g (float[N,4] x) => (float[N,4] y) <bool yes = {1}> {
+      y = If (yes) <
+        then_branch = t () => (float[N,4] a) { a = MatMul(x, w) },
+        else_branch = e () => (float[N,4] b) { s = Neg(v) b = MatMul(x, s) }
+      >
+    }
+    """
+    constants = {name: RNG.standard_normal((4, 4), dtype="f") for name in "wv"}
+    ran = run_pass(FoldConstants(), text, constants)
+    assert ran.ops == ["MatMul"]
+    assert list(ran.model.graph.initializers) == ["w"]
+    assert ran.error == 0
+
+
 def test_unused_nodes_and_constants() -> None:
     text = "g (float[N] x) => (float[N] y) { a = Mul(x, c) b = Relu(a) y = Abs(x) }"
     ran = run_pass(RemoveUnused(), text, {"c": np.array(2, "f"), "d": np.array(3, "f")})
