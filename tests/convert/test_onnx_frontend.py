@@ -275,6 +275,16 @@ def test_odd_symbols_become_names(tmp_path: Path) -> None:
     _convert(_source(tmp_path / "m.onnx"), tmp_path)
 
 
+def test_a_dimension_of_minus_one_is_open(tmp_path: Path) -> None:
+    onnx.save(_model(_node("Tanh"), {"x": [-1, 4]}, ["y"], opset=17), tmp_path / "m.onnx")
+    unnamed = EXPORT.export(_source(tmp_path / "m.onnx"), None, tmp_path)
+    assert [isinstance(dim, str) for dim in unnamed.inputs[0].shape] == [True, False]
+    source = _source(tmp_path / "m.onnx", "x=float32[N,4]")
+    model, _ = _convert(source, tmp_path)
+    assert graph.value_spec(model.graph.outputs[0]).shape == ("N", 4)
+    _assert_same(source, model, {"x": np.linspace(-1, 1, 8, dtype="f4").reshape(2, 4)}, tmp_path)
+
+
 def test_initializers_that_are_inputs_are_constants(tmp_path: Path) -> None:
     model = _model(
         [helper.make_node("Mul", ["x", "w"], ["y"])],

@@ -5,6 +5,7 @@ Parsers and checkers of ONNX trust the sizes that tensors declare; here each is 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ def read(path: Path) -> tuple[ir.Model, list[str]]:
     except Exception as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RetargetError(f"{path}: not a valid ONNX model ({line})", _DAMAGED) from error
+    _open_negative_dimensions(model)
     ir.external_data.set_base_dir(model.graph, path.parent)
     _check_values(model, path)
     return model, notes
@@ -157,6 +159,14 @@ def _notes(proto: onnx.ModelProto) -> list[str]:
         names = ", ".join(item.values.name for item in proto.graph.sparse_initializer)
         raise Unsupported(f"sparse initializers are not supported: {names}", "save the model with dense weights")
     return notes
+
+
+def _open_negative_dimensions(model: ir.Model) -> None:
+    """Some exporters write -1 for a dimension that is not fixed; ONNX Runtime takes it so, shape inference does not."""
+    for scope in model.graphs():
+        for value in itertools.chain(scope.inputs, *(node.outputs for node in scope)):
+            if value.shape is not None and any(isinstance(dim, int) and dim < 0 for dim in value.shape):
+                value.shape = ir.Shape(None if isinstance(dim, int) and dim < 0 else dim for dim in value.shape)
 
 
 def _check_values(model: ir.Model, path: Path) -> None:
