@@ -228,6 +228,7 @@ class _Build:
                 files={role: str(path.absolute()) for role, path in step.files.items()},
                 out=str(staging.out),
                 log=str(staging.log),
+                temporary=str(staging.temporary),
             )
             answer = worker.run(
                 request,

@@ -154,6 +154,11 @@ class Staging:
         return self.folder / "out"
 
     @property
+    def temporary(self) -> Path:
+        """Where its temporary files go: they end with the folder, however the step ends."""
+        return self.folder / "tmp"
+
+    @property
     def log(self) -> Path:
         """Where its output goes."""
         return self.folder / LOG
@@ -270,8 +275,10 @@ class Store:
                     folder.mkdir()
                     owned.callback(os.close, _hold(folder))
                     owned.callback(_remove, folder)
-                (folder / "out").mkdir()
-            yield Staging(folder)
+                staging = Staging(folder)
+                staging.out.mkdir()
+                staging.temporary.mkdir()
+            yield staging
 
     def commit(
         self,

@@ -10,7 +10,10 @@ from retarget.protocols import Kind
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """Run ``function`` (``module:name``) on a ``StepRequest`` of the other fields, its output into ``log``."""
+    """Run ``function`` (``module:name``) on a ``StepRequest`` of the other fields, its output into ``log``.
+
+    Temporary files go into the folder ``temporary``, which is there.
+    """
 
     function: str
     toolchain: str
@@ -20,6 +23,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
     out: str
     log: str
+    temporary: str
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):

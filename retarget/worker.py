@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.05
 """How often time and memory are looked at."""
+SILENT_S = 2.0
+"""How long a worker may live that has closed its pipe: one that ends is reaped long before."""
 TREE_TICKS = 10
 """How many ticks pass between searches for programs that a step started: a search reads all of ``/proc``."""
 LOG_LIMIT = 1 << 30
@@ -85,6 +87,8 @@ class Worker:
         request_end, self._requests = os.pipe()
         self._replies, reply_end = os.pipe()
         self._buffer = b""
+        self._silent_since: float | None = None
+        """When the pipe was found closed at the worker's end."""
         try:
             with log.open("ab") as output:
                 self._process = subprocess.Popen(
@@ -143,10 +147,19 @@ class Worker:
             except msgspec.DecodeError as error:
                 self.kill()
                 return _dead(
-                    f"{self.toolchain} wrote over its worker's pipe while running '{step}': {error}", None, peak
+                    f"{self.toolchain} wrote over its worker's pipe while running '{step}': {error}",
+                    "code in it writes to a file descriptor that it did not open",
+                    peak,
                 )
             if ended:
                 return self._obituary(step, peak)
+            if self._silent_since is not None and time.monotonic() - self._silent_since > SILENT_S:
+                self.kill()
+                return _dead(
+                    f"{self.toolchain} closed its worker's pipe while running '{step}'",
+                    "code in it closes file descriptors that it did not open",
+                    peak,
+                )
             used = tree.anonymous_bytes()
             peak = max(peak, used)
             broken = _broken(limits, deadline, used, log)
@@ -187,7 +200,8 @@ class Worker:
         while ready:
             piece = os.read(self._replies, 1 << 16)
             if not piece:
-                # Closed: the process is ending.
+                # Closed: the process is ending, or can say no more.
+                self._silent_since = self._silent_since or time.monotonic()
                 time.sleep(seconds / 10)
                 break
             self._buffer += piece
@@ -201,7 +215,11 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         if status >= 0:
-            return _dead(f"{self.toolchain} exited with status {status} while running '{step}'", None, peak)
+            return _dead(
+                f"{self.toolchain} exited with status {status} while running '{step}'",
+                "a library or the model's own code ended the process: its output is in the log",
+                peak,
+            )
         try:
             name = signal.Signals(-status).name
             words = _SIGNALS.get(signal.Signals(-status), signal.strsignal(-status))

@@ -22,6 +22,7 @@ import signal
 import site
 import sys
 import sysconfig
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -88,7 +89,7 @@ def _serve(request: Request, code: dict[str, str]) -> Done | Failed:
     place, path = Path.cwd(), list(sys.path)
     memory.reset_peak()
     dependencies.take()
-    with _output_to(request.log):
+    with _output_to(request.log), _temporary_files_in(request.temporary):
         try:
             facts = _run(request)
             return Done(
@@ -149,6 +150,22 @@ def _output_to(log: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 stream.flush()
         _redirect(os.devnull, os.O_WRONLY)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: str) -> Iterator[None]:
+    """Python's temporary files and those of native code go into ``folder``: a step that is killed leaves none behind,
+    and it is the store's disk that they fill."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = None
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
 
 
 def _redirect(path: str, flags: int) -> None:

@@ -302,6 +302,16 @@ def test_limits_hold_for_a_step(store: Store, tmp_path: Path) -> None:
     assert "over the limit of 209.7 MB" in error.message
 
 
+def test_a_step_that_dies_leaves_no_temporary_files(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    outcomes = run([step("leave_temporary_files", die=True), step("write", text="w")], store)
+    assert statuses(outcomes) == {"leave_temporary_files": "failed", "write": "ran"}
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_a_bug_is_called_one(store: Store) -> None:
     made = step("write", id="bug")
     running = engine.run(

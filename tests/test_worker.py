@@ -44,6 +44,8 @@ class Bench:
         self.log = folder / "log.txt"
         self.out = folder / "out"
         self.out.mkdir()
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
 
     def request(self, function: str, files: dict[str, str] | None = None, **options: JSON) -> Request:
         return Request(
@@ -55,6 +57,7 @@ class Bench:
             files=files or {},
             out=str(self.out),
             log=str(self.log),
+            temporary=str(self.temporary),
         )
 
     def run(self, worker: Worker, request: Request | str, limits: Limits = NO_LIMITS) -> Answer:
@@ -142,6 +145,12 @@ def test_the_log_has_all_output_and_the_protocol_survives(worker: Worker, bench:
     if sys.platform == "linux":
         # A worker at rest keeps no log open.
         assert {Path(f"/proc/{worker.pid}/fd/{number}").readlink() for number in (0, 1, 2)} == {Path(os.devnull)}
+
+
+def test_temporary_files_go_where_the_step_is_told(worker: Worker, bench: Bench) -> None:
+    bench.done(worker, "leave_temporary_files")
+    places = [Path(line) for line in (bench.out / "text").read_text().splitlines()]
+    assert [place.parent for place in places] == [bench.temporary, bench.temporary]
 
 
 def test_each_step_begins_in_order(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,11 +303,18 @@ def test_whose_exception_it_is(bench: Bench, frames: list[Path], raised: str, ex
             "acme was killed by SIGKILL (probably the kernel's out-of-memory killer) while running 'emit killed'",
         ),
         ("leave", "acme exited with status 7 while running 'emit leave'"),
+        ("close_everything", "acme closed its worker's pipe while running 'emit close_everything'"),
+        (
+            "scribble",
+            "acme wrote over its worker's pipe while running 'emit scribble': "
+            "JSON is malformed: invalid character (byte 0)",
+        ),
     ],
 )
 def test_a_death_in_words(worker: Worker, bench: Bench, function: str, message: str) -> None:
     failed = bench.failure(worker, function)
     assert (failed.kind, failed.message, failed.bug) == ("ToolchainFailure", message, False)
+    assert failed.hint
     assert not worker.alive
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -132,6 +134,32 @@ def garbage(request: StepRequest) -> Fact:
     ctypes.CDLL(None).printf(b"from printf, never flushed\n")
     subprocess.run(["echo", "from a program"], check=True)
     (request.out / "text").write_text("fine")
+    return _facts()
+
+
+def close_everything(request: StepRequest) -> Fact:
+    """Close all descriptors but the log's, as some programs do before they become a service."""
+    os.closerange(3, 256)
+    time.sleep(1000)
+    return _facts()
+
+
+def scribble(request: StepRequest) -> Fact:
+    """Write to every descriptor, whoever opened it."""
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"all work and no play\n")
+    time.sleep(1000)
+    return _facts()
+
+
+def leave_temporary_files(request: StepRequest) -> Fact:
+    """Die with a temporary folder of Python's and a file of native code's behind; say where in ``out``."""
+    places = [Path(tempfile.mkdtemp(prefix="python-")), Path(os.environ["TMPDIR"], "native")]
+    places[1].write_bytes(b"\0" * MB)
+    (request.out / "text").write_text("\n".join(map(str, places)))
+    if request.options.get("die"):
+        os._exit(7)
     return _facts()
 
 
