@@ -361,6 +361,39 @@ def test_a_failed_rung_is_a_note_and_the_next_is_tried(tmp_path: Path) -> None:
     exported = _round_trip(_factory(tmp_path, body), tmp_path / "out", X)
     assert exported.rung == "torchscript"
     assert any(note.startswith("the exporter dynamo: ") for note in exported.notes)
+    assert "tracing fixed what Python computed from tensors, for this data and any other: odd.py:7" in exported.notes
+
+
+def test_a_stochastic_model_is_called_that(tmp_path: Path) -> None:
+    body = """
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5)
+"""
+    with pytest.raises(RetargetError, match="'output' differs between two runs on the same input"):
+        EXPORT.export(_factory(tmp_path, body), None, tmp_path)
+
+
+def test_half_precision_inputs_of_a_widened_model_have_a_hint(
+    net: Net, factory: tuple[Path, str], tmp_path: Path
+) -> None:
+    torch.save(net.half().state_dict(), tmp_path / "w.pt")
+    with pytest.raises(RetargetError, match="must have the same dtype") as caught:
+        EXPORT.export(_source(tmp_path / "w.pt", "x=float16[N,4]", factory=factory), None, tmp_path)
+    assert "declare x as float32 too" in str(caught.value.hint)
+
+
+def test_torchscript_s_own_words_are_shown(tmp_path: Path) -> None:
+    class Picky(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[1] != 7:
+                raise ValueError("only seven will do")
+            return x * 2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Picky()).save(str(tmp_path / "s.pt"))  # type: ignore[no-untyped-call]
+    with pytest.raises(RetargetError, match=r"x=\[\d+, 4\]: .*only seven will do"):
+        EXPORT.export(_source(tmp_path / "s.pt", "x=float32[N,4]"), None, tmp_path)
 
 
 def test_a_dimension_that_becomes_static_is_an_error_on_every_rung(tmp_path: Path) -> None:

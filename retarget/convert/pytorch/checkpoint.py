@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -89,13 +89,16 @@ def load(source: Source) -> Loaded:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Warnings and prints of the libraries go to the log: they are about their code, not about the user's model."""
+def quiet() -> Iterator[Sequence[warnings.WarningMessage]]:
+    """Warnings and prints of the libraries go to the log: they are about their code, not about the user's model.
+
+    Gives the warnings, which come in one by one, for the few that are.
+    """
     printed = io.StringIO()
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
         warnings.simplefilter("always")
         try:
-            yield
+            yield caught
         finally:
             for warning in caught:
                 logger.info("%s: %s", warning.category.__name__, warning.message)

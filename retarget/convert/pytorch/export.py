@@ -23,11 +23,12 @@ from retarget.convert.pytorch.named import (
     TorchRunner,
     choose_outputs,
     forward_parameters,
+    said,
     to_array,
     to_tensor,
     wrap,
 )
-from retarget.errors import RetargetError
+from retarget.errors import RetargetError, ToolchainFailure
 from retarget.protocols import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 
@@ -53,7 +54,11 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
             other = _run(named, source, others, example)
         except RetargetError as error:
             notes.append(f"the export was not checked at other sizes than {_words(sizes)}: {error.message}")
-    rung = climb(Job(named, source.inputs, outputs, traced, other, out / MODEL), options.rung, notes)
+    try:
+        rung = climb(Job(named, source.inputs, outputs, traced, other, out / MODEL), options.rung, notes)
+    except ToolchainFailure:
+        _check_repeats(traced, _run(named, source, sizes, example))
+        raise
     return Exported(rung=rung, inputs=source.inputs, outputs=outputs, notes=tuple(notes))
 
 
@@ -121,6 +126,7 @@ def _trace_sizes(specs: Sequence[TensorSpec], shapes: Mapping[str, DimRange]) ->
 def _run(named: Named, source: Source, sizes: Mapping[str, int], example: Feeds | None) -> Run:
     """Run the module at ``sizes``. Raises ``RetargetError`` when it fails."""
     rng = np.random.default_rng(0)
+    narrow = [spec.name for spec in source.inputs if spec.dtype in ("float16", "bfloat16")]
     tensors = tuple(to_tensor(_array(spec, spec.at(sizes), example, rng)) for spec in source.inputs)
     try:
         with quiet(), torch.no_grad():
@@ -129,12 +135,23 @@ def _run(named: Named, source: Source, sizes: Mapping[str, int], example: Feeds 
         raise
     except Exception as error:
         shapes = ", ".join(f"{spec.name}={list(t.shape)}" for spec, t in zip(source.inputs, tensors, strict=True))
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RetargetError(
-            f"{source.path}: the model fails on inputs of shape {shapes}: {line}",
-            "check names, types and shapes of the inputs, and the ranges of their dimensions",
+            f"{source.path}: the model fails on inputs of shape {shapes}: {said(error)}",
+            "check names, types and shapes of the inputs, and the ranges of their dimensions"
+            if not narrow
+            else f"weights in half precision are widened to float32: declare {', '.join(narrow)} as float32 too",
         ) from error
     return Run(dict(sizes), tensors, tuple(name for name, _ in found), tuple(to_array(value) for _, value in found))
+
+
+def _check_repeats(first: Run, second: Run) -> None:
+    """Raise ``RetargetError`` where two runs differ: no export of such a model computes the same."""
+    for name, one, other in zip(first.names, first.outputs, second.outputs, strict=True):
+        if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+            raise RetargetError(
+                f"output '{name}' differs between two runs on the same input: the model is stochastic",
+                "switch off dropout and sampling, or pass the noise as an input",
+            )
 
 
 def _array(spec: TensorSpec, shape: tuple[int, ...], sample: Feeds | None, rng: np.random.Generator) -> Array:

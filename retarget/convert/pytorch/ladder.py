@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ _SAME_DB = 40.0
 """Low: parity is judged later, and what a size baked into the graph does to outputs is far larger."""
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
+
+_PLACES = 4
+"""How many lines of code a note names."""
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
@@ -88,7 +92,7 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
     before = set(job.path.parent.iterdir())
     for name, attempt in rungs.items():
         try:
-            with quiet(), torch.no_grad():
+            with quiet() as warned, torch.no_grad():
                 attempt()
             _check(job, name)
         except Exception as error:
@@ -104,8 +108,24 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
                 ) from error
             continue
         notes += [f"the exporter {failure}" for failure in failures]
+        notes += _fixed_by_tracing(warned)
         return name
     raise AssertionError("a ladder has rungs")
+
+
+def _fixed_by_tracing(warned: Sequence[warnings.WarningMessage]) -> list[str]:
+    """A note on the branches and sizes that Python took from the data of the trace: others are not in the model."""
+    tracer = torch.jit.TracerWarning  # type: ignore[attr-defined]
+    places = dict.fromkeys(
+        f"{Path(one.filename).name}:{one.lineno}"
+        for one in warned
+        if issubclass(one.category, tracer) and "to a Python" in str(one.message)
+    )
+    if not places:
+        return []
+    listing = ", ".join(list(places)[:_PLACES])
+    more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
+    return [f"tracing fixed what Python computed from tensors, for this data and any other: {listing}{more}"]
 
 
 def _dynamo(job: Job) -> None:

@@ -177,6 +177,12 @@ def to_array(tensor: torch.Tensor) -> Array:
     return np.array(tensor.numpy())
 
 
+def said(error: Exception) -> str:
+    """What went wrong, in one line: TorchScript says it in the last, after its own traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if isinstance(error, torch.jit.Error) else 0]
+
+
 class TorchRunner:
     """The module itself, without gradients; a ``Runner``."""
 
@@ -196,7 +202,7 @@ class TorchRunner:
             with torch.no_grad():
                 results = self._named(*tensors)
         except Exception as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            line = said(error)
             raise RetargetError(
                 f"PyTorch itself fails on {shapes}: {line}",
                 "check the inputs and shapes of the recipe against what the model takes",
