@@ -116,7 +116,7 @@ def test_values_beyond_float16_are_not_clamped(tmp_path: Path) -> None:
     )
     facts = emit(TARGET, wide, tmp_path, "fp16")
     assert facts.precision.weights == "float16"
-    assert facts.notes[-1] == "Stored as float32, for values beyond float16: factor."
+    assert facts.notes[-1] == "Stored as float32, for values that OpenVINO would clamp to float16's range: factor."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
     kinds = [
         node.get_element_type().get_type_name()
@@ -126,6 +126,56 @@ def test_values_beyond_float16_are_not_clamped(tmp_path: Path) -> None:
     assert sorted(kinds) == ["f16", "f32"]
     feeds = {"x": np.ones((1, 3), np.float32)}
     assert run(TARGET, tmp_path, facts, feeds)["y"].tolist() == [np.array([1e6, 0.1, -3e38], np.float32).tolist()]
+
+
+def test_values_that_are_not_finite_are_not_clamped(tmp_path: Path) -> None:
+    strange = model(
+        """g (float[N,4] x) => (float[N,4] y) {
+            c = Constant <value = float[4] {inf, -inf, nan, 2.0}> ()
+            y = Mul(x, c)
+        }"""
+    )
+    facts = emit(TARGET, strange, tmp_path, "fp16")
+    outputs = run(TARGET, tmp_path, facts, {"x": np.ones((1, 4), np.float32)})
+    np.testing.assert_array_equal(outputs["y"], np.array([[np.inf, -np.inf, np.nan, 2]], np.float32))
+
+
+BODIES = """
+    g (bool c, float[3,4] x, float[4,4] w_a, float[4,4] w_b) => (float[3,4] y, int64[3,2] i) {
+        y, i = If (c) <
+            then_branch = t () => (float[3,4] ty, int64[3,2] ti) {
+                big = Constant <value = float[4] {1e6, 1.0, 2.0, 3.0}> ()
+                two = Constant <value = int64[1] {2}> ()
+                p = MatMul(x, w_a)
+                ty = Mul(p, big)
+                zero = Sub(p, p)
+                tv, ti = TopK(zero, two)
+            },
+            else_branch = e () => (float[3,4] ey, int64[3,2] ei) {
+                big = Constant <value = float[4] {-2e6, 1.0, 2.0, 3.0}> ()
+                two = Constant <value = int64[1] {2}> ()
+                p = MatMul(x, w_b)
+                ey = Mul(p, big)
+                zero = Sub(p, p)
+                ev, ei = TopK <largest = 0> (zero, two)
+            }
+        >
+    }
+"""
+
+
+def test_bodies_are_written_and_read_back_as_the_rest(tmp_path: Path) -> None:
+    """Constants beyond float16, ties, names and the types of weights, where one name means two things."""
+    source = model(BODIES)
+    assert emit(TARGET, source, tmp_path, "fp32").precision.weights == "float32"
+    facts = emit(TARGET, source, tmp_path, "fp16")
+    assert facts.precision.weights == "float16"
+    x = normal(3, 4)
+    for flag in (True, False):
+        feeds = {"c": np.array(flag), "x": x}
+        expected, outputs = oracle(source, feeds), run(TARGET, tmp_path, facts, feeds)
+        assert_close(outputs["y"], expected["y"], 5e3)
+        np.testing.assert_array_equal(outputs["i"], expected["i"])
 
 
 def test_an_input_may_be_an_output(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from retarget.spec import DimRange, TensorSpec
 from retarget.targets import legal, work
 from retarget.targets.openvino.executed import activations, at, compiled, executed, weights
 from retarget.targets.openvino.legal import LEGAL
-from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, words
+from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes, words
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -66,8 +66,8 @@ def _write(model: ir.Model, job: EmitJob, path: Path) -> tuple[str, ...]:
         if job.precision != "fp16":
             openvino.save_model(converted, path, compress_to_fp16=False)
             return ()
-        openvino.save_model(converted, path, compress_to_fp16=True)
         wide = _wide(converted)
+        openvino.save_model(converted, path, compress_to_fp16=True)
         if wide:
             _widen(path, wide)
     except RuntimeError as error:
@@ -88,13 +88,14 @@ def _with_float16_io(converted: openvino.Model) -> openvino.Model:
 
 
 def _wide(converted: openvino.Model) -> dict[str, Array]:
-    """The constants that float16 cannot hold, by node name: OpenVINO clamps them, and says nothing."""
+    """The constants that OpenVINO would clamp to float16's range without a word, NaN too, by the names to them."""
     wide: dict[str, Array] = {}
-    for node in converted.get_ops():
-        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("f32", "f64"):
-            values = node.data
-            if np.any(np.isfinite(values) & (np.abs(values) > LARGEST)):
-                wide[node.get_friendly_name()] = values
+    for place, scope in scopes(converted):
+        for node in scope.get_ops():
+            if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in ("f32", "f64"):
+                values = node.data
+                if not np.all(np.abs(values) <= LARGEST):
+                    wide[place + node.get_friendly_name()] = values
     return wide
 
 
@@ -106,13 +107,21 @@ def _widen(path: Path, wide: Mapping[str, Array]) -> None:
             shutil.move(file, compressed.with_name(file.name))
         # Not mapped: the folder goes away.
         model = core().read_model(compressed, config={"ENABLE_MMAP": False})
-        for node in model.get_ordered_ops():
-            name = node.get_friendly_name()
-            if node.get_type_name() == "Convert" and name in wide:
-                constant = openvino.op.Constant(wide[name])
-                constant.set_friendly_name(name)
-                constant.output(0).get_tensor().set_names(node.output(0).get_names())
-                node.output(0).replace(constant.output(0))
+        left = set(wide)
+        for place, scope in scopes(model):
+            for node in scope.get_ordered_ops():
+                name = node.get_friendly_name()
+                if place + name not in left:
+                    continue
+                if node.get_type_name() == "Convert":
+                    constant = openvino.op.Constant(wide[place + name])
+                    constant.set_friendly_name(name)
+                    constant.output(0).get_tensor().set_names(node.output(0).get_names())
+                    node.output(0).replace(constant.output(0))
+                # One of which most values are beyond the range it leaves as it is.
+                left.remove(place + name)
+        if left:
+            raise ToolchainFailure(f"OpenVINO stored what float16 cannot hold under other names: {', '.join(left)}")
         openvino.save_model(model, path, compress_to_fp16=False)
 
 
@@ -120,10 +129,11 @@ def _number(converted: openvino.Model, model: ir.Model) -> None:
     """Name the nodes that OpenVINO made by their place: it counts them over the life of the process."""
     given = {node.name for node in graph.all_nodes(model)}
     given |= {value.name for node in graph.all_nodes(model) for value in node.outputs}
-    for place, node in enumerate(converted.get_ordered_ops()):
-        name = node.get_friendly_name()
-        if name not in given and (made := _MADE.fullmatch(name)):
-            node.set_friendly_name(f"{made[1]}_made_{place}")
+    for _, scope in tuple(scopes(converted)):
+        for place, node in enumerate(scope.get_ordered_ops()):
+            name = node.get_friendly_name()
+            if name not in given and (made := _MADE.fullmatch(name)):
+                node.set_friendly_name(f"{made[1]}_made_{place}")
 
 
 def _adjusted(model: ir.Model) -> ir.Model:
@@ -160,7 +170,7 @@ def _replace_constant(node: ir.Node, index: int, change: Callable[[Array], Array
 
 def _order_ties(converted: openvino.Model) -> None:
     """Make every TopK stable: ONNX puts the lower index first among equals, OpenVINO's reader asks for any order."""
-    for node in converted.get_ordered_ops():
+    for node in [node for _, scope in scopes(converted) for node in scope.get_ordered_ops()]:
         if node.get_type_name() == "TopK":
             told = node.get_attributes()
             stable = openvino.opset11.topk(
@@ -221,7 +231,7 @@ def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
             " float16 saves storage here, not time."
         )
     if wide:
-        notes.append(f"Stored as float32, for values beyond float16: {', '.join(wide)}.")
+        notes.append(f"Stored as float32, for values that OpenVINO would clamp to float16's range: {', '.join(wide)}.")
     results = {spec.name for spec in job.outputs}
     inputs, outputs = _entries(job.inputs, written.inputs, results), _entries(job.outputs, written.outputs, set())
     if any(entry.artifact_dtype == "int64" for entry in (*inputs, *outputs)):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from retarget.spec import TensorSpec
 from retarget.targets import work
-from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino
+from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes
 
 
 def at(path: Path, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> openvino.Model:
@@ -25,7 +25,7 @@ def at(path: Path, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> op
 def weights(model: openvino.Model) -> str:
     """The type that holds most bytes of the constants with two axes or more."""
     held: Counter[str] = Counter()
-    for node in model.get_ops():
+    for node in _nodes(model):
         if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1:
             kind = node.get_element_type()
             held[dtype_name(kind.get_type_name())] += math.prod(node.get_output_shape(0)) * kind.get_bitwidth() // 8
@@ -36,7 +36,7 @@ def activations(model: openvino.Model) -> str:
     """The type that the files give to most multiply-accumulates; of most float values where there are none."""
     done: Counter[str] = Counter()
     values: Counter[str] = Counter()
-    for node in model.get_ops():
+    for node in _nodes(model):
         if node.get_input_size():
             done[dtype_name(node.get_input_element_type(0).get_type_name())] += _macs(node.get_type_name(), node)
         if node.get_type_name() != "Constant":
@@ -46,6 +46,12 @@ def activations(model: openvino.Model) -> str:
                 if output.get_element_type().is_real()
             )
     return work.most(done if done.total() else values)
+
+
+def _nodes(model: openvino.Model) -> Iterator[openvino.Node]:
+    """Every node, those in bodies included."""
+    for _, scope in scopes(model):
+        yield from scope.get_ops()
 
 
 def compiled(model: openvino.Model) -> openvino.CompiledModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 
 # Importing openvino sends an event to a server on the web. Without this package it uses its own stub, which does not.
@@ -22,6 +23,19 @@ _DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat
 def core() -> openvino.Core:
     """One core a process: making it loads and looks for device plugins."""
     return openvino.Core()
+
+
+def scopes(model: openvino.Model, place: str = "") -> Iterator[tuple[str, openvino.Model]]:
+    """``model`` and the bodies of its conditions and loops, at any depth, each with the names that lead to it."""
+    yield place, model
+    for node in model.get_ordered_ops():
+        bodies: list[openvino.Model] = []
+        if isinstance(node, openvino.op.if_op):
+            bodies = [node.get_function(0), node.get_function(1)]
+        elif isinstance(node, openvino.op.loop | openvino.op.tensor_iterator):
+            bodies = [node.get_function()]
+        for index, body in enumerate(bodies):
+            yield from scopes(body, f"{place}{node.get_friendly_name()}[{index}]/")
 
 
 def dtype_name(short: str) -> str:
