@@ -9,7 +9,9 @@ float16 ends at 65504, has 11 significant bits, and everything below 2⁻²⁴ i
 4. inputs of Log, Reciprocal and Div that would become zero, and with them the nodes that make them;
 5. angles of Sin and Cos, and floats that become integers, too large to be told apart in 11 bits: with all that
    computes them, as a position that was rounded early stays wrong;
-6. nodes with subgraphs or sequences: their insides are left as they are.
+6. nodes with subgraphs or sequences: their insides are left as they are;
+7. what is quantized already, from DequantizeLinear to QuantizeLinear: a Cast between them and the node would take the
+   integer kernel away. Weights alone in integers do not make a node quantized.
 
 Numbers of -1e7 and less that only reach a Softmax are masks, not values: they do not count, and as constants become
 ``MASK``, of which two can be added.
@@ -129,6 +131,7 @@ def decide(model: ir.Model, ranges: Mapping[str, TensorRange]) -> Rules:
                 rules.following.add(node)
         if reason is not None:
             rules.kept[node] = reason
+    _keep_quantized(nodes, rules)
     _hold_values(model.graph, nodes, ranges, masking, rules)
     for node in nodes:
         _hold_node(node, ranges, rules)
@@ -208,6 +211,33 @@ def is_float(value: ir.Value | None) -> bool:
         and value.dtype == ir.DataType.FLOAT
         and not isinstance(value.type, (ir.SequenceType, ir.OptionalType))
     )
+
+
+# ---- quantized nodes
+
+
+def _keep_quantized(nodes: list[ir.Node], rules: Rules) -> None:
+    quantized: set[ir.Node] = set()
+    for node in nodes:
+        if node not in rules.signatures or node in rules.kept:
+            continue
+        operands = [node.inputs[at] for at in rules.signatures[node].inputs]
+        makers = [value.producer() for value in operands if value is not None and not value.is_initializer()]
+        if any(_dequantizes_activations(maker) for maker in makers):
+            keep = all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+        else:
+            # What follows such a node, an activation function most often, up to the quantization of its result.
+            ends = all(user.op_type == "QuantizeLinear" for output in node.outputs for user, _ in output.uses())
+            keep = bool(makers) and ends and all(maker in quantized for maker in makers)
+        if keep:
+            quantized.add(node)
+            rules.kept[node] = "it is quantized: casts would part it from its DequantizeLinear and QuantizeLinear"
+
+
+def _dequantizes_activations(node: ir.Node | None) -> bool:
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return False
+    return not node.inputs[0].is_initializer()
 
 
 # ---- masks

@@ -333,6 +333,37 @@ def test_sums_inside_an_operator_are_bounded() -> None:
     assert not Cast(text, feeds={"x": drawn(1, 4, 64, 64)}).kept
 
 
+QUANTIZED = """
+g (float[N,4] x) => (float[N,4] y) <float s = {0.05}, int8 z = {0}, int8[4,4] w> {
+  xq = QuantizeLinear(x, s, z)
+  xd = DequantizeLinear(xq, s, z)
+  wd = DequantizeLinear(w, s, z)
+  m = MatMul(xd, wd)
+  r = Relu(m)
+  rq = QuantizeLinear(r, s, z)
+  rd = DequantizeLinear(rq, s, z)
+  t = Tanh(rd)
+  u = MatMul(t, wd)
+  y = Sigmoid(u)
+}
+"""
+
+
+def test_what_is_quantized_already_keeps_its_integer_kernels() -> None:
+    """The second MatMul has only its weights in integers: it is float16."""
+    weights = np.random.default_rng(0).integers(-20, 20, (4, 4)).astype(np.int8)
+    done = Cast(QUANTIZED, {"w": weights})
+    assert {name for name, reason in done.kept.items() if "quantized" in reason} == {"MatMul", "Relu", "Tanh"}
+    for name, user in (("xd", "MatMul"), ("m", "Relu"), ("r", "QuantizeLinear")):
+        value = next(out for node in done.model.graph for out in node.outputs if out.name == name)
+        assert [node.op_type for node, _ in value.uses()] == [user]
+    assert [n.inputs[0].dtype for n in done.model.graph if n.op_type == "MatMul" and n.inputs[0]] == [
+        ir.DataType.FLOAT,
+        ir.DataType.FLOAT16,
+    ]
+    assert done.snr > 40
+
+
 def test_operands_that_are_float32_by_definition_stay() -> None:
     text = """m (float[N, 2, 4, 4] x) => (float[N, 2, 8, 8] y) {
         y = Resize <mode = "linear"> (x, , scales)
