@@ -111,7 +111,7 @@ def build(
         optimize=tuple(_optimize(done)),
         reference=None if reference is None else _latency(reference),
         bench=None if bench is None else _sizes(bench),
-        warnings=tuple(dict.fromkeys((*warnings, *_warnings(done)))),
+        warnings=tuple(dict.fromkeys((*warnings, *_warnings(done), *_misnamed(artifacts)))),
         baseline=changes,
     )
 
@@ -358,6 +358,15 @@ def _warnings(done: _Done) -> Iterator[str]:
         for step in done.steps:
             known = done.facts(step, facts) if step.kind == kind else None
             yield from (f"{kind} data: {note}" for note in (known.notes if known else ()))
+
+
+def _misnamed(artifacts: Sequence[ArtifactRow]) -> Iterator[str]:
+    """Artifacts that are not in the precision that they are called by: the source is in another, or all was kept."""
+    meant = {"fp32": "float32", "fp16": "float16"}
+    for row in artifacts:
+        wanted = meant.get(row.requested)
+        if row.precision is not None and wanted is not None and row.precision.weights not in (wanted, "none"):
+            yield f"{row.name}: its weights are {row.precision.weights}, not {wanted}"
 
 
 def _sizes(bench: BenchFacts) -> str:

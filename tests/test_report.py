@@ -11,7 +11,7 @@ from made_build import CPU_FP16, ENVIRONMENT, NO_GPU, WEIGHTS, MadeBuild, execut
 
 from retarget import report
 from retarget.errors import RetargetError
-from retarget.facts import EvaluateFacts
+from retarget.facts import EmitFacts, EvaluateFacts
 from retarget.report_schema import ArtifactRow, Report
 from retarget.store import Manifest
 
@@ -245,6 +245,23 @@ def test_generated_inputs_are_a_warning(tmp_path: Path) -> None:
     manifest.write_bytes(msgspec.json.encode(generated))
     made = report.build(build.plan(made_recipe()), build.outcomes, environment=ENVIRONMENT)
     assert any("generated inputs" in warning for warning in made.warnings)
+
+
+def test_an_artifact_in_another_precision_than_its_name_is_a_warning(made: Report, tmp_path: Path) -> None:
+    """A float16 source stays one in the variant fp32, as its inputs and outputs are the user's."""
+    assert not any("its weights are" in warning for warning in made.warnings)
+    folder = tmp_path / "again"
+    folder.mkdir()
+    build = full_build(folder)
+    step = next(step for step in build.steps if step.id == "emit openvino/fp32")
+    manifest = folder / step.key / "manifest.json"
+    told = msgspec.json.decode(manifest.read_bytes(), type=Manifest)
+    facts = told.facts_as(EmitFacts)
+    narrow = msgspec.structs.replace(facts, precision=msgspec.structs.replace(facts.precision, weights="float16"))
+    changed = msgspec.structs.replace(told, facts=msgspec.to_builtins(narrow)).sealed()
+    manifest.write_bytes(msgspec.json.encode(changed))
+    again = report.build(build.plan(made_recipe()), build.outcomes, environment=ENVIRONMENT)
+    assert "openvino/fp32: its weights are float16, not float32" in again.warnings
 
 
 def test_environment_is_this_machine() -> None:
