@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retarget import engine, lock, recipe, report
 from retarget.engine import Event, Limits
+from retarget.errors import RetargetError
 from retarget.output import OutputFolder
 from retarget.plan import Invocation
 from retarget.plan import make as make_plan
@@ -53,23 +54,42 @@ def build(
     current = lock.make(wanted, plan.inputs, plan.versions)
     if locked is not None:
         lock.check(locked, current)
+    _check_apart(folder, "give a folder outside it with -o", plan.inputs)
+    _check_apart(store.root, "choose another place with --store DIR", plan.inputs)
     output = OutputFolder(folder)
 
     outcomes: list[Outcome] = []
-    with (
-        display(len(plan.steps)) as progress,
-        closing(engine.run(plan.steps, store, jobs=jobs, limits=limits, progress=progress)) as running,
-    ):
-        for outcome in running:
-            outcomes.append(outcome)
-            _place(output, outcome)
+    with ExitStack() as leases:
+        leases.enter_context(store.lease(step.key for step in plan.steps))
+        with (
+            display(len(plan.steps)) as progress,
+            closing(engine.run(plan.steps, store, jobs=jobs, limits=limits, progress=progress)) as running,
+        ):
+            for outcome in running:
+                outcomes.append(outcome)
+                if outcome.artifact is not None and outcome.artifact.key != outcome.step.key:
+                    leases.enter_context(store.lease([outcome.artifact.key]))
 
-    made = report.build(plan, outcomes, environment=report.environment(), baseline=baseline)
-    if locked is None:
-        output.write(RECIPE, recipe.dump(wanted, relative_to=folder.absolute()))
-        output.write(lock.NAME, lock.dump(current))
-    report.write(made, folder)
+        made = report.build(plan, outcomes, environment=report.environment(), baseline=baseline)
+        # All at the end, and without the old report: a build that is ended before leaves the folder as it was, and at
+        # no moment does a report stand beside artifacts that it does not speak of.
+        with output.alone():
+            for name in report.NAMES:
+                output.remove(name)
+            for outcome in outcomes:
+                _place(output, outcome)
+            if locked is None:
+                output.write(RECIPE, recipe.dump(wanted, relative_to=folder.absolute()))
+                output.write(lock.NAME, lock.dump(current))
+            report.write(made, folder)
     return Built(made, report.exit_code(made))
+
+
+def _check_apart(folder: Path, hint: str, inputs: Iterable[Path]) -> None:
+    """Raise ``RetargetError`` if ``folder`` is in one that the build reads: its digest would never be the same."""
+    for path in inputs:
+        if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+            raise RetargetError(f"{folder}: is in {path}, which the build reads", hint)
 
 
 def _place(output: OutputFolder, outcome: Outcome) -> None:
@@ -80,6 +100,7 @@ def _place(output: OutputFolder, outcome: Outcome) -> None:
             output.place(outcome.artifact, name)
         else:
             output.remove(name)
-    elif step.kind == "convert" and outcome.artifact:
-        for file in outcome.artifact.path.glob("reference*.npz"):
+    elif step.kind == "convert":
+        output.remove("reference*.npz")
+        for file in outcome.artifact.path.glob("reference*.npz") if outcome.artifact else ():
             output.place_file(file, file.name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from retarget.errors import RetargetError
@@ -38,9 +40,20 @@ class OutputFolder:
             )
         with _disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            self.write(
-                MARKER, "This folder is written by `retarget build`; its artifacts are replaced by the next one.\n"
-            )
+            if not (path / MARKER).exists():
+                self.write(MARKER, "This folder is written by `retarget build`; the next one replaces its artifacts.\n")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this is open, no other build changes the folder: what is in it is of one build."""
+        with ExitStack() as owned:
+            with _disk_errors(self.path):
+                held = os.open(self.path / MARKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                owned.callback(os.close, held)
+                fcntl.flock(held, fcntl.LOCK_EX)
+            for left_by_the_dead in (".new-*", ".old-*"):
+                self.remove(left_by_the_dead)
+            yield
 
     def place(self, artifact: Artifact, name: str) -> None:
         """Put a copy of ``artifact`` at ``<target>/<variant>``, unless it is there already."""
@@ -78,11 +91,14 @@ class OutputFolder:
             (staged / name).write_text(text, encoding="utf-8")
             (staged / name).replace(self.path / name)
 
-    def remove(self, name: str) -> None:
-        """Take away an artifact of an earlier build that this build could not make: it would pass for a new one."""
-        destination = self.path / name
-        if destination.is_dir():
-            shutil.rmtree(destination)
+    def remove(self, pattern: str) -> None:
+        """Take away what an earlier build left at ``pattern``: it would pass for the work of this one."""
+        with _disk_errors(self.path):
+            for path in self.path.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
@@ -104,8 +120,6 @@ def clone_file(source: Path, copy: Path) -> None:
 def _reflink(source: int, copy: int) -> bool:
     if sys.platform != "linux":
         return False
-    import fcntl
-
     ficlone = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
     try:
         fcntl.ioctl(copy, ficlone, source)

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from retarget.store import Manifest
 
 FILE = "report.json"
+NAMES = (FILE, "report.html", "report.md", "junit.xml")
+"""Every form of the report."""
 EXCERPT_LINES = 20
 EXCERPT_CHARACTERS = 4000
 
@@ -172,24 +175,29 @@ def files(report: Report) -> Iterator[tuple[str, str]]:
     """Every form of the report as (file name, text)."""
     from retarget import report_html, report_junit, report_markdown
 
-    yield FILE, encode(report).decode()
-    yield "report.html", report_html.render(report)
-    yield "report.md", report_markdown.render(report)
-    yield "junit.xml", report_junit.render(report)
+    texts = (
+        encode(report).decode(),
+        report_html.render(report),
+        report_markdown.render(report),
+        report_junit.render(report),
+    )
+    yield from zip(NAMES, texts, strict=True)
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write every form of the report into ``folder``, each whole or not at all. Raises ``RetargetError``."""
-    for name, text in files(report):
-        whole = folder / f".{name}.new"
-        try:
-            whole.write_text(text, encoding="utf-8")
-            whole.replace(folder / name)
-        except OSError as error:
-            raise RetargetError(
-                f"{folder / name}: cannot be written: {error.strerror or error}",
-                "give another folder with -o, or free some space",
-            ) from error
+    """Write every form of the report into ``folder``: all of them, or none. Raises ``RetargetError``."""
+    texts = dict(files(report))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as staged:
+            for name, text in texts.items():
+                Path(staged, name).write_text(text, encoding="utf-8")
+            for name in texts:
+                Path(staged, name).replace(folder / name)
+    except OSError as error:
+        raise RetargetError(
+            f"{folder}: the report cannot be written: {error.strerror or error}",
+            "give another folder with -o, or free some space",
+        ) from error
 
 
 # ---- outcomes and the facts behind them

@@ -210,14 +210,7 @@ class Store:
 
     def get(self, key: str) -> Artifact | None:
         """The artifact of ``key`` if it is there; cheap: its manifest and the sizes of its files are looked at."""
-        path = self._path(key)
-        with self._disk():
-            try:
-                check_files(path, read_manifest(path), digests=False)
-            except Damaged:
-                # As good as absent: `commit` puts a whole one in its place.
-                return None
-        return Artifact(key, path)
+        return None if self._manifest(key) is None else Artifact(key, self._path(key))
 
     def verified(self, key: str) -> Artifact:
         """The artifact of ``key``, all digests checked. A damaged one is removed, and ``Damaged`` raised."""
@@ -242,12 +235,24 @@ class Store:
         whose artifact is looked at in turn.
         """
         while True:
-            artifact = self.get(key)
-            code = {} if artifact is None else read_manifest(artifact.path).code
+            manifest = self._manifest(key)
+            code = {} if manifest is None else manifest.code
             now = {name: self._code_digest(code_root / name) for name in code}
             if now == code:
                 return key
             key = hashlib.sha256(json.dumps([key, now], sort_keys=True).encode()).hexdigest()
+
+    def _manifest(self, key: str) -> Manifest | None:
+        """The manifest of an artifact that has all its files."""
+        path = self._path(key)
+        with self._disk():
+            try:
+                manifest = read_manifest(path)
+                check_files(path, manifest, digests=False)
+            except Damaged:
+                # As good as absent: `commit` puts a whole one in its place.
+                return None
+        return manifest
 
     def entries(self) -> tuple[Entry, ...]:
         """All artifacts, the one that was used longest ago first. Damaged ones are left to ``verify``."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,28 @@ def test_a_disk_error_names_the_place_and_leaves_nothing_half_written(tmp_path: 
     with pytest.raises(RetargetError, match="cannot be written"):
         output.place(artifact, "t/fp32")
     assert sorted(path.name for path in (tmp_path / "build").iterdir()) == [MARKER, "t"]
+
+
+def test_one_build_at_a_time_changes_the_folder(tmp_path: Path) -> None:
+    one, other = OutputFolder(tmp_path / "build"), OutputFolder(tmp_path / "build")
+    order: list[str] = []
+
+    def second() -> None:
+        with other.alone():
+            order.append("other")
+
+    with one.alone():
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("one")
+    thread.join()
+    assert order == ["one", "other"]
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    output = OutputFolder(tmp_path / "build")
+    (tmp_path / "build" / ".new-abc").mkdir()
+    (tmp_path / "build" / ".old-abc" / "artifact").mkdir(parents=True)
+    with output.alone():
+        assert [path.name for path in (tmp_path / "build").iterdir()] == [MARKER]
