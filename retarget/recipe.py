@@ -324,7 +324,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
 def load(path: Path) -> Recipe:
     """The recipe at ``path`` with what it extends. Raises ``RecipeError`` with all problems, in the files' order."""
     root, problems = open_tree(path)
-    reader = Reader(problems, {(): root.place})
+    reader = Reader(problems, {(): root.place}, whole="extends" not in root.entries)
     values = reader.fields(root, struct_type(Recipe).fields, (), known=("extends",), later=Recipe.later)
     # a recipe with holes is still checked for the rest, so that one run shows all problems
     holes = {"version": 1, "name": "unnamed", "model": _model_with_holes(root), "targets": ()}

@@ -270,7 +270,8 @@ def write_path(path: Path, folder: Path | None) -> str:
 def open_tree(path: Path) -> tuple[Map, list[tuple[Place, Problem]]]:
     """The tree of the recipe at ``path`` with the files that it ``extends`` merged in, and problems so far.
 
-    Maps merge deeply; lists and scalars of the file that extends replace those of the file that it extends.
+    Maps merge deeply; lists and scalars of the file that extends replace those of the file that it extends. The key
+    ``extends`` is in the tree only where what it names could not be read.
     Raises ``RecipeError`` when there is no tree at all.
     """
     problems: list[tuple[Place, Problem]] = []
@@ -288,7 +289,7 @@ def _open(file: File, above: tuple[File, ...], problems: list[tuple[Place, Probl
     own = {key: entry for key, entry in root.entries.items() if key != "extends"}
     node = root.entries["extends"][1]
     base = _base(node, file, (*above, file), problems)
-    return Map(root.place, own if base is None else _merge(base.entries, own))
+    return root if base is None else Map(root.place, _merge(base.entries, own))
 
 
 def _base(node: Node, file: File, chain: tuple[File, ...], problems: list[tuple[Place, Problem]]) -> Map | None:
@@ -349,7 +350,9 @@ def _text(file: File) -> str:
         with file.path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _Unreadable(file, f"there is no file '{file.shown}'") from None
+        raise _Unreadable(
+            file, f"there is no file '{file.shown}'", "`retarget init MODEL` writes a recipe to begin with"
+        ) from None
     except IsADirectoryError:
         raise _Unreadable(file, f"'{file.shown}' is a folder", "name the recipe file in it") from None
     except (OSError, ValueError) as error:
@@ -362,5 +365,7 @@ def _text(file: File) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _Unreadable(
-            file, f"'{file.shown}' is not UTF-8 text: byte 0x{data[error.start]:02x} in line {line}"
+            file,
+            f"'{file.shown}' is not UTF-8 text: byte 0x{data[error.start]:02x} in line {line}",
+            "a recipe is a YAML text; `retarget convert` takes a model without one",
         ) from None

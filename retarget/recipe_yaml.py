@@ -103,6 +103,8 @@ class Reader:
     places: dict[KeyPath, Place] = field(default_factory=dict)
     names: dict[KeyPath, set[str]] = field(default_factory=dict)
     """For each list of keyed Structs, all names that stand in it, those of unreadable entries too."""
+    whole: bool = True
+    """False where keys that are missing may stand in a file that could not be read."""
 
     def say(self, place: Place, path: KeyPath, message: str, hint: str | None = None) -> None:
         where = short(render(path))
@@ -372,7 +374,7 @@ class Reader:
                 hint = did_you_mean(key, names) if names else "there are no keys here"
                 self.say(place, here, "unknown key", hint)
         for key, item in by_key.items():
-            if item.required and key not in node.entries:
+            if item.required and key not in node.entries and self.whole:
                 self.say(node.place, (*path, key), "this key is missing")
         return values
 

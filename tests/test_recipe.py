@@ -719,3 +719,12 @@ def test_loading_a_recipe_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_an_unreadable_recipe_may_hold_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    text = "extends: nowhere.yaml\nmodel: {trust: true}\nvariantz: [fp32]\n"
+    hint = "hint: `retarget init MODEL` writes a recipe to begin with"
+    assert problems(tmp_path, text) == [
+        f"1:10: extends: there is no file '{tmp_path}/nowhere.yaml'\n{hint}",
+        "3:1: variantz: unknown key\nhint: did you mean 'variants'?",
+    ]
