@@ -46,6 +46,7 @@ Baseline = Annotated[Path | None, typer.Option(help="report.json to compare with
 Shape = Annotated[list[str], typer.Option("--shape", help="Sizes of a dimension.", metavar="N=MIN:OPT:MAX")]
 Input = Annotated[list[str], typer.Option("--input", help="An input of the model.", metavar="NAME=DTYPE[SHAPE]")]
 
+INTERRUPTED = 130
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -126,10 +127,10 @@ def build(
     if optimize is not None:
         wanted = msgspec.structs.replace(wanted, optimize=preset(optimize))
     invocation = Invocation(strict=strict, only=tuple(only), threads=threads or CORES)
-    if dry_run:
-        _dry_run(wanted, invocation, store, json)
-        return
     lock_file = recipe.parent / lock.NAME if locked else None
+    if dry_run:
+        _dry_run(wanted, invocation, store, lock_file, json)
+        return
     _build(wanted, output, invocation, jobs, memory, timeout, store, lock_file, baseline, json)
 
 
@@ -145,10 +146,12 @@ def init(
     text = starter_for(model, inputs, (output.parent if output else Path.cwd()).absolute())
     if output is None:
         sys.stdout.write(text)
-    elif output.exists():
-        raise RetargetError(f"{output}: is there already", "give another file with -o")
     else:
-        output.write_text(text, encoding="utf-8")
+        try:
+            with output.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise RetargetError(f"{output}: is there already", "give another file with -o") from None
         typer.echo(f"wrote {output}: `retarget build {output}` builds it", err=True)
 
 
@@ -254,16 +257,63 @@ def main() -> None:
     """The entry point: every exception becomes a line, a hint and an exit code."""
     from retarget.errors import Terminated
 
+    _open_standard_streams()
     try:
+        _check_names()
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            # So Typer ends on Ctrl-C, without a word.
+            typer.echo("interrupted", err=True)
+        raise
     except RetargetError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except Terminated:
         typer.echo("terminated", err=True)
         sys.exit(143)
+    except ModuleNotFoundError as error:
+        name = error.name or ""
+        if name.partition(".")[0] == "retarget":
+            _report_bug(error)
+        # The toolchains are looked for before they are used: this is one of retarget's own dependencies.
+        _fail(
+            str(RetargetError(f"{name} is not installed", "pip install retarget; `retarget doctor` shows what is here"))
+        )
+    except OSError as error:
+        what = error.strerror or str(error)
+        place = f"{error.filename}: {what}" if error.filename is not None else what
+        _fail(str(RetargetError(place, "check that the place is there, may be written and has space")))
     except Exception as error:  # noqa: BLE001 - the last resort: a bug of retarget's own
         _report_bug(error)
+
+
+def _open_standard_streams() -> None:
+    """Whoever closed descriptors 0 to 2: no file of ours may become one of them, and ``sys.stdout`` be none."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(spare, True)
+    os.close(spare)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", closefd=False))
+
+
+def _check_names() -> None:
+    """Raise ``RetargetError`` for names that neither a recipe nor a report could hold: they are Unicode text."""
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise RetargetError("the current folder is not there any more", "change to another one") from None
+    for name in (here, *sys.argv[1:]):
+        if any("\udc80" <= character <= "\udcff" for character in name):
+            raise RetargetError(
+                f"{name!a}: is not text in the encoding {sys.getfilesystemencoding()}",
+                "rename the file, or set PYTHONUTF8=1 if names are UTF-8 here",
+            )
+
+
+def _fail(words: str, code: int = 1) -> NoReturn:
+    typer.echo(f"error: {words}", err=True)
+    sys.exit(code)
 
 
 def _report_bug(error: Exception) -> NoReturn:
@@ -273,12 +323,17 @@ def _report_bug(error: Exception) -> NoReturn:
 
     from retarget import __version__
 
-    with tempfile.NamedTemporaryFile("w", prefix="retarget-", suffix=".log", delete=False, encoding="utf-8") as log:
-        log.write(f"retarget {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
-        log.write(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
-    typer.echo(f"error: a bug in retarget: {type(error).__name__}: {error}", err=True)
-    typer.echo(f"\nhint: report it with the log {log.name}", err=True)
-    sys.exit(3)
+    story = (
+        f"retarget {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
+    )
+    try:
+        with tempfile.NamedTemporaryFile("wb", prefix="retarget-", suffix=".log", delete=False) as log:
+            log.write(story.encode("utf-8", "backslashreplace"))
+        hint = f"report it with the log {log.name}"
+    except OSError:
+        hint = f"report it with what follows, for which there is no space on the disk\n\n{story}"
+    _fail(str(RetargetError(f"a bug in retarget: {type(error).__name__}: {error}", hint)), 3)
 
 
 # ---- what several commands share
@@ -323,12 +378,14 @@ def _build(
     raise typer.Exit(built.exit_code)
 
 
-def _dry_run(wanted: Recipe, invocation: Invocation, store: Path | None, json: bool) -> None:
-    from retarget import tables
+def _dry_run(wanted: Recipe, invocation: Invocation, store: Path | None, locked: Path | None, json: bool) -> None:
+    from retarget import lock, tables
     from retarget.plan import make
 
     opened = _store(store)
     plan = make(wanted, opened, invocation)
+    if locked is not None:
+        lock.check(locked, lock.make(wanted, plan.inputs, plan.versions))
     rows = [
         tables.Planned(step.id, step.kind, step.toolchain, "cached" if opened.get(step.key) else "to run", step.key)
         for step in plan.steps

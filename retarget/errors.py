@@ -60,7 +60,7 @@ class Unsupported(RetargetError):
 
 
 class ToolchainFailure(RetargetError):
-    """A library or a worker process failed: crashed, ran out of its limits or raised."""
+    """A library, the user's own code or a worker process failed: crashed, ran out of its limits or raised."""
 
 
 class GateFailed(RetargetError):

@@ -46,6 +46,10 @@ def recipe_for(
 ) -> Recipe:
     """The recipe that a ``convert`` command stands for. Raises ``RetargetError`` for what it cannot mean."""
     here = Path.cwd()
+    if not model.exists():
+        raise RetargetError(
+            f"{model}: no such file or folder", "give a model file, or a folder that Hugging Face saved"
+        )
     recipe = Recipe(
         version=1,
         name=name_of(model),
@@ -74,7 +78,9 @@ def starter_for(model: Path, inputs: Sequence[str], folder: Path) -> str:
     from retarget.recipe_starter import starter
 
     if not model.exists():
-        raise RetargetError(f"{model}: no such file or folder")
+        raise RetargetError(
+            f"{model}: no such file or folder", "give a model file, or a folder that Hugging Face saved"
+        )
     frontend, _ = plan.recognise(model)
     specs = tuple(TensorSpec.parse(text) for text in inputs) or _specs_in(model, frontend)
     usable = [name for name in catalog.TARGETS if catalog.target(name).unavailable() is None]

@@ -72,6 +72,11 @@ def convert(request: StepRequest) -> ConvertFacts:
         progress(0, 0, "to the normal form")
         model = frontend.load(Path(folder), source)
         inputs = exported.inputs
+        if unknown := sorted(source.shapes.keys() - set(symbols(inputs))):
+            raise RetargetError(
+                f"{', '.join(unknown)}: no input has this dimension",
+                f"the inputs are {' '.join(str(spec) for spec in inputs)}",
+            )
         shapes = {symbol: source.shapes.get(symbol, DEFAULT_RANGE) for symbol in symbols(inputs)}
         defaulted = [symbol for symbol in shapes if symbol not in source.shapes]
         samples = _samples(options.data, request.files, inputs) if options.data else None

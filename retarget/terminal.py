@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from retarget.protocols import Outcome
     from retarget.report_schema import ArtifactRow, GateRow, Report
 
-NARROW = 110
-"""Columns below which the table leaves out what matters least."""
+WIDE, MEDIUM = 110, 80
+"""Columns below which the table leaves out what matters least, and then all but what was built and how well."""
 PIPE_WIDTH = 240
 """Columns of a file or pipe, where nothing needs to be folded."""
 
@@ -98,22 +98,25 @@ def _print_table(report: Report, out: Console) -> None:
     from rich import box
     from rich.table import Table
 
-    wide = out.width >= NARROW
+    shown = (
+        {"accuracy", "p50", "ratio", "size"} if out.width >= WIDE else {"p50", "size"} if out.width >= MEDIUM else set()
+    )
     table = Table(box=box.SIMPLE_HEAD if _unicode(out) else box.ASCII, pad_edge=False)
     table.add_column("artifact", no_wrap=True)
     table.add_column("verified", no_wrap=True)
-    for name in ("parity", "accuracy", "p50", "ratio", "size") if wide else ("parity", "p50", "size"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("parity", "accuracy", "p50", "ratio", "size"):
+        if name == "parity" or name in shown:
+            table.add_column(name, justify="right", no_wrap=True)
     table.add_column("gates", overflow="fold")
     gates: dict[str, list[GateRow]] = {}
     for gate in report.gates:
         gates.setdefault(gate.subject, []).append(gate)
     for row in report.artifacts:
-        table.add_row(*_cells(row, gates.get(row.name, []), wide=wide))
+        table.add_row(*_cells(row, gates.get(row.name, []), shown))
     out.print(table)
 
 
-def _cells(row: ArtifactRow, gates: list[GateRow], *, wide: bool) -> Iterator[Text]:
+def _cells(row: ArtifactRow, gates: list[GateRow], shown: set[str]) -> Iterator[Text]:
     from rich.text import Text
 
     worst, accuracy, latency = row.worst, row.accuracy, row.latency
@@ -122,14 +125,16 @@ def _cells(row: ArtifactRow, gates: list[GateRow], *, wide: bool) -> Iterator[Te
     yield Text(row.name)
     yield Text(state, style=_STYLE[state])
     yield Text(parity, style="" if all(output.passed for output in row.parity) else "red")
-    if wide:
+    if "accuracy" in shown:
         scored = accuracy is not None and accuracy.value is not None
         yield Text(f"{score_text(accuracy.value)} ({drop_text(accuracy.drop)})" if accuracy and scored else NONE)
-    unstable = "" if latency is None or latency.stable else " ~"
-    yield Text(milliseconds_text(None if latency is None else latency.p50_ms) + unstable)
-    if wide:
+    if "p50" in shown:
+        unstable = "" if latency is None or latency.stable else " ~"
+        yield Text(milliseconds_text(None if latency is None else latency.p50_ms) + unstable)
+    if "ratio" in shown:
         yield Text(ratio_text(None if latency is None else latency.ratio_to_reference))
-    yield Text(bytes_text(row.bytes))
+    if "size" in shown:
+        yield Text(bytes_text(row.bytes))
     yield _gates(gates)
 
 
@@ -200,8 +205,13 @@ class Display:
         error = f": {outcome.error.message.strip()}" if outcome.error is not None else ""
         style = _STYLE[outcome.status]
         self._print(f"{self._signs[outcome.status]} {outcome.step.id}{time}{error}", style if error else "")
-        if outcome.error is not None and outcome.error.hint:
+        if outcome.error is None:
+            return
+        if outcome.error.hint:
             self._print(f"  hint: {outcome.error.hint}", "")
+        if outcome.error.log and (outcome.error.bug or outcome.error.kind == "ToolchainFailure"):
+            # Of other errors the log tells no more than the message.
+            self._print(f"  log: {outcome.error.log}", "dim")
 
     def _print(self, text: str, style: str) -> None:
         from rich.text import Text

@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, cast
 
-from retarget.errors import RetargetError, did_you_mean
+from retarget.errors import RetargetError, ToolchainFailure, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ def load_function(path: Path, name: str) -> Callable[..., object]:
     return cast("Callable[..., object]", function)
 
 
-def blame(path: Path, doing: str, error: Exception) -> RetargetError:
+def blame(path: Path, doing: str, error: Exception) -> ToolchainFailure:
     """An exception of the user's own code as one line with the last line of ``path`` that took part in it."""
     lines = [
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())
@@ -56,4 +56,7 @@ def blame(path: Path, doing: str, error: Exception) -> RetargetError:
     if isinstance(error, SyntaxError) and error.lineno is not None:
         place = f"{path}:{error.lineno}"
     words = " ".join(str(error).split())
-    return RetargetError(f"{place}: {doing} raised {type(error).__name__}{': ' + words if words else ''}")
+    return ToolchainFailure(
+        f"{place}: {doing} raised {type(error).__name__}{': ' + words if words else ''}",
+        "this is code of your own: its traceback is in the log",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def test_lists_doctor_schema_and_cache_print_data(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words", "hint"),
     [
-        (["convert", "nett.onnx", "--to", "openvino"], "nett.onnx: no such file", "relative"),
+        (["convert", "nett.onnx", "--to", "openvino"], "nett.onnx: no such file", "give a model file"),
         (["convert", "net.onnx", "--to", "openvin"], "unknown target 'openvin'", "did you mean 'openvino'?"),
         (["convert", "net.onnx", "--to", "openvino", "--precision", "int8"], "'int8' is not there yet", "fp32"),
         (["convert", "net.onnx", "--to", "openvino", "--precision", "fp61"], "'fp61' is unknown", "fp16"),
@@ -301,6 +302,97 @@ def test_a_store_that_cannot_be_one_is_refused(folder: Path) -> None:
     assert ended.returncode == 1
     assert "hint:" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "retarget", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["init", "net.onnx", "-o", "nowhere/recipe.yaml"], "nowhere/recipe.yaml: No such file or directory"),
+        (["convert", "net.onnx", "--to", "onnxruntime", "-o", "x" * 300], "File name too long"),
+        (["inspect", "n\udcffet.onnx"], "'n\\udcffet.onnx': is not text in the encoding"),
+    ],
+    ids=["folder", "length", "encoding"],
+)
+def test_names_that_cannot_be_are_the_users_mistake(folder: Path, run: Run, arguments: list[str], words: str) -> None:
+    ended = run(*arguments, expect=1)
+    assert words in ended.stderr
+    assert "\n\nhint: " in ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_below_stdout_is_no_bug(options: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            command("list", "passes", *options), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: No space left on device")
+
+
+def test_standard_streams_may_be_closed(folder: Path, store: Path) -> None:
+    arguments = ["convert", "net.onnx", "--to", "onnxruntime", "-o", "out", "--store", str(store)]
+    line = f"exec {shlex.join(command(*arguments))} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], cwd=folder, timeout=120, check=False).returncode == 0
+    assert json.loads((folder / "out" / "report.json").read_text())["verdict"] == "pass"
+
+
+def test_a_current_folder_that_was_removed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    line = f"rmdir ../gone && exec {shlex.join(command('list', 'targets'))}"
+    ended = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path / "gone", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert "error: the current folder is not there any more" in ended.stderr
+
+
+def test_a_missing_dependency_of_retarget_s_own_is_said(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["onnx_ir"] = None
+sys.argv = ["retarget", "inspect", "net.onnx"]
+from retarget.cli import main
+main()
+"""
+    write_model(tmp_path / "net.onnx")
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: onnx_ir is not installed\n\nhint: pip install retarget")
+
+
+def test_an_output_in_a_folder_that_the_build_reads_is_refused(folder: Path, run: Run) -> None:
+    (folder / "samples").mkdir()
+    (folder / "samples" / "x").mkdir()
+    np.save(folder / "samples" / "x" / "0.npy", np.ones((2, 8), np.float32))
+    ended = run("convert", "net.onnx", "--to", "onnxruntime", "--data", "samples", "-o", "samples/out", expect=1)
+    assert "samples/out: is in " in ended.stderr
+    assert "hint: give a folder outside it" in ended.stderr
+    assert not (folder / "samples" / "out").exists()
+
+
+def test_a_build_that_fails_early_takes_away_what_the_one_before_left(folder: Path, run: Run) -> None:
+    run("convert", "net.onnx", "--to", "onnxruntime", "-o", "out")
+    run("convert", "net.onnx", "--to", "onnxruntime", "--input", "x=float32[N,9]", "-o", "out", expect=1)
+    assert not (folder / "out" / "onnxruntime" / "fp32").exists()
+    assert not (folder / "out" / "reference.npz").exists()
+    assert json.loads((folder / "out" / "report.json").read_text())["verdict"] == "incomplete"
+
+
+def test_a_dry_run_refuses_what_was_not_locked(folder: Path, run: Run) -> None:
+    assert "recipe.lock: no such file" in run("build", "recipe.yaml", "--dry-run", "--locked", expect=1).stderr
+
+
+def test_a_dimension_that_no_input_has_is_said(run: Run) -> None:
+    ended = run("convert", "net.onnx", "--to", "onnxruntime", "--shape", "M=1:2:4", "-o", "out", expect=1)
+    assert "M: no input has this dimension" in ended.stderr
+    assert "hint: the inputs are x=float32[N,8]" in ended.stderr
 
 
 def test_wrong_usage_ends_with_2(run: Run) -> None:

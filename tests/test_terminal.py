@@ -54,6 +54,16 @@ def test_data_goes_to_stdout_and_words_to_stderr(made: Report) -> None:
     assert "warning: [bold]N[/bold]" in err
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_names_and_verdicts_are_whole_on_a_narrow_terminal(made: Report, width: int) -> None:
+    out, _ = shown(made, width)
+    assert "…" not in out
+    for row in made.artifacts:
+        assert row.name in out
+    assert "not verified" in out
+    assert "passed" in out
+
+
 def test_a_pipe_gets_no_terminal_codes(made: Report) -> None:
     out, err = shown(made)
     assert "\x1b" not in out + err
@@ -104,6 +114,7 @@ def test_steps_that_end_are_lines_where_there_is_no_terminal(build: MadeBuild) -
         "✓ convert  6.2 s",
         "✗ emit openvino/int8: openvino was killed by SIGSEGV",
         "  hint: build this target alone with `--only openvino/int8`, or raise --memory",
+        f"  log: {build.folder / 'openvino-int8.txt'}",
         "1 step of 4 cached",
     ]
 

@@ -306,8 +306,10 @@ def test_whose_exception_it_is(bench: Bench, frames: list[Path], raised: str, ex
         ("close_everything", "acme closed its worker's pipe while running 'emit close_everything'"),
         (
             "scribble",
-            "acme wrote over its worker's pipe while running 'emit scribble': "
-            "JSON is malformed: invalid character (byte 0)",
+            (
+                "acme wrote over its worker's pipe while running 'emit scribble': "
+                "JSON is malformed: invalid character (byte 0)"
+            ),
         ),
     ],
 )

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import nn
 
-from retarget.errors import RetargetError, did_you_mean
+from retarget.errors import RetargetError, ToolchainFailure, did_you_mean
 
 _EXAMPLE = "write FILE.py:FUNCTION, a function that returns the torch.nn.Module"
 
@@ -25,7 +25,7 @@ def build(file: Path, function: str, arguments: Mapping[str, object]) -> nn.Modu
         try:
             source = _imported(file)
         except Exception as error:
-            raise RetargetError(f"factory {file} cannot be imported: {_cause(error, file)}", _EXAMPLE) from error
+            raise ToolchainFailure(f"factory {file} cannot be imported: {_cause(error, file)}", _EXAMPLE) from error
         maker = getattr(source, function, None)
         if not callable(maker):
             known = [name for name, value in vars(source).items() if callable(value) and not name.startswith("_")]
@@ -35,7 +35,7 @@ def build(file: Path, function: str, arguments: Mapping[str, object]) -> nn.Modu
         try:
             module = maker(**arguments)
         except Exception as error:
-            raise RetargetError(
+            raise ToolchainFailure(
                 f"factory {file}:{function} failed: {_cause(error, file)}",
                 "it is called with `factory_args` of the model's options as keyword arguments, or with none",
             ) from error
@@ -74,4 +74,4 @@ def _cause(error: Exception, file: Path) -> str:
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
     where = f" ({file.name}:{line})" if line else ""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {message}{where}"
+    return f"{type(error).__name__}: {' '.join(message.split())}{where}"
