@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import numpy as np
 
 from retarget import catalog, graph, reference
 from retarget import options as told
@@ -23,7 +22,7 @@ from retarget.calibration.cases import MAX_DATA_CASES, batch_symbol, parity_case
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
 from retarget.calibration.ranges import Ranges
-from retarget.compare import check_batch, compare_outputs
+from retarget.compare import check_batch, check_repeats, compare_outputs
 from retarget.errors import RetargetError
 from retarget.facts import (
     BenchEntry,
@@ -317,12 +316,7 @@ def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulte
                 if defaulted
                 else error.hint,
             ) from error
-        for name, value in outputs.items():
-            if not np.array_equal(value, again[name], equal_nan=value.dtype.kind == "f"):
-                raise RetargetError(
-                    f"output '{name}' differs between two runs on the same input: the model is stochastic",
-                    "switch off dropout and sampling, or pass the noise as an input",
-                )
+        check_repeats(outputs, again)
         writer.add(case.name, feeds, outputs)
     writer.close()
 

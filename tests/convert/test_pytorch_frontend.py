@@ -373,6 +373,20 @@ def test_a_stochastic_model_is_called_that(tmp_path: Path) -> None:
         EXPORT.export(_factory(tmp_path, body), None, tmp_path)
 
 
+def test_a_model_that_keeps_state_is_told_from_one_that_repeats(tmp_path: Path) -> None:
+    body = """
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("unused", torch.zeros(1))
+    def forward(self, x):
+        self.unused += 1
+        return x * self.unused
+"""
+    source = _factory(tmp_path, body)
+    with pytest.raises(RetargetError, match="keeps a state from one run to the next"):
+        EXPORT.export(source, None, tmp_path)
+
+
 def test_half_precision_inputs_of_a_widened_model_have_a_hint(
     net: Net, factory: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch.export import ExportedProgram
 
 from retarget import graph
+from retarget.compare import check_repeats
 from retarget.convert.normal_form import normal_form
 from retarget.convert.pytorch import Options, checkpoint
 from retarget.convert.pytorch.checkpoint import Loaded, quiet
@@ -57,7 +58,8 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
     try:
         rung = climb(Job(named, source.inputs, outputs, traced, other, out / MODEL), options.rung, notes)
     except ToolchainFailure:
-        _check_repeats(traced, _run(named, source, sizes, example))
+        again = _run(named, source, sizes, example)
+        check_repeats(*(dict(zip(run.names, run.outputs, strict=True)) for run in (traced, again)))
         raise
     return Exported(rung=rung, inputs=source.inputs, outputs=outputs, notes=tuple(notes))
 
@@ -142,16 +144,6 @@ def _run(named: Named, source: Source, sizes: Mapping[str, int], example: Feeds 
             else f"weights in half precision are widened to float32: declare {', '.join(narrow)} as float32 too",
         ) from error
     return Run(dict(sizes), tensors, tuple(name for name, _ in found), tuple(to_array(value) for _, value in found))
-
-
-def _check_repeats(first: Run, second: Run) -> None:
-    """Raise ``RetargetError`` where two runs differ: no export of such a model computes the same."""
-    for name, one, other in zip(first.names, first.outputs, second.outputs, strict=True):
-        if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
-            raise RetargetError(
-                f"output '{name}' differs between two runs on the same input: the model is stochastic",
-                "switch off dropout and sampling, or pass the noise as an input",
-            )
 
 
 def _array(spec: TensorSpec, shape: tuple[int, ...], sample: Feeds | None, rng: np.random.Generator) -> Array:
