@@ -381,6 +381,14 @@ def test_pools_are_refused_exactly_where_they_would_be_wrong(
             "inverse=1 with onesided=1",
         ),
         (
+            "g (float[1,6,1] x, int64 axis) => (float[a,b,c] y) { [n] y = DFT (x, , axis) }",
+            "an axis that is computed",
+        ),
+        (
+            "g (float[2,N,1] x) => (float[a,b,c] y) { [n] y = DFT <onesided = 1> (x) }",
+            "onesided=1 over an open axis",
+        ),
+        (
             """g (float[N,1,3,3] x, float[1,2,3,3] w_a) => (float[a,b,c,d] y) {
                 [n] y = ConvTranspose <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w_a) }""",
             "auto_pad=SAME with open dimensions",
@@ -417,6 +425,22 @@ def test_their_neighbours_are_taken(tmp_path: Path, text: str) -> None:
     spec = facts.inputs[0].spec
     feeds = {"x": normal(*spec.at({}))}
     assert_close(run(TARGET, tmp_path, facts, feeds)["y"], oracle(neighbour, feeds)["y"])
+
+
+@pytest.mark.parametrize("onesided", [0, 1])
+@pytest.mark.parametrize(("axis", "length"), [(0, 3), (1, 4), (2, 6), (-2, 8), (2, None)])
+def test_dft_goes_along_its_axis(tmp_path: Path, onesided: int, axis: int, length: int | None) -> None:
+    constants = f"axis = Constant <value_int = {axis}> ()"
+    if length is not None:
+        constants += f"\nlength = Constant <value_int = {length}> ()"
+    transform = model(
+        f"""g (float[4,5,6,1] x) => (float[a,b,c,d] y) {{
+            {constants}
+            y = DFT <onesided = {onesided}> (x, {"length" if length else ""}, axis) }}"""
+    )
+    facts = emit(TARGET, transform, tmp_path)
+    feeds = {"x": normal(4, 5, 6, 1)}
+    assert_close(run(TARGET, tmp_path, facts, feeds)["y"], oracle(transform, feeds)["y"], 1e-5)
 
 
 def test_nothing_is_sent_anywhere(tmp_path: Path) -> None:

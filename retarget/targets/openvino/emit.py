@@ -20,7 +20,7 @@ from retarget.protocols import EmitJob
 from retarget.spec import DimRange, TensorSpec
 from retarget.targets import legal, work
 from retarget.targets.openvino.executed import activations, at, compiled, executed, weights
-from retarget.targets.openvino.legal import LEGAL
+from retarget.targets.openvino.legal import LEGAL, dft_axis, dft_length
 from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes, words
 
 if TYPE_CHECKING:
@@ -142,15 +142,48 @@ def _adjusted(model: ir.Model) -> ir.Model:
     NonMaxSuppression: ONNX drops a box that overlaps by more than the threshold, OpenVINO also one that overlaps by
     just as much. The next float32 above the threshold means the same to OpenVINO.
 
+    DFT: OpenVINO takes axis 1 whatever is asked for, and returns an axis too many with onesided=1. Transposes, and a
+    Slice of the whole transform, mean the same to both.
+
     PRelu: a slope of one axis is the last axis to ONNX, the channels to OpenVINO. With all axes it is the same to both.
     """
     adjusted = model.clone()
     for node in list(graph.all_nodes(adjusted)):
         if node.op_type == "NonMaxSuppression" and len(node.inputs) > 3:
             _replace_constant(node, 3, lambda threshold: np.nextafter(threshold, np.float32(np.inf)))
+        elif node.op_type == "DFT":
+            _replace_dft(node)
         elif node.op_type == "PRelu" and node.inputs[0] is not None and node.inputs[0].shape is not None:
             _replace_constant(node, 1, partial(_with_axes, rank=len(node.inputs[0].shape)))
     return adjusted
+
+
+def _replace_dft(node: ir.Node) -> None:
+    """Put a DFT along axis 1, of both sides, in place of ``node``; its axis and length are known, see ``legal``."""
+    axis, length, source, scope = dft_axis(node), dft_length(node), node.inputs[0], node.graph
+    onesided = node.attributes.get_int("onesided", 0) and length is not None
+    if axis is None or source is None or source.shape is None or scope is None or (axis == 1 and not onesided):
+        return
+    order = list(range(len(source.shape)))
+    order[1], order[axis] = axis, 1
+
+    def constant(values: int | list[int]) -> ir.Value:
+        made.append(ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(np.array(values, np.int64)))]))
+        return made[-1].outputs[0]
+
+    def swapped(value: ir.Value) -> ir.Value:
+        made.append(ir.Node("", "Transpose", [value], [ir.AttrInt64s("perm", order)]))
+        return made[-1].outputs[0]
+
+    made: list[ir.Node] = []
+    operands = [swapped(source), node.inputs[1] if len(node.inputs) > 1 else None, constant(1)]
+    made.append(ir.Node("", "DFT", operands, [ir.AttrInt64("inverse", node.attributes.get_int("inverse", 0))]))
+    result = made[-1].outputs[0]
+    if onesided and length is not None:
+        bounds = [constant([0]), constant([length // 2 + 1]), constant([1])]
+        made.append(ir.Node("", "Slice", [result, *bounds]))
+        result = made[-1].outputs[0]
+    ir.convenience.replace_nodes_and_values(scope, node, [node], made, node.outputs, [swapped(result)])
 
 
 def _with_axes(array: Array, rank: int) -> Array:

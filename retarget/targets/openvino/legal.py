@@ -94,8 +94,39 @@ def _lstm(node: ir.Node) -> str | None:
 
 
 def _dft(node: ir.Node) -> str | None:
-    onesided_inverse = node.attributes.get_int("inverse", 0) and node.attributes.get_int("onesided", 0)
-    return "inverse=1 with onesided=1: OpenVINO drops the last axis" if onesided_inverse else None
+    # What is left is brought to axis 1 and two sides by ``emit``.
+    onesided = node.attributes.get_int("onesided", 0)
+    if node.attributes.get_int("inverse", 0) and onesided:
+        return "inverse=1 with onesided=1: OpenVINO drops the last axis"
+    if dft_axis(node) is None:
+        return "an axis that is computed, or of an unknown rank: OpenVINO takes axis 1 whatever is asked for"
+    if onesided and dft_length(node) is None:
+        return "onesided=1 over an open axis: OpenVINO returns an axis too many"
+    return None
+
+
+def dft_axis(node: ir.Node) -> int | None:
+    """The axis of a DFT, counted from the first; None where it is not known."""
+    source, axis = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+    if source is None or source.shape is None:
+        return None
+    if axis is None:
+        return len(source.shape) - 2
+    tensor = ir.convenience.get_const_tensor(axis)
+    return None if tensor is None else int(tensor.numpy().item()) % len(source.shape)
+
+
+def dft_length(node: ir.Node) -> int | None:
+    """Over how many elements a DFT goes; None where that is not known."""
+    source, length = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    if length is not None:
+        tensor = ir.convenience.get_const_tensor(length)
+        return None if tensor is None else int(tensor.numpy().item())
+    axis = dft_axis(node)
+    if source is None or source.shape is None or axis is None:
+        return None
+    size = source.shape[axis]
+    return size if isinstance(size, int) else None
 
 
 def _conv_transpose(node: ir.Node) -> str | None:
