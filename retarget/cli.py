@@ -7,6 +7,7 @@ retarget's, 4 a gate failed, 130 interrupted, 143 terminated.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from retarget.errors import RetargetError
+from retarget.processor import cores
 
 if TYPE_CHECKING:
     from retarget.plan import Invocation
@@ -47,7 +49,6 @@ Shape = Annotated[list[str], typer.Option("--shape", help="Sizes of a dimension.
 Input = Annotated[list[str], typer.Option("--input", help="An input of the model.", metavar="NAME=DTYPE[SHAPE]")]
 
 INTERRUPTED = 130
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @app.command()
@@ -91,7 +92,7 @@ def convert(
         optimize=optimize,
         trust=trust,
     )
-    invocation = Invocation(strict=strict, threads=threads or CORES)
+    invocation = Invocation(strict=strict, threads=threads or cores())
     _build(wanted, output, invocation, jobs, memory, timeout, store, None, None, json)
 
 
@@ -126,7 +127,7 @@ def build(
         wanted = msgspec.structs.replace(wanted, model=msgspec.structs.replace(wanted.model, trust=True))
     if optimize is not None:
         wanted = msgspec.structs.replace(wanted, optimize=preset(optimize))
-    invocation = Invocation(strict=strict, only=tuple(only), threads=threads or CORES)
+    invocation = Invocation(strict=strict, only=tuple(only), threads=threads or cores())
     lock_file = recipe.parent / lock.NAME if locked else None
     if dry_run:
         _dry_run(wanted, invocation, store, lock_file, json)
@@ -264,13 +265,12 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:
             # So Typer ends on Ctrl-C, without a word.
-            typer.echo("interrupted", err=True)
+            _end("interrupted", INTERRUPTED)
         raise
     except RetargetError as error:
         _fail(str(error), error.exit_code)
     except Terminated:
-        typer.echo("terminated", err=True)
-        sys.exit(143)
+        _end("terminated", 143)
     except ModuleNotFoundError as error:
         name = error.name or ""
         if name.partition(".")[0] == "retarget":
@@ -309,6 +309,14 @@ def _check_names() -> None:
                 f"{name!a}: is not text in the encoding {sys.getfilesystemencoding()}",
                 "rename the file, or set PYTHONUTF8=1 if names are UTF-8 here",
             )
+
+
+def _end(word: str, code: int) -> NoReturn:
+    """After a signal: another one changes nothing any more."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    typer.echo(word, err=True)
+    sys.exit(code)
 
 
 def _fail(words: str, code: int = 1) -> NoReturn:
@@ -366,7 +374,7 @@ def _build(
             folder,
             invocation=invocation,
             limits=limits,
-            jobs=jobs or CORES,
+            jobs=jobs or cores(),
             locked=locked,
             baseline=before,
             display=terminal.Display,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from retarget import catalog
+from retarget import catalog, processor
 from retarget.targets.tensorrt import gpu
 
 _CORE = ("retarget", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "numpy")
@@ -54,15 +52,10 @@ def _machine() -> list[Examined]:
     system = f"{platform.system()} {platform.machine()}"
     return [
         Examined("machine", "python", platform.python_version(), f"{platform.python_implementation()}, {system}"),
-        Examined("machine", "cpu", None, f"{cores()} cores for this process, {_processor()}"),
+        Examined("machine", "cpu", None, f"{processor.cores()} cores for this process, {processor.name()}"),
         Examined("machine", "memory", None, f"{memory_limit() / 1e9:.1f} GB for this process"),
         Examined("machine", "gpu", _driver(), gpu.missing() or ", ".join(gpu.models()) or "an NVIDIA GPU"),
     ]
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def memory_limit() -> int:
@@ -72,14 +65,6 @@ def memory_limit() -> int:
     texts = [file.read_text().strip() for file in _CGROUP_LIMITS if file.is_file()]
     # Without a limit the file says `max`.
     return min([int(psutil.virtual_memory().total), *(int(text) for text in texts if text.isdecimal())])
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _driver() -> str | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import queue
 import signal
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +16,7 @@ from types import FrameType
 from typing import Literal, NoReturn, Self, TypeAlias
 
 from retarget.errors import Terminated
+from retarget.processor import cores
 from retarget.protocols import Artifact, Outcome, Step, StepError
 from retarget.store import Damaged, Staging, Store, StoreError
 from retarget.wire import Failed, Request
@@ -210,7 +209,7 @@ class _Build:
             return worker
         if worker is not None:
             worker.close()
-        threads = _processors() if step.kind == "bench" else max(1, _processors() // self._side_by_side)
+        threads = cores() if step.kind == "bench" else max(1, cores() // self._side_by_side)
         worker = self._workers[step.toolchain] = Worker(step.toolchain, threads=threads, log=staging.log)
         return worker
 
@@ -316,8 +315,3 @@ def _relative(code: Mapping[str, str], root: Path | None) -> dict[str, str]:
         Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name: digest
         for name, digest in code.items()
     }
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from retarget import __version__, gates
+from retarget import __version__, gates, processor
 from retarget.errors import RetargetError
 from retarget.facts import (
     BenchEntry,
@@ -140,7 +139,7 @@ def environment() -> Environment:
         python=platform.python_version(),
         os=f"{platform.system()} {platform.release()}",
         machine=platform.machine(),
-        cpu=_cpu(),
+        cpu=processor.name(),
         cores=os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
         host=platform.node(),
@@ -629,15 +628,3 @@ def _change(now: ArtifactRow, then: ArtifactRow | None, *, same_machine: bool) -
         snr_change_db=now.worst.snr_db - then.worst.snr_db if now.worst and then.worst else None,
         verified=None if now.verified == then.verified else (then.verified, now.verified),
     )
-
-
-# ---- the machine
-
-
-def _cpu() -> str:
-    """The processor's name, as the system gives it."""
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

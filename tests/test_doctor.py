@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from retarget import catalog, doctor
+from retarget import catalog, doctor, processor
 from retarget.targets import openvino
 from retarget.targets.tensorrt import gpu
 from retarget.targets.tensorrt.flavour import Flavour
@@ -35,7 +35,7 @@ def test_the_rows_are_data() -> None:
 
 def test_the_machine() -> None:
     assert found("machine", "python").version == platform.python_version()
-    assert 1 <= doctor.cores() <= (os.cpu_count() or 1)
+    assert 1 <= processor.cores() <= (os.cpu_count() or 1)
     assert 0 < doctor.memory_limit() <= psutil.virtual_memory().total
 
 
