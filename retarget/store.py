@@ -62,6 +62,9 @@ class StoreError(RetargetError):
 class Damaged(RetargetError):
     """An artifact that is not what its manifest says."""
 
+    def __init__(self, message: str, hint: str | None = "build it again: `retarget build` replaces it") -> None:
+        super().__init__(message, hint)
+
 
 # ---- manifests
 

@@ -418,6 +418,23 @@ def test_a_bug_ends_with_3_and_leaves_a_log(
     log.unlink()
 
 
+def test_ctrl_c_while_the_command_line_is_loaded_ends_in_peace() -> None:
+    code = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from retarget.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_build_and_its_workers(
     folder: Path, tmp_path: Path, number: signal.Signals, code: int

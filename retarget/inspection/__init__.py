@@ -17,7 +17,7 @@ __all__ = ["Inspection", "inspect"]
 def inspect(path: Path) -> Inspection:
     """What ``path`` is and holds. Raises ``RetargetError`` for what is damaged or not known."""
     if not path.exists():
-        raise RetargetError(f"{path}: no such file or folder")
+        raise RetargetError(f"{path}: no such file or folder", "give a model, or an artifact that a build made")
     from retarget.inspection import artifact
 
     if artifact.is_artifact(path):
