@@ -178,6 +178,12 @@ def test_bodies_are_written_and_read_back_as_the_rest(tmp_path: Path) -> None:
         np.testing.assert_array_equal(outputs["i"], expected["i"])
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_nothing_is_said_of_float16_where_there_is_none(tmp_path: Path, target: str) -> None:
+    bare = model("g (float[N,4] x) => (float[N,4] y) { y = Softmax(x) }")
+    assert not emit(target, bare, tmp_path, "fp16").notes
+
+
 def test_an_input_may_be_an_output(tmp_path: Path) -> None:
     passing = model(
         """g (float[N,4] x, float[N,4] z) => (float[N,4] same, float[N,4] y) {

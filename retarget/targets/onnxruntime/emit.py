@@ -41,12 +41,13 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     sizes = {symbol: extent.opt for symbol, extent in job.shapes.items()}
     done = executed(path, sizes)
     notes: list[str] = []
+    held = _weights(written)
     if isinstance(done, str):
         share = None
         notes.append(f"What ONNX Runtime executes could not be read back: {done}.")
     else:
         share = work.low_precision_share(done)
-        if job.precision == "fp16" and share is not None and share < 1:
+        if held == "float16" and share is not None and share < 1:
             notes.append(
                 f"On this machine ONNX Runtime's CPU kernels compute {1 - share:.0%} of the multiply-accumulates"
                 " in float32, between casts that it inserts: float16 saves storage here, not time."
@@ -57,7 +58,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
         inputs=_entries(job.inputs, written.graph.inputs),
         outputs=_entries(job.outputs, written.graph.outputs),
         precision=Precision(
-            weights=_weights(written),
+            weights=held,
             activations=_activations(written, sizes),
             io=work.joined(graph.dtype_name(value.dtype) for value in (*written.graph.inputs, *written.graph.outputs)),
             low_precision_share=share,

@@ -251,6 +251,7 @@ def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
     written = at(path, job.inputs, sizes)
     done = executed(written)
     share = work.low_precision_share(done)
+    held = weights(written)
     notes = []
     if share:
         low = work.joined(dtype for dtype, count in done.items() if count and dtype not in work.FULL)
@@ -258,7 +259,7 @@ def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
             f"By default OpenVINO's CPU plugin computes {share:.0%} of the multiply-accumulates in {low} on this"
             " machine, whatever the precision of the files; parity is held at float32."
         )
-    elif job.precision == "fp16":
+    elif held == "float16":
         notes.append(
             "OpenVINO stores the weights as float16 and its CPU plugin computes in float32 on this machine:"
             " float16 saves storage here, not time."
@@ -275,7 +276,7 @@ def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
         inputs=inputs,
         outputs=outputs,
         precision=Precision(
-            weights=weights(written),
+            weights=held,
             activations=activations(written),
             io=work.joined(entry.artifact_dtype for entry in (*inputs, *outputs)),
             low_precision_share=share,
