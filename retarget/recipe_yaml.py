@@ -369,7 +369,7 @@ class Reader:
                     values[by_key[key].name] = value
             elif key in later:
                 self.say(place, here, "is not there yet", "remove it: this version of retarget cannot do it")
-            else:
+            elif key not in known:
                 names = {*by_key, *known, *later}
                 hint = did_you_mean(key, names) if names else "there are no keys here"
                 self.say(place, here, "unknown key", hint)
