@@ -44,6 +44,7 @@ Timeout = Annotated[float | None, typer.Option(min=0.1, help="Limit a step's tim
 Trust = Annotated[bool, typer.Option("--trust", help="Allow code inside the model file to run.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail when a pass has to be dropped.")]
 Optimize = Annotated[str | None, typer.Option(help="Preset: none, default or aggressive.", metavar="PRESET")]
+NoBench = Annotated[bool, typer.Option("--no-bench", help="Leave out the measurement of latency.")]
 Baseline = Annotated[Path | None, typer.Option(help="report.json to compare with.", metavar="REPORT.json")]
 Shape = Annotated[list[str], typer.Option("--shape", help="Sizes of a dimension.", metavar="N=MIN:OPT:MAX")]
 Input = Annotated[list[str], typer.Option("--input", help="An input of the model.", metavar="NAME=DTYPE[SHAPE]")]
@@ -68,6 +69,7 @@ def convert(
     optimize: Optimize = None,
     trust: Trust = False,
     strict: Strict = False,
+    no_bench: NoBench = False,
     jobs: Jobs = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -92,7 +94,7 @@ def convert(
         optimize=optimize,
         trust=trust,
     )
-    invocation = Invocation(strict=strict, threads=threads or cores())
+    invocation = Invocation(strict=strict, threads=threads or cores(), bench=not no_bench)
     _build(wanted, output, invocation, jobs, memory, timeout, store, None, None, json)
 
 
@@ -107,6 +109,7 @@ def build(
     baseline: Baseline = None,
     trust: Trust = False,
     strict: Strict = False,
+    no_bench: NoBench = False,
     jobs: Jobs = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -127,7 +130,7 @@ def build(
         wanted = msgspec.structs.replace(wanted, model=msgspec.structs.replace(wanted.model, trust=True))
     if optimize is not None:
         wanted = msgspec.structs.replace(wanted, optimize=preset(optimize))
-    invocation = Invocation(strict=strict, only=tuple(only), threads=threads or cores())
+    invocation = Invocation(strict=strict, only=tuple(only), threads=threads or cores(), bench=not no_bench)
     lock_file = recipe.parent / lock.NAME if locked else None
     if dry_run:
         _dry_run(wanted, invocation, store, lock_file, json)

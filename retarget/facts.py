@@ -210,6 +210,8 @@ class BenchFacts(Fact, frozen=True, kw_only=True):
     batch: int | None
     sizes: dict[str, int]
     entries: tuple[BenchEntry, ...]
+    together: bool = True
+    """Whether all took turns at once; else each took turns with the reference alone, which bounds the memory."""
 
 
 FACTS: dict[str, type[Fact]] = {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from retarget.figures import count_text, decibel_text, first_line, ratio_text, scientific_text, score_text
-from retarget.report_schema import ArtifactRow, ChangeRow, Difference, GateRow, GateStatus, WaiverRow
+from retarget.report_schema import NOT_MEASURED, ArtifactRow, ChangeRow, Difference, GateRow, GateStatus, WaiverRow
 
 if TYPE_CHECKING:
     from retarget.recipe import Gates, Waiver
@@ -38,9 +38,11 @@ def evaluate(
     *,
     baseline: Difference | None,
     today: date,
+    measured: bool = True,
 ) -> tuple[GateRow, ...]:
     """Every gate of every artifact, waivers applied, in the order of ``artifacts``.
 
+    ``measured``: the build was to measure latency.
     Parity was judged where it was measured, by the compare step, whose tolerance is part of its key.
     """
     rows: list[GateRow] = []
@@ -53,7 +55,11 @@ def evaluate(
             rows.append(_accuracy(artifact, gates.accuracy.max_drop))
         if gates.latency is not None:
             change = changes.get((artifact.target, artifact.variant))
-            rows.append(_latency(artifact, gates.latency.max_ratio, baseline, change))
+            rows.append(
+                _latency(artifact, gates.latency.max_ratio, baseline, change)
+                if measured
+                else _row(artifact, "latency", "skipped", NOT_MEASURED)
+            )
         if artifact.target in gates.verified:
             rows.append(_verified(artifact))
     return tuple(_waive(row, waivers, today) for row in rows)
@@ -208,7 +214,7 @@ def verdict(artifacts: Sequence[ArtifactRow], gates: Sequence[GateRow], steps: S
         if row.status == "unchecked" and row.subject in sound  # of the others a step said what is wrong
     ]
     required = [artifact for artifact in artifacts if not artifact.optional]
-    if required and all(artifact.verified == "not verified" for artifact in artifacts):
+    if not unfinished and required and all(artifact.verified == "not verified" for artifact in artifacts):
         unfinished.append("no artifact was executed, so nothing is verified")
     word: Verdict = "fail" if failed else "incomplete" if unfinished else "pass"
     headline = _headline(word, artifacts, gates, len(failed), len(unfinished))

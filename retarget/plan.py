@@ -38,6 +38,8 @@ ONNX = "onnx"
 PARITY_SAMPLES = 8
 """How many of the calibration samples the parity cases take where there is no ``data.samples``."""
 
+MISSING = "a relative path starts at the recipe's folder in a recipe, at the current folder on the command line"
+
 PACKAGE = Path(__file__).parent
 
 
@@ -48,6 +50,8 @@ class Invocation:
     strict: bool = False
     only: tuple[str, ...] = ()
     threads: int = 2
+    bench: bool = True
+    """Whether latency is measured."""
     bench_seconds: float = 1.0
 
 
@@ -109,7 +113,7 @@ class _Planner:
         for target, variant in wanted:
             model = graphs.get(variant.name, optimize) if catalog.target(target.name).fp16 == "graph" else optimize
             emitted[f"{target.name}/{variant.name}"] = self.artifact(target, variant, model, convert)
-        if emitted:
+        if emitted and self.invocation.bench:
             self.add(
                 "bench",
                 "bench",
@@ -178,7 +182,7 @@ class _Planner:
         """How to read the user's model, and its files."""
         model = self.recipe.model
         if not model.path.exists():
-            raise RetargetError(f"{model.path}: no such file or folder", "paths in a recipe are relative to it")
+            raise RetargetError(f"{model.path}: no such file or folder", MISSING)
         name, form = recognise(model.path, model.format)
         frontend = catalog.frontend(name)
         _require(name, frontend.requires, frontend.extra)
@@ -388,7 +392,7 @@ class _Planner:
     def digest(self, path: Path) -> str:
         if path not in self.digests:
             if not path.exists():
-                raise RetargetError(f"{path}: no such file or folder", "paths in a recipe are relative to it")
+                raise RetargetError(f"{path}: no such file or folder", MISSING)
             self.digests[path] = self.store.digest(path)
         return self.digests[path]
 

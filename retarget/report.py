@@ -37,6 +37,7 @@ from retarget.facts import (
 )
 from retarget.figures import CAP_DB, first_line
 from retarget.report_schema import (
+    NOT_MEASURED,
     AccuracyRow,
     ArtifactRow,
     ChangeRow,
@@ -93,6 +94,7 @@ def build(
         plan.recipe.waivers,
         baseline=changes,
         today=date.fromisoformat(environment.built[:10]),
+        measured=_measures(plan),
     )
     judged = gates.verdict(artifacts, gate_rows, steps)
     bench = done.only("bench", BenchFacts)
@@ -113,6 +115,7 @@ def build(
         optimize=tuple(_optimize(done)),
         reference=None if reference is None else _latency(reference),
         bench=None if bench is None else _sizes(bench),
+        bench_together=bench is None or bench.together,
         warnings=tuple(dict.fromkeys((*warnings, *_warnings(done), *_misnamed(artifacts)))),
         baseline=changes,
     )
@@ -376,6 +379,10 @@ def _misnamed(artifacts: Sequence[ArtifactRow]) -> Iterator[str]:
             yield f"{row.name}: its weights are {row.precision.weights}, not {wanted}"
 
 
+def _measures(plan: Plan) -> bool:
+    return any(step.kind == "bench" for step in plan.steps)
+
+
 def _sizes(bench: BenchFacts) -> str:
     return ", ".join(f"{symbol}={size}" for symbol, size in bench.sizes.items()) or "the model's own shapes"
 
@@ -385,7 +392,7 @@ def _sizes(bench: BenchFacts) -> str:
 
 def _artifacts(plan: Plan, done: _Done, source: ConvertFacts | None) -> tuple[ArtifactRow, ...]:
     """Every artifact that was asked for, in the recipe's order, those that this machine cannot build among them."""
-    rows = [_artifact(step, done, plan.recipe, source) for step in plan.steps if step.kind == "emit"]
+    rows = [_artifact(step, done, plan, source) for step in plan.steps if step.kind == "emit"]
     rows += [
         ArtifactRow(
             target=left_out.target,
@@ -406,7 +413,7 @@ def _artifacts(plan: Plan, done: _Done, source: ConvertFacts | None) -> tuple[Ar
     return tuple(sorted(rows, key=lambda row: order[row.name]))
 
 
-def _artifact(emit: Step, done: _Done, recipe: Recipe, source: ConvertFacts | None) -> ArtifactRow:
+def _artifact(emit: Step, done: _Done, plan: Plan, source: ConvertFacts | None) -> ArtifactRow:
     target, variant = str(emit.options["target"]), str(emit.options["variant"])
     requested = str(emit.options["precision"])
     outcome, manifest, facts = done.outcome(emit), done.manifest(emit), done.facts(emit, EmitFacts)
@@ -446,9 +453,9 @@ def _artifact(emit: Step, done: _Done, recipe: Recipe, source: ConvertFacts | No
         parity_default=() if compared is None else tuple(_parity(row) for row in compared.parity_default),
         batch=None if compared is None else compared.batch,
         batch_passed=None if compared is None else compared.batch_passed,
-        accuracy=_accuracy(evaluate, done, recipe),
+        accuracy=_accuracy(evaluate, done, plan.recipe),
         latency=None if entry is None or entry.latency is None else _latency(entry.latency),
-        latency_reason=None if entry is None else entry.reason,
+        latency_reason=(None if entry is None else entry.reason) if _measures(plan) else NOT_MEASURED,
         ratio_to_source=manifest.bytes / source.bytes if source is not None and source.bytes else None,
         inputs=facts.inputs,
         outputs=facts.outputs,

@@ -17,6 +17,7 @@ from retarget.figures import (
     seconds_text,
     signed_text,
 )
+from retarget.report_schema import NOT_MEASURED
 
 if TYPE_CHECKING:
     from retarget.report_schema import ArtifactRow, Report
@@ -49,6 +50,8 @@ def render(report: Report) -> str:
 def _artifacts(report: Report) -> Iterator[str]:
     head = ("Artifact", "Verified", "Parity (worst)", "Accuracy", "p50", "vs reference", "Size", "vs source")
     yield from _table(head, [_artifact(row) for row in report.artifacts], right=frozenset({2, 3, 4, 5, 6, 7}))
+    if not report.measured and any(row.status == "built" for row in report.artifacts):
+        yield from ("", f"Latency: {NOT_MEASURED}.")
 
 
 def _artifact(row: ArtifactRow) -> Sequence[str]:

@@ -18,6 +18,7 @@ from retarget.spec import DimRange, TensorSpec
 Verdict = Literal["pass", "fail", "incomplete"]
 CONSEQUENCE = "Skipped"
 """Kind of the error of a step that was skipped because one before it failed."""
+NOT_MEASURED = "not measured (--no-bench)"
 GateStatus = Literal["passed", "failed", "waived", "skipped", "unchecked"]
 
 
@@ -292,6 +293,13 @@ class Report(Row, frozen=True, kw_only=True):
     reference: LatencyRow | None = None
     """Latency of the reference: ONNX Runtime, fp32."""
     bench: str | None = None
-    """Shape at which latency was measured."""
+    """Shape at which latency was measured; None where it was not."""
+    bench_together: bool = True
+    """All artifacts took turns at once; else each took turns with the reference alone, which bounds the memory."""
     warnings: tuple[str, ...] = ()
     baseline: Difference | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether the build was to measure latency."""
+        return any(step.kind == "bench" for step in self.steps)

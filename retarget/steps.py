@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ import msgspec
 from retarget import catalog, graph, reference
 from retarget import options as told
 from retarget.bench import Timing, interleave
-from retarget.calibration.cases import MAX_DATA_CASES, batch_symbol, parity_cases
+from retarget.calibration.cases import MAX_DATA_CASES, batch_symbol, batched_inputs, parity_cases
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
 from retarget.calibration.ranges import Ranges
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Fact)
 MODEL = "model.onnx"
+TOGETHER_BYTES = 1 << 30
+"""Up to so many bytes of files `bench` opens all artifacts at once; runtimes keep two to three times as much."""
 
 
 def convert(request: StepRequest) -> ConvertFacts:
@@ -84,9 +87,11 @@ def convert(request: StepRequest) -> ConvertFacts:
         with frontend.reference(source, exported) as runner:
             _record(request.out, cases, runner, defaulted)
             outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
-            name, _ = _batch_case((case for case, _ in cases), inputs, outputs, shapes)
-            largest = next((feeds for case, feeds in cases if case.name == name), None)
-            rows_depend = _rows_depend(runner, largest) if largest is not None else None
+            batch, _ = _batch_case((case for case, _ in cases), inputs, outputs, shapes)
+            rows_depend = None
+            if batch is not None:
+                largest = next(feeds for case, feeds in cases if case.name == batch.case)
+                rows_depend = _rows_depend(runner, largest, batch.inputs)
         graph.save(model, request.out / MODEL)
 
     notes = [*exported.notes, *(samples.notes if samples else ())]
@@ -224,35 +229,41 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
 
 
 def bench(request: StepRequest) -> BenchFacts:
-    """Latency of every artifact, taking turns with each other and with ONNX Runtime on the fp32 model."""
+    """Latency of every artifact, taking turns with each other and with ONNX Runtime on the fp32 model.
+
+    Where all of them would take too much memory at once, each takes turns with the reference alone, closed before the
+    next is opened: a ratio is always of two that took turns.
+    """
     options = told.read(request.options, told.BenchOptions)
     source = facts_of(request.inputs["source"], ConvertFacts)
     sizes = {symbol: extent.opt for symbol, extent in source.shapes.items()}
     case = next(case.name for case in source.cases if case.sizes == sizes)
     feeds = next(recorded.feeds for recorded in reference.read(request.inputs["source"]) if recorded.case == case)
     artifacts = {role: path for role, path in request.inputs.items() if role not in ("source", "reference")}
-    reasons: dict[str, str] = {}
-    with ExitStack() as stack:
-        model = graph.load(request.inputs["reference"] / MODEL)
-        runners: dict[str, Runner] = {
-            "reference": stack.enter_context(Session(model, optimize=True, threads=options.threads))
-        }
-        for role, path in artifacts.items():
-            emitted = facts_of(path, EmitFacts)
-            if reason := catalog.target(emitted.target).not_executable():
-                reasons[role] = reason
-                continue
-            run = catalog.target_run(emitted.target)
-            runners[role] = stack.enter_context(run.open(path, emitted, parity=False, threads=options.threads))
-        timings = interleave({role: partial(runner.run, feeds) for role, runner in runners.items()}, options.seconds)
-        settings = {role: runner.settings for role, runner in runners.items()}
+    emitted = {role: facts_of(path, EmitFacts) for role, path in artifacts.items()}
+    reasons = {role: catalog.target(facts.target).not_executable() for role, facts in emitted.items()}
+    able = [role for role, reason in reasons.items() if reason is None]
+    size = sum(read_manifest(path).bytes for path in (request.inputs["reference"], *(artifacts[role] for role in able)))
+    together = size <= TOGETHER_BYTES
     batch = _batch(source)
-    entries = [
-        BenchEntry(subject=role, latency=_latency(timing, timings["reference"], batch or 1, settings[role]))
-        for role, timing in timings.items()
-    ]
-    entries += [BenchEntry(subject=role, latency=None, reason=reason) for role, reason in reasons.items()]
-    return BenchFacts(batch=batch, sizes=sizes, entries=tuple(entries))
+
+    entries: dict[str, BenchEntry] = {}
+    with Session(graph.load(request.inputs["reference"] / MODEL), optimize=True, threads=options.threads) as base:
+        for turn in [able] if together or not able else [[role] for role in able]:
+            with ExitStack() as stack:
+                runners: dict[str, Runner] = {"reference": base}
+                for role in turn:
+                    run = catalog.target_run(emitted[role].target)
+                    opened = run.open(artifacts[role], emitted[role], parity=False, threads=options.threads)
+                    runners[role] = stack.enter_context(opened)
+                calls = {role: partial(runner.run, feeds) for role, runner in runners.items()}
+                timings = interleave(calls, options.seconds)
+            for role, timing in timings.items():
+                latency = _latency(timing, timings["reference"], batch or 1, runners[role].settings)
+                # The reference is timed in every turn: what the report says of it alone is of the first.
+                entries.setdefault(role, BenchEntry(subject=role, latency=latency))
+    left_out = [BenchEntry(subject=role, latency=None, reason=reason) for role, reason in reasons.items() if reason]
+    return BenchFacts(batch=batch, sizes=sizes, entries=(*entries.values(), *left_out), together=together)
 
 
 # ---- the pieces that several steps share
@@ -336,21 +347,29 @@ def _verify(runner: Runner, source: Path, tolerance: Tolerance) -> CompareFacts:
 def _check_batch(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[str, bool | None]:
     """Rows together and alone must agree; in words, and None where the check makes no sense."""
     facts = facts_of(source, ConvertFacts)
-    case, reason = _batch_case(facts.cases, facts.inputs, facts.outputs, facts.shapes)
-    if case is None:
+    batch, reason = _batch_case(facts.cases, facts.inputs, facts.outputs, facts.shapes)
+    if batch is None:
         return f"skipped: {reason}", None
     if facts.rows_depend is not None:
         # Parity is held on whole batches: it says whether they depend on each other in the same way.
         return f"skipped: rows of the source itself depend on each other ({facts.rows_depend})", None
-    feeds = next(recorded.feeds for recorded in reference.read(source) if recorded.case == case)
-    check = check_batch(runner.run, feeds, tolerance)
+    feeds = next(recorded.feeds for recorded in reference.read(source) if recorded.case == batch.case)
+    check = check_batch(runner.run, feeds, tolerance, batched=batch.inputs)
     return check.words, check.passed
 
 
-def _rows_depend(runner: Runner, feeds: Feeds) -> str | None:
+def _rows_depend(runner: Runner, feeds: Feeds, batched: Sequence[str]) -> str | None:
     """How far the source's outputs for rows together and alone lie apart; None where they agree."""
-    check = check_batch(runner.run, feeds, DEFAULT_TOLERANCE["fp32"])
+    check = check_batch(runner.run, feeds, DEFAULT_TOLERANCE["fp32"], batched=batched)
     return None if check.passed else check.words
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the batch check runs: the case with most rows, and the inputs that have rows."""
+
+    case: str
+    inputs: tuple[str, ...]
 
 
 def _batch_case(
@@ -358,15 +377,16 @@ def _batch_case(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     shapes: Mapping[str, DimRange],
-) -> tuple[str | None, str]:
-    """The name of the case with most rows; None, and why, where rows cannot run both alone and together."""
+) -> tuple[_Batch | None, str]:
+    """None, and why, where rows cannot run both alone and together."""
     symbol = batch_symbol(inputs, outputs)
     if symbol is None:
-        return None, "the inputs and outputs share no symbolic first dimension"
+        return None, "inputs and outputs share no symbolic first dimension"
     extent = shapes[symbol]
     if extent.min > 1 or extent.max < 2:
         return None, f"{symbol} is {extent}, so rows cannot run both alone and together"
-    return max(cases, key=lambda case: case.sizes[symbol]).name, ""
+    largest = max(cases, key=lambda case: case.sizes[symbol])
+    return _Batch(largest.name, batched_inputs(inputs, symbol)), ""
 
 
 def _parity(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[Comparison, ...]:

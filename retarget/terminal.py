@@ -23,7 +23,7 @@ from retarget.figures import (
     score_text,
     seconds_text,
 )
-from retarget.report_schema import CONSEQUENCE
+from retarget.report_schema import CONSEQUENCE, NOT_MEASURED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,6 +90,8 @@ def show(report: Report, *, place: str | None = None, out: Console | None = None
         if gate.status == "waived" and gate.waiver is not None:
             note = f"waived until {gate.waiver.expires}: {gate.waiver.reason}"
             err.print(Text(f"  {gate.gate} {gate.subject}: {gate.detail} ({note})", style="dim"))
+    if not report.measured and any(row.status == "built" for row in report.artifacts):
+        err.print(Text(f"  latency: {NOT_MEASURED}", style="dim"))
     if place is not None:
         err.print(Text(f"report: {place}"))
 

@@ -166,6 +166,29 @@ def test_latency_against_another_machine_is_relative_to_the_reference(tmp_path: 
     assert "another machine" in row.detail
 
 
+def test_latency_that_was_not_to_be_measured_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "then").mkdir()
+    baseline = with_latency(tmp_path / "then", 3.0)
+    (tmp_path / "now").mkdir()
+    build = one_artifact(tmp_path / "now", executed(121.0, 118.0))
+    made = built(build, made_recipe(accuracy=None, latency=LatencyGate(max_ratio=1.10)), baseline=baseline)
+    row = gate(made, "latency", "openvino/fp32")
+    assert (row.status, row.detail) == ("skipped", "not measured (--no-bench)")
+    assert made.artifacts[0].latency_reason == row.detail
+    assert made.verdict == "pass"
+
+
+def test_latency_that_was_to_be_measured_and_was_not_is_unchecked(tmp_path: Path) -> None:
+    (tmp_path / "then").mkdir()
+    baseline = with_latency(tmp_path / "then", 3.0)
+    (tmp_path / "now").mkdir()
+    build = one_artifact(tmp_path / "now", executed(121.0, 118.0))
+    build.add("bench", "bench", status="failed", error=StepError(kind="RetargetError", message="no room"))
+    made = built(build, made_recipe(accuracy=None, latency=LatencyGate(max_ratio=1.10)), baseline=baseline)
+    assert gate(made, "latency", "openvino/fp32").status == "unchecked"
+    assert made.verdict == "incomplete"
+
+
 # ---- verified
 
 
@@ -311,10 +334,8 @@ def test_steps_skipped_after_a_failure_are_no_reasons_of_their_own(full: MadeBui
         for step in full.steps
     ]
     made = built(full, made_recipe())
-    assert made.reasons == (
-        "convert failed: detector.safetensors: cut short",
-        "no artifact was executed, so nothing is verified",
-    )
+    assert made.reasons == ("convert failed: detector.safetensors: cut short",)
+    assert made.headline.startswith("1 thing could not be built or checked")
     assert made.verdict == "incomplete"
 
 

@@ -75,6 +75,11 @@ def test_steps_stand_in_an_order_in_which_they_can_run(folder: Path) -> None:
     ]
 
 
+def test_without_bench_the_rest_is_the_same(folder: Path) -> None:
+    whole, without = keys(plan_of(folder)), keys(plan_of(folder, bench=False))
+    assert without == {step: key for step, key in whole.items() if step != "bench"}
+
+
 def test_a_target_whose_fp16_is_storage_does_not_take_the_cast_graph(folder: Path) -> None:
     steps = {step.id: step for step in plan_of(folder).steps}
     assert steps["emit onnxruntime/fp16"].inputs["model"].id == "quantize fp16"

@@ -167,6 +167,13 @@ def test_a_budget_chart_keeps_within_its_frame(made: Report) -> None:
             assert bar.x + bar.length + bar.spent <= chart.width - 100
 
 
+def test_how_latency_was_taken_is_said(made: Report) -> None:
+    assert "artifacts taking turns in one run" in report_html.render(made)
+    apart = report_html.render(msgspec.structs.replace(made, bench_together=False))
+    assert "each artifact taking turns with the reference alone" in apart
+    assert "artifacts taking turns in one run" not in apart
+
+
 def test_latency_bars_are_in_proportion(made: Report) -> None:
     chart = report_html._latency(made)
     assert chart is not None

@@ -4,11 +4,12 @@ import io
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from made_build import ENVIRONMENT, MadeBuild, full_build, made_recipe
 from rich.console import Console
 
-from retarget import report, terminal
+from retarget import report, report_markdown, terminal
 from retarget.engine import Event
 from retarget.protocols import Outcome, StepError
 from retarget.report_schema import Report
@@ -62,6 +63,13 @@ def test_names_and_verdicts_are_whole_on_a_narrow_terminal(made: Report, width: 
         assert row.name in out
     assert "not verified" in out
     assert "passed" in out
+
+
+def test_latency_that_was_left_out_is_said(made: Report) -> None:
+    steps = tuple(step for step in made.steps if step.kind != "bench")
+    for one, said in ((made, False), (msgspec.structs.replace(made, steps=steps), True)):
+        assert ("latency: not measured (--no-bench)" in shown(one)[1]) is said
+        assert ("Latency: not measured (--no-bench)." in report_markdown.render(one)) is said
 
 
 def test_a_pipe_gets_no_terminal_codes(made: Report) -> None:

@@ -38,10 +38,26 @@ SEED = 2026
 
 
 def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
-    """The symbol at axis 0 of all inputs and outputs; None where there is none."""
-    firsts = {spec.shape[0] if spec.shape else None for spec in (*inputs, *outputs)}
+    """The symbol at axis 0 of all outputs and of the inputs that have rows; None where there is none.
+
+    An input without it is the same for every row: a scalar, or floats such as anchors. Integers and masks of a rank
+    may speak of rows that are not there when the batch is cut, as the edges of a graph do of its nodes.
+    """
+    firsts = {spec.shape[0] if spec.shape else None for spec in outputs}
     first = firsts.pop() if len(firsts) == 1 else None
-    return first if isinstance(first, str) else None
+    if not isinstance(first, str):
+        return None
+    batched = batched_inputs(inputs, first)
+    if any(first in spec.shape[1:] for spec in inputs):
+        return None
+    if any(spec.shape and "float" not in spec.dtype for spec in inputs if spec.name not in batched):
+        return None
+    return first if batched else None
+
+
+def batched_inputs(inputs: Sequence[TensorSpec], batch: str) -> tuple[str, ...]:
+    """The names of the inputs whose axis 0 is the batch."""
+    return tuple(spec.name for spec in inputs if spec.shape[:1] == (batch,))
 
 
 def parity_cases(
@@ -63,7 +79,7 @@ def parity_cases(
         (Case(name=f"data{index}", sizes=one.sizes, origin=origin), one.feeds)
         for index, one in enumerate(one for one in data if not one.short)
     ]
-    pool = _Pool(data, batch)
+    pool = _Pool(data, batch, batched_inputs(inputs, batch) if batch else ())
     roles = {spec.name: role(model, spec) for spec in inputs}
     for name in ("min", "opt", "max"):
         sizes = {symbol: int(getattr(extent, name)) for symbol, extent in ranges.items()}
@@ -120,8 +136,9 @@ def _data(
 class _Pool:
     """The rows of all data whose sizes are those of the first, the batch aside."""
 
-    def __init__(self, data: Sequence[_Sized], batch: str | None) -> None:
+    def __init__(self, data: Sequence[_Sized], batch: str | None, batched: Sequence[str]) -> None:
         self._batch = batch
+        self._batched = frozenset(batched)
         self._rest = self._without_batch(data[0].sizes) if data else None
         alike = [one for one in data if self._without_batch(one.sizes) == self._rest]
         self._rows: dict[str, list[Array]] = {}
@@ -133,14 +150,20 @@ class _Pool:
         return {symbol: size for symbol, size in sizes.items() if symbol != self._batch}
 
     def at(self, sizes: Mapping[str, int]) -> Feeds | None:
-        """Rows repeated or cut to the batch of ``sizes``; None when other sizes differ, or without a batch."""
+        """Rows repeated or cut to the batch of ``sizes``; None when other sizes differ, or without a batch.
+
+        An input without rows is the one of the first sample.
+        """
         if self._rest is None or self._batch is None or self._without_batch(sizes) != self._rest:
             return None
         wanted = np.arange(sizes[self._batch])
         feeds: dict[str, Array] = {}
         for name, parts in self._rows.items():
-            rows = np.concatenate(parts)
-            feeds[name] = rows[wanted % len(rows)]
+            if name in self._batched:
+                rows = np.concatenate(parts)
+                feeds[name] = rows[wanted % len(rows)]
+            else:
+                feeds[name] = parts[0]
         return feeds
 
 

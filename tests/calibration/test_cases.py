@@ -103,12 +103,44 @@ def test_too_few_rows_for_the_smallest_batch_are_left_out_or_tiled(tmp_path: Pat
         assert all(case.origin == "samples" for case, _ in cases)
 
 
-def test_the_batch_is_what_all_inputs_and_outputs_share() -> None:
-    spec = TensorSpec.parse
-    assert batch_symbol([spec("a=float32[N,2]"), spec("b=float32[N]")], [spec("y=float32[N,T]")]) == "N"
-    assert batch_symbol([spec("a=float32[N,2]")], [spec("y=float32[M]")]) is None
-    assert batch_symbol([spec("a=float32[N,2]"), spec("b=float32[]")], [spec("y=float32[N]")]) is None
-    assert batch_symbol([spec("a=float32[4,2]")], [spec("y=float32[4]")]) is None
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "batch"),
+    [
+        ("a=float32[N,2] b=float32[N]", "y=float32[N,T]", "N"),
+        ("a=float32[N,2] scale=float32[]", "y=float32[N]", "N"),
+        ("a=float32[N,2] step=int64[]", "y=float32[N]", "N"),
+        ("a=float32[N,2] anchors=float32[9,2]", "y=float32[N] z=float32[N]", "N"),
+        ("a=float32[N,2] anchors=float32[A,2]", "y=float32[N,A]", "N"),
+        ("a=float32[N,2]", "y=float32[M]", None),
+        ("a=float32[4,2]", "y=float32[4]", None),
+        ("a=float32[N,2]", "y=float32[N] loss=float32[]", None),
+        ("scale=float32[]", "y=float32[N]", None),
+        ("nodes=float32[N,2] edges=int64[2,E]", "y=float32[N]", None),
+        ("a=float32[N,2] state=float32[1,N,2]", "y=float32[N]", None),
+        ("distances=float32[N,N]", "y=float32[N]", None),
+    ],
+)
+def test_the_batch_is_what_all_outputs_and_the_inputs_with_rows_share(
+    inputs: str, outputs: str, batch: str | None
+) -> None:
+    specs = [[TensorSpec.parse(text) for text in texts.split()] for texts in (inputs, outputs)]
+    assert batch_symbol(*specs) == batch
+
+
+def test_rows_are_tiled_beside_a_scalar_that_stays(tmp_path: Path) -> None:
+    x, scale = drawn(3, 2), np.float32(0.25)
+    np.savez(tmp_path / "d.npz", x=x, scale=scale)
+    specs = [IMAGE, TensorSpec.parse("scale=float32[]")]
+    model = parse("m (float[N, 2] x, float scale) => (float[N, 2] y) { y = Mul(x, scale) }")
+    samples = open_samples(tmp_path / "d.npz", specs, function=None, limit=None)
+    cases = {case.name: (case, feeds) for case, feeds in parity_cases(model, specs, SHAPES, samples, "samples")}
+    assert {name: case.origin for name, (case, _) in cases.items()} == dict.fromkeys(("data0", "min", "max"), "samples")
+    for name, rows in (("data0", x), ("min", x[:1]), ("max", np.resize(x, (5, 2)))):
+        feeds = cases[name][1]
+        np.testing.assert_array_equal(feeds["x"], rows)
+        np.testing.assert_array_equal(feeds["scale"], scale)
+        with Session(model) as session:
+            np.testing.assert_array_equal(session.run(feeds)["y"], rows * scale)
 
 
 def table(name: str, rows: int, width: int = 4) -> str:
