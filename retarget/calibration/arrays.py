@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from retarget.calibration.folders import natural
 from retarget.errors import RetargetError
 from retarget.user_code import blame, load_function
 
@@ -180,23 +180,18 @@ def _damaged(path: Path, error: Exception) -> RetargetError:
 # ---- one file or one dict a sample
 
 
-_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-
-
 def folder_names(path: Path, names: Sequence[str]) -> list[str]:
     """The samples of a folder, in the order of their numbers: names of the files that each of ``names`` must have."""
     stems: list[str] | None = None
     for name in names:
         folder = path / name
         if not folder.is_dir():
-            if any(file.suffix.lower() in _IMAGES for file in path.iterdir()):
-                raise RetargetError(f"{path}: images need a `preprocess:` block", "or save arrays as <input>/0000.npy")
             raise RetargetError(f"{path}: no folder '{name}'", f"save its samples as {folder}/0000.npy, 0001.npy …")
-        found = sorted((file.stem for file in folder.glob("*.npy")), key=_natural)
+        found = sorted((file.stem for file in folder.glob("*.npy")), key=natural)
         if not found:
             raise RetargetError(f"{folder}: no .npy files", "save each sample as 0000.npy, 0001.npy …")
         if stems is not None and stems != found:
-            odd = sorted(set(stems) ^ set(found), key=_natural)[0]
+            odd = sorted(set(stems) ^ set(found), key=natural)[0]
             raise RetargetError(f"{path}: sample '{odd}.npy' is not there for all of {', '.join(names)}")
         stems = found
     return stems or []
@@ -248,8 +243,3 @@ def _load(path: Path) -> Array:
     except _DAMAGED as error:
         raise _damaged(path, error) from error
     return array
-
-
-def _natural(name: str) -> tuple[tuple[int, str], ...]:
-    """``9`` before ``10``."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)

@@ -1,4 +1,4 @@
-"""Samples to feed: ``.npz``, a folder of ``.npy``, ``file.py:function``.
+"""Samples to feed: ``.npz``, a folder of ``.npy``, of images or of sound, ``file.py:function``.
 
 An array of the input's own rank holds samples along its first axis, which are fed in batches; one rank more means
 whole inputs along the first axis. Nothing is loaded that is not asked for: stored members of an ``.npz`` and
@@ -14,13 +14,18 @@ import ml_dtypes
 import numpy as np
 
 from retarget.calibration.arrays import folder_items, folder_names, function_items, open_npz
+from retarget.calibration.audio import SoundReader
+from retarget.calibration.folders import media_files, read_labels
+from retarget.calibration.images import ImageReader
 from retarget.errors import RetargetError, did_you_mean
+from retarget.preprocess import check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from retarget.calibration.arrays import ArrayFile, Item
+    from retarget.preprocess import Classes, Media, Preprocess
     from retarget.protocols import Array
     from retarget.spec import TensorSpec
 
@@ -31,27 +36,66 @@ HINT = "an array holds samples along its first axis, or whole inputs along one m
 
 
 def open_samples(
-    path: Path, specs: Sequence[TensorSpec], *, function: str | None, limit: int | None, extra: Sequence[str] = ()
+    path: Path,
+    specs: Sequence[TensorSpec],
+    *,
+    function: str | None,
+    limit: int | None,
+    extra: Sequence[str] = (),
+    preprocess: Preprocess | None = None,
+    classes: Classes | None = None,
 ) -> Samples:
     """The samples in ``path`` for the inputs ``specs``; ``extra`` names further arrays, such as labels.
 
-    ``limit`` takes the first ones only. Raises ``RetargetError`` that names the array, what was expected and what
-    was found, when an array is missing, does not fit its input or is empty.
+    ``limit`` takes the first ones only. ``preprocess`` is for a folder of images or sound, whose labels are integers
+    that ``folders.read_labels`` finds by the one name in ``extra`` and ``classes``. Raises ``RetargetError`` that names
+    the array or file, what was expected and what was found, when one is missing, does not fit its input or is empty.
     """
     if not path.exists():
         raise RetargetError(f"{path}: no such file or folder")
     if function is not None:
         return _Items(path, specs, limit, extra, lambda: function_items(path, function, [s.name for s in specs], extra))
     if path.is_dir():
+        media = check_folder(path, preprocess)
+        if media is not None and preprocess is not None:
+            return _open_media(path, media, specs, limit, extra, preprocess, classes)
         names = [spec.name for spec in specs] + list(extra)
         stems = folder_names(path, names)
         return _Items(path, specs, limit, extra, lambda: folder_items(path, names, stems), count=len(stems))
     if path.suffix != ".npz":
         raise RetargetError(
             f"{path}: not a form of data that is known",
-            "give an .npz, a folder with <input>/0000.npy, or file.py:function",
+            "give an .npz, a folder with <input>/0000.npy or of images, or file.py:function",
         )
     return _Table(path, specs, limit, extra, open_npz(path))
+
+
+def _open_media(
+    path: Path,
+    media: Media,
+    specs: Sequence[TensorSpec],
+    limit: int | None,
+    extra: Sequence[str],
+    preprocess: Preprocess,
+    classes: Classes | None,
+) -> Samples:
+    if len(specs) != 1:
+        raise RetargetError(
+            f"{path}: a folder of {media} feeds one input, and the model has {len(specs)}: "
+            f"{', '.join(spec.name for spec in specs)}",
+            "give arrays of all inputs, as .npz or file.py:function",
+        )
+    (spec,) = specs
+    reader = (ImageReader if media == "images" else SoundReader)(spec, preprocess)
+    files = media_files(path, media)
+    labels = {name: read_labels(path, files, name, classes) for name in extra}
+
+    def items() -> Iterator[Item]:
+        for index, file in enumerate(files):
+            numbers = {name: np.asarray(found[index]) for name, found in labels.items()}
+            yield {spec.name: reader.read(file), **numbers}
+
+    return _Items(path, specs, limit, extra, items, count=len(files))
 
 
 class Samples:

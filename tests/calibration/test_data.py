@@ -255,6 +255,9 @@ def test_folders_that_lack_something(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "cat.jpg").touch()
     with pytest.raises(RetargetError, match="images need a `preprocess:` block"):
         read(tmp_path / "pictures", [IMAGE])
+    (path / "preview.png").touch()
+    with pytest.raises(RetargetError, match="no folder 'image2'"):
+        read(path, [TensorSpec.parse("image2=float32[N,2,3]")])
     (tmp_path / "none" / "image").mkdir(parents=True)
     with pytest.raises(RetargetError, match=r"image: no \.npy files"):
         read(tmp_path / "none", [IMAGE])
