@@ -9,7 +9,7 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 
 from retarget.graph import all_nodes, initializers
-from retarget.passes.rewriting import graphs, subgraphs
+from retarget.passes.rewriting import dims, graphs, subgraphs
 
 QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 """Never folded: they say what a target must execute."""
@@ -54,6 +54,12 @@ class LiftConstants(Library):
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.LiftSubgraphInitializersToMainGraphPass(),
         )
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        inner = (graph for graph in graphs(model) if graph is not model.graph)
+        if any(graph.initializers for graph in inner) or any(node.op_type == "Constant" for node in all_nodes(model)):
+            return super().call(model)
+        return ir.passes.PassResult(model, False)
 
 
 class RemoveUnused(Library):
@@ -148,12 +154,16 @@ def _take_types(graph: ir.Graph, proto: onnx.GraphProto) -> bool:
 
 
 def _take_type(value: ir.Value, kind: onnx.TypeProto) -> bool:
-    shape = ir.serde.deserialize_type_proto_for_shape(kind)
     modified = False
-    if shape is not None and shape != value.shape:
-        value.shape = shape
-        modified = True
-    dtype = ir.DataType(kind.tensor_type.elem_type)
+    tensor = kind.tensor_type
+    if tensor.HasField("shape"):
+        inferred = tuple(
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
+        )
+        if inferred != dims(value):
+            value.shape = ir.Shape(inferred)
+            modified = True
+    dtype = ir.DataType(tensor.elem_type)
     if dtype and dtype != value.dtype:
         value.type = ir.TensorType(dtype)
         modified = True

@@ -47,8 +47,7 @@ DEFAULT: tuple[Line, ...] = (
     ("infer_shapes", {}),
     ("remove_noops", {}),  # cheap, and half of an export: before what is not cheap
     ("fold_shapes", {}),  # likewise: the shape arithmetic of every layer
-    ("fold_constants", {}),  # CastLike and Expand of constants hide weights from all patterns below
-    ("infer_shapes", {}),  # a folded constant may decide a shape
+    ("fold_constants", {}),  # CastLike and Expand of constants hide weights below; infers what a folded one decides
     ("remove_noops", {}),  # nothing that gives back its input shall stand between the nodes of a pattern
     ("canonical_arithmetic", {}),  # one form for each pattern to look for
     ("fold_shapes", {}),  # on what folding made known; Reshape and Transpose then meet
