@@ -48,6 +48,8 @@ class ConvertFacts(Fact, frozen=True, kw_only=True):
     origin: DataOrigin
     rows_depend: str | None = None
     """How far the source's own outputs for rows together and alone lie apart, in words; None where they agree."""
+    narrow: str | None = None
+    """``float16`` or ``bfloat16`` where the source is in that, and the model was widened to float32."""
     notes: tuple[str, ...] = ()
 
 
@@ -167,6 +169,8 @@ class CompareFacts(Fact, frozen=True, kw_only=True):
     parity: tuple[Comparison, ...]
     parity_default: tuple[Comparison, ...] = ()
     """The same at the runtime's default precision, where that is another one."""
+    tolerance: dict[str, float] = {}
+    """What parity was held against."""
     batch: str | None = None
     """Result of the batch check in words, or why it was skipped."""
     batch_passed: bool | None = None

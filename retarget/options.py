@@ -77,6 +77,8 @@ class CompareOptions(Options, frozen=True, kw_only=True):
     variant: str
     precision: str
     tolerance: dict[str, float]
+    by_default: bool = False
+    """No gate of the recipe set ``tolerance``."""
     threads: int
 
 

@@ -301,6 +301,7 @@ class _Planner:
                 variant=variant.name if variant else "fp32",
                 precision=precision,
                 tolerance=bounds,
+                by_default=gate is None,
                 threads=self.invocation.threads,
             ),
             inputs={"model": model, "source": convert},

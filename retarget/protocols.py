@@ -151,6 +151,8 @@ class Exported:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    narrow: str | None = None
+    """``float16`` or ``bfloat16`` where the source is in that, and ``load`` widens it to float32."""
 
 
 class Frontend(Protocol):

@@ -448,7 +448,7 @@ def _artifact(emit: Step, done: _Done, plan: Plan, source: ConvertFacts | None) 
         reason=_unverified(compare, compared, done),
         check_failed=compare is not None and compared is None,
         settings=None if compared is None else compared.settings or None,
-        tolerance={} if compare is None else _tolerance(compare),
+        tolerance=(compared.tolerance if compared else {}) or ({} if compare is None else _tolerance(compare)),
         parity=() if compared is None else tuple(_parity(row) for row in compared.parity),
         parity_default=() if compared is None else tuple(_parity(row) for row in compared.parity_default),
         batch=None if compared is None else compared.batch,

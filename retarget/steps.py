@@ -91,7 +91,8 @@ def convert(request: StepRequest) -> ConvertFacts:
             rows_depend = None
             if batch is not None:
                 largest = next(feeds for case, feeds in cases if case.name == batch.case)
-                rows_depend = _rows_depend(runner, largest, batch.inputs)
+                precision = "fp32" if exported.narrow is None else "fp16"
+                rows_depend = _rows_depend(runner, largest, batch.inputs, DEFAULT_TOLERANCE[precision])
         graph.save(model, request.out / MODEL)
 
     notes = [*exported.notes, *(samples.notes if samples else ())]
@@ -112,6 +113,7 @@ def convert(request: StepRequest) -> ConvertFacts:
         cases=tuple(case for case, _ in cases),
         origin=origin,
         rows_depend=rows_depend,
+        narrow=exported.narrow,
         notes=tuple(notes),
     )
 
@@ -182,7 +184,7 @@ def emit(request: StepRequest) -> EmitFacts:
 def compare(request: StepRequest) -> CompareFacts:
     """Hold a model or an artifact against the recorded outputs of the source framework."""
     options = told.read(request.options, told.CompareOptions)
-    tolerance = msgspec.convert(options.tolerance, Tolerance)
+    tolerance = _tolerance(options, facts_of(request.inputs["source"], ConvertFacts))
     folder = request.inputs["model"]
     if options.target is None:
         with Session(graph.load(folder / MODEL), threads=options.threads) as runner:
@@ -332,6 +334,13 @@ def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulte
     writer.close()
 
 
+def _tolerance(options: told.CompareOptions, source: ConvertFacts) -> Tolerance:
+    """What the plan says; but by default nothing is asked of float32 that a source in half precision cannot hold."""
+    if options.by_default and options.precision == "fp32" and source.narrow is not None:
+        return DEFAULT_TOLERANCE["fp16"]
+    return msgspec.convert(options.tolerance, Tolerance)
+
+
 def _verify(runner: Runner, source: Path, tolerance: Tolerance) -> CompareFacts:
     words, passed = _check_batch(runner, source, tolerance)
     return CompareFacts(
@@ -339,6 +348,7 @@ def _verify(runner: Runner, source: Path, tolerance: Tolerance) -> CompareFacts:
         reason=None,
         settings=runner.settings,
         parity=_parity(runner, source, tolerance),
+        tolerance=tolerance.bounds(),
         batch=words,
         batch_passed=passed,
     )
@@ -358,9 +368,9 @@ def _check_batch(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[st
     return check.words, check.passed
 
 
-def _rows_depend(runner: Runner, feeds: Feeds, batched: Sequence[str]) -> str | None:
+def _rows_depend(runner: Runner, feeds: Feeds, batched: Sequence[str], tolerance: Tolerance) -> str | None:
     """How far the source's outputs for rows together and alone lie apart; None where they agree."""
-    check = check_batch(runner.run, feeds, DEFAULT_TOLERANCE["fp32"], batched=batched)
+    check = check_batch(runner.run, feeds, tolerance, batched=batched)
     return None if check.passed else check.words
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from retarget import catalog, engine, recipe, steps
+from retarget import catalog, engine, recipe, reference, steps
 from retarget.engine import Limits
-from retarget.facts import CompareFacts, EmitFacts
+from retarget.facts import CompareFacts, ConvertFacts, EmitFacts
 from retarget.plan import Invocation, make
 from retarget.protocols import Outcome, Runner, StepRequest, TargetRun
+from retarget.session import Session
 from retarget.store import Store
 
 if TYPE_CHECKING:
@@ -150,3 +151,43 @@ def test_a_scalar_input_does_not_keep_rows_from_being_checked(tmp_path: Path) ->
         assert facts.batch_passed is True, facts.batch
         assert facts.batch is not None
         assert facts.batch.startswith("4 rows together and one by one: SNR at least")
+
+
+HALF = """
+<ir_version: 10, opset_import: ["" : 21]>
+net (float16[N,64] x) => (float16[N,64] y) <float16[64,64] w> {
+  h = MatMul(x, w)
+  y = Tanh(h)
+}
+"""
+
+
+def test_fp32_of_a_float16_source_is_float32_within(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(HALF)
+    weight = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float16) / np.float16(8)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "net.onnx")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    done = run(tmp_path, Invocation(threads=1, bench=False))
+    source = steps.facts_of(artifact(done["convert"]), ConvertFacts)
+    assert source.narrow == "float16"
+    assert [spec.dtype for spec in (*source.inputs, *source.outputs)] == ["float16", "float16"]
+    for name in ARTIFACTS:
+        emitted = steps.facts_of(artifact(done[f"emit {name}"]), EmitFacts)
+        assert emitted.precision.weights == ("float32" if name.endswith("fp32") else "float16")
+        compared = steps.facts_of(artifact(done[f"compare {name}"]), CompareFacts)
+        assert compared.tolerance == {"snr_db": 40}
+        assert all(row.passed for row in compared.parity), compared.parity
+    for recorded in reference.read(artifact(done["convert"])):
+        with Session(tmp_path / "net.onnx") as session:
+            np.testing.assert_array_equal(recorded.outputs["y"], session.run(recorded.feeds)["y"])
+
+
+def test_a_gate_of_the_recipe_is_held_for_a_float16_source_too(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(HALF.replace("<float16[64,64] w>", "").replace("MatMul(x, w)", "Exp(x)"))
+    onnx.save(model, tmp_path / "net.onnx")
+    text = RECIPE.replace("variants: [fp32, fp16]", "gates: {parity: {fp32: {snr_db: 60}}}")
+    (tmp_path / "recipe.yaml").write_text(text.replace(", openvino", ""))
+    done = run(tmp_path, Invocation(threads=1, bench=False))
+    compared = steps.facts_of(artifact(done["compare onnxruntime/fp32"]), CompareFacts)
+    assert compared.tolerance == {"snr_db": 60}

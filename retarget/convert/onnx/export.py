@@ -12,6 +12,7 @@ import onnx_ir as ir
 from retarget import graph
 from retarget.convert.normal_form import apply_specs, default_opset, normal_form, rename_symbols, select_outputs
 from retarget.convert.onnx.read import describe_nodes, read
+from retarget.convert.onnx.widen import half_type, unknown_domains, widen
 from retarget.errors import RetargetError
 from retarget.protocols import Exported, Source
 from retarget.session import Session
@@ -27,18 +28,35 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:  # noq
     opset = default_opset(model, str(source.path))
     if opset != graph.OPSET:
         notes.append(f"opset {opset} was converted to {graph.OPSET}")
+    half = _narrow(model)
+    if half is not None:
+        notes.append(
+            f"the model was widened from {half} to float32; its inputs and outputs keep their types,"
+            " and the reference is the file as it is"
+        )
     return Exported(
         rung=f"opset {opset}",
         inputs=tuple(graph.value_spec(value) for value in model.graph.inputs),
         outputs=tuple(value.name or "" for value in model.graph.outputs),
         notes=tuple(notes),
+        narrow=half,
     )
 
 
 def load(out: Path, source: Source) -> ir.Model:  # noqa: ARG001
-    """The file in the normal form. Raises ``RetargetError``."""
+    """The file in the normal form, in float32 within. Raises ``RetargetError``."""
     model, _ = _open(source)
-    return normal_form(model, str(source.path))
+    half = _narrow(model)
+    model = normal_form(model, str(source.path))
+    if half is not None:
+        widen(model)
+    return model
+
+
+def _narrow(model: ir.Model) -> str | None:
+    """The half-precision type that ``model`` is widened from; None where it stays as it is."""
+    half = half_type(model)
+    return None if half is None or unknown_domains(model) else graph.dtype_name(half)
 
 
 def reference(source: Source, exported: Exported) -> Reference:
