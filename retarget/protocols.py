@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
 import msgspec
 
 from retarget.facts import EmitFacts
+from retarget.schemes import QuantScheme
 from retarget.spec import DimRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -211,6 +212,8 @@ class Target(Protocol):
     Options: type[msgspec.Struct]
     fp16: Literal["graph", "weights"]
     """Who makes fp16: our pass (the graph computes in it) or the format's storage."""
+    scheme: QuantScheme | None
+    """Which int8 the runtime really executes; None where it has none."""
     lower: tuple[str, ...]
     """Passes to run before emit, by name."""
 

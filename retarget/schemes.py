@@ -1,20 +1,183 @@
-"""How int8 is written for each runtime, as data: no numpy, no vendor library."""
+"""The quantization schemes: which integers each runtime really computes with, as data.
+
+One quantizer (``passes/quantize.py``) reads them, so a target's dialect of QuantizeLinear and DequantizeLinear is what
+stands here and nothing else. A scheme is an option of the `quantize` step: targets of equal schemes share that step.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
+
+import msgspec
 
 Method: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 """How a clipping range is found in what calibration recorded of a tensor."""
-METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The integer levels that a tensor is rounded to."""
+    """The integers that an activation is rounded to, ``low`` to ``high``; symmetric: zero is the integer 0."""
 
     low: int
     high: int
     symmetric: bool
-    """Zero is level 0, and the range reaches as far down as up."""
+
+
+class QuantScheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A runtime's int8. Operators are those of the default ONNX domain.
+
+    Weights are int8 with zero point 0 and a scale for each output channel. Operators that no field names stay in
+    float32.
+    """
+
+    name: str
+    activation: Literal["uint8", "int8"]
+    low: int
+    high: int
+    """The first and last integer of an activation."""
+    symmetric: bool
+    """Whether the zero point of activations is 0; else it follows the range."""
+    weight_low: int = -127
+    """The first integer of a weight; the last is 127."""
+    bias: Literal["int32", "float32"]
+    """int32: its scale is that of the input times those of the weight, as the accumulator's."""
+    weighted: tuple[str, ...]
+    """Operators that compute in int8 with a constant weight: what the others are quantized for."""
+    products: bool = False
+    """Whether a MatMul of two activations computes in int8."""
+    rounded: tuple[str, ...] = ()
+    """Those of ``weighted`` (and MatMul of two activations) whose int8 kernel has no float output."""
+    fused: tuple[str, ...] = ()
+    """Operators that run inside the int8 kernel in front of them, in float: quantized is what comes out of them."""
+    arithmetic: tuple[str, ...] = ()
+    """Operators that compute in int8 where they stand between int8 nodes."""
+    moving: tuple[str, ...] = ()
+    """Operators that move integers without looking at them: input and output have one scale."""
+    same_scale: tuple[str, ...] = ()
+    """Those of ``arithmetic`` that need one scale for all inputs and the output."""
+    fixed: Mapping[str, tuple[float, int]] = {}
+    """Scale and zero point of the output of operators that have no other."""
+    residual: Literal["both", "skip"] = "both"
+    """``skip``: an Add runs inside the kernel that makes its one input, only the other one is quantized."""
+
+    @property
+    def grid(self) -> Grid:
+        """What activations are rounded to."""
+        return Grid(self.low, self.high, self.symmetric)
+
+
+_LAYOUT = (
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze",
+)  # fmt: skip
+
+U8S8 = QuantScheme(
+    name="u8s8",
+    activation="uint8",
+    low=0,
+    high=255,
+    symmetric=False,
+    bias="int32",
+    # Not ConvTranspose: it runs in float behind its DequantizeLinear. Not MatMul of two activations: at 197 tokens
+    # those of attention take 1.0 to 3 times as long as in float.
+    weighted=("Conv", "Gemm", "MatMul"),
+    # Without a QuantizeLinear right behind it a Conv runs in float. Gemm and MatMul have kernels with float outputs.
+    rounded=("Conv",),
+    # It removes both where the QuantizeLinear behind them cuts off as much, and fuses no other activation function:
+    # behind those a Conv would run in float.
+    fused=("Relu", "Clip"),
+    # What it has int8 kernels for, but for Softmax: 256 levels are too few for its small values.
+    arithmetic=("Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"),
+    moving=(*_LAYOUT, "MaxPool", "Resize"),
+)
+"""ONNX Runtime on CPUs: read off the graphs that it executes."""
+
+OPENVINO = msgspec.structs.replace(
+    U8S8,
+    name="openvino",
+    weighted=("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    rounded=(),
+    # All of them run as post-operations of the int8 kernel.
+    fused=(
+        "Clip",
+        "Elu",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Mish",
+        "PRelu",
+        "Relu",
+        "Sigmoid",
+        "Swish",
+        "Tanh",
+    ),
+    arithmetic=("Add", "AveragePool", "Concat", "GlobalAveragePool", "Mul"),
+)
+"""OpenVINO on CPUs: U8S8 whose kernels have float outputs and more that runs inside them."""
+
+TENSORRT = QuantScheme(
+    name="tensorrt",
+    activation="int8",
+    low=-128,
+    high=127,
+    symmetric=True,
+    bias="float32",
+    weighted=("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    fused=("Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Swish", "Tanh"),
+    arithmetic=("Add", "AveragePool", "GlobalAveragePool"),
+    # It moves QuantizeLinear in front of Concat and what only changes the layout by itself.
+    moving=("MaxPool",),
+    residual="skip",
+)
+"""TensorRT and TensorRT-RTX: zero point 0 everywhere, float32 bias."""
+
+TFLITE = QuantScheme(
+    name="tflite",
+    activation="int8",
+    low=-128,
+    high=127,
+    symmetric=False,
+    bias="int32",
+    weighted=("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    products=True,
+    # An int8 operator has int8 outputs.
+    rounded=("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    fused=("Relu", "Clip"),
+    arithmetic=(
+        "Add", "AveragePool", "Concat", "GlobalAveragePool", "HardSwish", "LeakyRelu", "Max", "Min", "Mul",
+        "ReduceMean", "Relu", "Resize", "Sigmoid", "Softmax", "Sub", "Tanh",
+    ),
+    moving=(*_LAYOUT, "MaxPool", "Pad", "Resize"),
+    # Concat is refused when scales differ, the others are wrong without a word.
+    same_scale=("AveragePool", "Concat", "GlobalAveragePool", "Max", "Min", "Resize"),
+    fixed={"Sigmoid": (1 / 256, -128), "Softmax": (1 / 256, -128), "Tanh": (1 / 128, 0)},
+)  # fmt: skip
+"""TensorFlow Lite's int8 specification."""
+
+COREML = QuantScheme(
+    name="coreml",
+    activation="int8",
+    low=-128,
+    high=127,
+    symmetric=True,
+    bias="float32",
+    weighted=("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    fused=("Clip", "Gelu", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Swish", "Tanh"),
+    arithmetic=("Add", "AveragePool", "GlobalAveragePool"),
+    moving=("MaxPool",),
+)
+"""Core ML's ``quantize`` and ``dequantize`` of iOS 17: symmetric, float bias."""
+
+NCNN = QuantScheme(
+    name="ncnn",
+    activation="int8",
+    low=-127,
+    high=127,
+    symmetric=True,
+    bias="float32",
+    weighted=("Conv", "Gemm", "MatMul"),
+)
+"""ncnn: Convolution, ConvolutionDepthWise and InnerProduct quantize their input and give back floats."""

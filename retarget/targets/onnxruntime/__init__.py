@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from retarget import schemes
+from retarget.schemes import QuantScheme
 from retarget.targets import machine
 
 requires: tuple[str, ...] = ()
@@ -15,6 +17,7 @@ requires: tuple[str, ...] = ()
 extra: str | None = None
 precisions = frozenset({"fp32", "fp16"})
 fp16: Literal["graph", "weights"] = "graph"
+scheme: QuantScheme | None = schemes.U8S8
 lower: tuple[str, ...] = ("delay_transposes",)
 """Nothing else: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from retarget import schemes
+from retarget.schemes import QuantScheme
 from retarget.targets import machine
 
 requires: tuple[str, ...] = ("openvino",)
@@ -15,6 +17,7 @@ extra: str | None = "openvino"
 precisions = frozenset({"fp32", "fp16"})
 fp16: Literal["graph", "weights"] = "weights"
 """The IR stores float16 weights; what the plugin computes in is chosen where it runs."""
+scheme: QuantScheme | None = schemes.OPENVINO
 lower: tuple[str, ...] = ()
 
 

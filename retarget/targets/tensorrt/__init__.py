@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from retarget import schemes
+from retarget.schemes import QuantScheme
 from retarget.targets.tensorrt import gpu
 from retarget.targets.tensorrt.flavour import TENSORRT
 
@@ -18,6 +20,7 @@ requires: tuple[str, ...] = (TENSORRT.module,)
 extra: str | None = TENSORRT.extra
 precisions = frozenset({"fp32", "fp16"})
 fp16: Literal["graph", "weights"] = "graph"
+scheme: QuantScheme | None = schemes.TENSORRT
 lower: tuple[str, ...] = ()
 
 

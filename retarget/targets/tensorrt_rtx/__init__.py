@@ -11,12 +11,15 @@ from typing import Literal
 
 import msgspec
 
+from retarget import schemes
+from retarget.schemes import QuantScheme
 from retarget.targets.tensorrt.flavour import TENSORRT_RTX
 
 requires: tuple[str, ...] = (TENSORRT_RTX.module,)
 extra: str | None = TENSORRT_RTX.extra
 precisions = frozenset({"fp32", "fp16"})
 fp16: Literal["graph", "weights"] = "graph"
+scheme: QuantScheme | None = schemes.TENSORRT
 lower: tuple[str, ...] = ()
 
 

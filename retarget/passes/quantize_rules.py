@@ -1,0 +1,455 @@
+"""Which nodes of a graph compute in integers under a scheme, which values are rounded for it, and why the rest stays.
+
+1. *Anchors* are what int8 is for: nodes with a constant weight, and products of two activations where the scheme has
+   them. Their inputs are rounded.
+2. The result of an anchor is rounded behind the nodes that the runtime runs inside its kernel (bias, Relu …), and only
+   where its kernel has no float output or where somebody wants it rounded.
+3. From a rounded value int8 spreads backwards: always through nodes that only move values, as rounding before and
+   after them is the same; through arithmetic where all that it takes comes out of int8 nodes anyway. So the Add of a
+   residual network is quantized between convolutions, and the Add of a transformer in front of a normalization is not.
+4. Values that a node moves, and those of arithmetic that needs one scale, share the levels.
+5. Nodes in subgraphs, in other types than float32 and around Quantize/DequantizeLinear of the model's own stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from retarget.passes.rewriting import dims, is_constant, rank, scalar, sole_use, subgraphs
+
+if TYPE_CHECKING:
+    from retarget.schemes import QuantScheme
+
+ASKED = "it was asked to stay in float32"
+NO_GAIN = "its neighbours compute in float32, int8 would gain nothing"
+QUANTIZED = "it is quantized already"
+MASK_FLOOR = -1e7
+"""Ranges from below it hold masks, which leave no levels for the values."""
+
+_SELECTING = frozenset({"Gather", "Slice", "Split"})
+"""Movers whose output may have a smaller range than the input: they never ask for an input to be rounded."""
+
+_ALL_INPUTS = frozenset({"Add", "Concat", "Max", "Min", "Mul", "Sub"})
+"""Arithmetic of several tensors; the first input is the tensor of all others."""
+
+Range = Callable[[ir.Value], tuple[float, float] | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """A node that int8 is for."""
+
+    node: ir.Node
+    activations: tuple[int, ...]
+    """Positions of the inputs that are rounded."""
+    weight: int | None = None
+    """Position of the constant weight; None for a product of two activations."""
+    axis: int = 0
+    """The weight's output channels."""
+    groups: int = 1
+    """How often the weight's channels repeat along the output's."""
+    bias: tuple[ir.Node, int] | None = None
+    """The node and position where the constant bias comes in: this one, or the Add behind a MatMul."""
+
+
+@dataclass
+class Plan:
+    """What becomes of a graph."""
+
+    anchors: dict[ir.Node, Anchor] = field(default_factory=dict)
+    carried: dict[ir.Node, tuple[int, ...]] = field(default_factory=dict)
+    """Arithmetic and movers between int8 nodes → positions of the inputs that are rounded, constants too."""
+    fused: set[ir.Node] = field(default_factory=set)
+    """What runs inside the kernels of anchors and arithmetic."""
+    rounded: set[ir.Value] = field(default_factory=set)
+    """What gets a QuantizeLinear: activations, and constants of arithmetic."""
+    made: set[ir.Value] = field(default_factory=set)
+    """Those of ``rounded`` that an int8 kernel makes: floats would have to be made of the integers."""
+    shared: list[tuple[ir.Value, ...]] = field(default_factory=list)
+    """Values of ``rounded`` that have the same levels."""
+    fixed: dict[ir.Value, tuple[float, int]] = field(default_factory=dict)
+    """Scale and zero point that the scheme gives."""
+    kept: dict[ir.Node, str] = field(default_factory=dict)
+
+
+def find_anchors(
+    nodes: Iterable[ir.Node], scheme: QuantScheme, keep: Collection[str] = ()
+) -> tuple[dict[ir.Node, Anchor], dict[ir.Node, str]]:
+    """The nodes that ``scheme`` quantizes, ranges allowing, in graph order; and why others of their kind stay."""
+    anchors: dict[ir.Node, Anchor] = {}
+    kept: dict[ir.Node, str] = {}
+    for node in nodes:
+        if node.domain or not (node.op_type in scheme.weighted or (scheme.products and node.op_type == "MatMul")):
+            continue
+        found = ASKED if node.name in keep else _anchor(node, scheme, keep)
+        if isinstance(found, Anchor):
+            anchors[node] = found
+        else:
+            kept[node] = found
+    return anchors, kept
+
+
+def decide(graph: ir.Graph, scheme: QuantScheme, range_of: Range, keep: Collection[str] = ()) -> Plan:
+    """Hold every node of ``graph`` against the rules of the module. ``range_of`` is None where nothing is known."""
+    plan = _Spread(graph, scheme, range_of, keep).run()
+    for node in graph:
+        if node not in plan.anchors and node not in plan.carried and node not in plan.fused and _computes_floats(node):
+            plan.kept.setdefault(node, _reason(node, scheme, keep))
+    return plan
+
+
+# ---- anchors
+
+
+def _anchor(node: ir.Node, scheme: QuantScheme, keep: Collection[str]) -> Anchor | str:
+    inputs = node.inputs
+    if len(inputs) < 2 or inputs[0] is None or inputs[1] is None:
+        return "an input is missing"
+    if any(value is not None and value.dtype != ir.DataType.FLOAT for value in (*inputs, *node.outputs)):
+        return "it does not compute in float32"
+    if touches_quantization(node):
+        return QUANTIZED
+    data, weight = inputs[0], inputs[1]
+    if not is_constant(weight):
+        return _product(node, scheme)
+    if node.op_type not in scheme.weighted:
+        return f"{scheme.name} has no int8 {node.op_type} of a weight"
+    if is_constant(data):
+        return "both of its inputs are constant"
+    assert weight.const_value is not None
+    shape = [int(size) for size in weight.const_value.shape.numpy()]
+    if len(shape) < 2 or not weight.const_value.size:
+        return "its weight has fewer than two axes"
+    if node.op_type == "Gemm":
+        if node.attributes.get_float("alpha", 1.0) != 1 or node.attributes.get_float("beta", 1.0) != 1:
+            return "its alpha or beta is not 1"
+        axis = 0 if node.attributes.get_int("transB", 0) else 1
+    else:
+        axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": len(shape) - 1}[node.op_type]
+    groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
+    bias = _bias(node, shape[axis] * groups, keep)
+    if isinstance(bias, str) and scheme.bias == "int32":
+        return bias
+    return Anchor(node, (0,), 1, axis, groups, bias if isinstance(bias, tuple) else None)
+
+
+def _product(node: ir.Node, scheme: QuantScheme) -> Anchor | str:
+    if node.op_type != "MatMul":
+        return "its weight is not a constant"
+    if not scheme.products:
+        return f"{scheme.name} leaves products of two activations in float32"
+    if is_constant(node.inputs[0]):
+        return "its weight is on the left"
+    return Anchor(node, (0, 1))
+
+
+def _bias(node: ir.Node, channels: int, keep: Collection[str]) -> tuple[ir.Node, int] | str | None:
+    """Where the bias of one number a channel comes in; None without one, a reason where it has another form."""
+    place: tuple[ir.Node, int] | None = None
+    if node.op_type == "MatMul":
+        add = _sole_user(node.outputs[0])
+        if add is None or add.op_type != "Add" or add.domain or add.name in keep or touches_quantization(add):
+            return None
+        at = 1 if add.inputs[0] is node.outputs[0] else 0
+        operand = add.inputs[at]
+        # A bias of more axes than the product would give it more.
+        if (
+            not is_constant(operand)
+            or not _is_vector(operand, channels)
+            or (rank(operand) or 0) > (rank(node.outputs[0]) or 1)
+        ):
+            return None
+        place = (add, at)
+    elif len(node.inputs) > 2 and node.inputs[2] is not None:
+        if not is_constant(node.inputs[2]):
+            return "its bias is not a constant"
+        if not _is_vector(node.inputs[2], channels):
+            return "its bias has not one number for each output channel"
+        place = (node, 2)
+    return place
+
+
+def _is_vector(value: ir.Value | None, size: int) -> bool:
+    """Whether the constant has ``size`` elements along its last axis and no other."""
+    assert value is not None
+    assert value.const_value is not None
+    shape = [int(dim) for dim in value.const_value.shape.numpy()]
+    return bool(shape) and shape[-1] == size and value.const_value.size == size
+
+
+def touches_quantization(node: ir.Node) -> bool:
+    """Whether an input of ``node`` comes out of a DequantizeLinear or an output goes into a QuantizeLinear."""
+    makers = (value.producer() for value in node.inputs if value is not None)
+    users = (user for value in node.outputs for user, _ in value.uses())
+    return any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers) or any(
+        user.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for user in users
+    )
+
+
+# ---- how int8 spreads
+
+
+class _Spread:
+    def __init__(self, graph: ir.Graph, scheme: QuantScheme, range_of: Range, keep: Collection[str]) -> None:
+        self.scheme = scheme
+        self.range_of = range_of
+        self.nodes = list(graph)
+        self.keep = keep
+        self.ends: dict[ir.Node, tuple[ir.Value, frozenset[ir.Node]]] = {}
+        """Of anchors and arithmetic: the value that all that runs inside the kernel ends in, and what that is."""
+        self.reach: set[ir.Value] = set()
+        """Values that are, or could be, what an int8 kernel makes."""
+        self.able: dict[ir.Node, tuple[int, ...]] = {}
+        """Arithmetic that int8 may spread through → positions of the inputs that are rounded."""
+        self.plan = Plan()
+
+    def run(self) -> Plan:
+        self._find_ends()
+        self._find_anchors()
+        self._find_reach()
+        self._find_rounded()
+        self._find_shared()
+        return self.plan
+
+    def _find_ends(self) -> None:
+        anchors, self.plan.kept = find_anchors(self.nodes, self.scheme, self.keep)
+        self.plan.anchors = anchors
+        inside: set[ir.Node] = set()
+        for node in self.nodes:
+            anchor = anchors.get(node)
+            if node in inside or (anchor is None and node.op_type not in self.scheme.arithmetic) or node.domain:
+                continue
+            end, fused = node.outputs[0], []
+            if anchor is not None and anchor.bias is not None and anchor.bias[0] is not node:
+                fused.append(anchor.bias[0])
+                end = anchor.bias[0].outputs[0]
+            # The levels of a fixed output are those of the operator's own result.
+            while node.op_type not in self.scheme.fixed and (user := self._fused_user(end)) is not None:
+                fused.append(user)
+                end = user.outputs[0]
+            inside.update(fused)
+            self.ends[node] = end, frozenset(fused)
+
+    def _fused_user(self, value: ir.Value) -> ir.Node | None:
+        user = _sole_user(value)
+        if user is None or user.op_type not in self.scheme.fused or user.domain or user.name in self.keep:
+            return None
+        constants = all(other is None or other is value or is_constant(other) for other in user.inputs)
+        return user if constants and user.inputs[0] is value and not touches_quantization(user) else None
+
+    def _find_anchors(self) -> None:
+        """Leave out anchors whose ranges are not known."""
+        for node, anchor in list(self.plan.anchors.items()):
+            needed = [node.inputs[at] for at in anchor.activations]
+            if node.op_type in self.scheme.rounded:
+                needed.append(self.ends[node][0])
+            missing = self._without_range(needed)
+            if missing is not None:
+                del self.plan.anchors[node]
+                self.plan.kept[node] = missing
+
+    def _without_range(self, values: Iterable[ir.Value | None]) -> str | None:
+        for value in values:
+            found = self.range_of(value) if value is not None else None
+            if value is not None and found is None:
+                return f"no range of '{value.name}' was recorded"
+            if found is not None and not (math.isfinite(found[0]) and math.isfinite(found[1])):
+                return f"the range of '{value.name if value else ''}' is not finite"
+        return None
+
+    # ---- forwards: what could be integers
+
+    def _find_reach(self) -> None:
+        for node, anchor in self.plan.anchors.items():
+            self.reach.update(_values(node, anchor.activations))
+        for node in self.nodes:
+            if node in self.plan.anchors:
+                self.reach.add(self.ends[node][0])
+            elif node in self.ends and node not in self.plan.kept:
+                able = self._able(node)
+                if isinstance(able, str):
+                    self.plan.kept[node] = able
+                else:
+                    self.able[node] = able
+                    self.reach.add(self.ends[node][0])
+                    if node.op_type in self.scheme.fixed:
+                        self.plan.fixed[node.outputs[0]] = self.scheme.fixed[node.op_type]
+            elif self._moves(node) and node.inputs[0] in self.reach:
+                self.reach.update(node.outputs)
+            if self._moves(node) and node.inputs[0] in self.plan.fixed:
+                self.plan.fixed |= dict.fromkeys(node.outputs, self.plan.fixed[node.inputs[0]])
+
+    def _able(self, node: ir.Node) -> tuple[int, ...] | str:
+        """The positions to be rounded if int8 may spread through this arithmetic, else why it may not."""
+        if node.name in self.keep:
+            return ASKED
+        if not _is_float32(node):
+            return "it does not compute in float32"
+        if touches_quantization(node):
+            return QUANTIZED
+        if node.op_type == "Resize" and node.op_type in self.scheme.moving and self._moves(node):
+            return NO_GAIN
+        count = len(node.inputs) if node.op_type in _ALL_INPUTS else 1
+        positions = tuple(at for at in range(count) if node.inputs[at] is not None)
+        values = _values(node, positions)
+        end = self.ends[node][0]
+        if not any(value in self.reach for value in values) or not all(
+            value in self.reach or is_constant(value) or _is_small(value, values) for value in values
+        ):
+            return NO_GAIN
+        missing = self._without_range([*values, end])
+        if missing is not None:
+            return missing
+        if any(low <= MASK_FLOOR for low, _ in filter(None, map(self.range_of, [*values, end]))):
+            return "the masks in its range would leave no levels for the values"
+        if node.op_type in self.scheme.same_scale:
+            fixed = {self.plan.fixed.get(value) for value in values}
+            if len(fixed) > 1:
+                return f"{self.scheme.name} needs one scale for its inputs, and that of one of them is fixed"
+            scale = fixed.pop() if fixed else None
+            if scale is not None:
+                self.plan.fixed[end] = scale
+        return positions
+
+    def _moves(self, node: ir.Node) -> bool:
+        if node.op_type not in self.scheme.moving or node.domain or node.name in self.keep or not _is_float32(node):
+            return False
+        if not node.inputs or is_constant(node.inputs[0]) or touches_quantization(node):
+            return False
+        match node.op_type:
+            case "MaxPool":
+                return len(node.outputs) == 1
+            case "Pad":
+                fill = node.inputs[2] if len(node.inputs) > 2 else None
+                return node.attributes.get_string("mode", "constant") != "constant" or (
+                    fill is None or scalar(fill) == 0
+                )
+            case "Resize":
+                return node.attributes.get_string("mode", "nearest") == "nearest"
+            case _:
+                return True
+
+    # ---- backwards: what shall be integers
+
+    def _find_rounded(self) -> None:
+        plan = self.plan
+        for node, anchor in plan.anchors.items():
+            plan.rounded.update(_values(node, anchor.activations))
+            if node.op_type in self.scheme.rounded:
+                plan.rounded.add(self.ends[node][0])
+        before = -1
+        while before != len(plan.carried):
+            before = len(plan.carried)
+            for node in reversed(self.nodes):
+                if node in plan.carried:
+                    continue
+                positions: tuple[int, ...] | None = None
+                if node in self.able:
+                    if self.ends[node][0] in plan.rounded:
+                        positions = self._without_merged(node)
+                elif self._moves(node) and self._asks(node):
+                    positions = (0,)
+                if positions is not None:
+                    plan.carried[node] = positions
+                    plan.rounded.update(_values(node, positions))
+
+    def _asks(self, node: ir.Node) -> bool:
+        """Whether this mover shall move integers."""
+        data, rounded = node.inputs[0], self.plan.rounded
+        if data is None or self.range_of(data) is None or not any(value in rounded for value in node.outputs):
+            return False
+        return node.op_type not in _SELECTING or (data in rounded and all(value in rounded for value in node.outputs))
+
+    def _without_merged(self, node: ir.Node) -> tuple[int, ...]:
+        """The positions to be rounded, without that of the input whose kernel does this sum as well."""
+        positions = self.able[node]
+        if self.scheme.residual != "skip" or node.op_type != "Add":
+            return positions
+        ends = {self.ends[anchor][0]: order for order, anchor in enumerate(self.plan.anchors)}
+        own = [at for at in positions if node.inputs[at] in ends and _sole_user(node.inputs[at]) is node]
+        # A kernel can only take what is there when it runs: the sum goes to the later one.
+        merged = max(own, key=lambda at: _order(ends, node.inputs[at]), default=None)
+        return tuple(at for at in positions if at != merged)
+
+    # ---- levels
+
+    def _find_shared(self) -> None:
+        plan = self.plan
+        for node in plan.anchors:
+            plan.fused |= self.ends[node][1]
+            plan.made.add(self.ends[node][0])
+        for node, positions in plan.carried.items():
+            if node in self.able:
+                end, fused = self.ends[node]
+                plan.fused |= fused
+                plan.made.add(end)
+                if node.op_type in self.scheme.same_scale:
+                    plan.shared.append((*_values(node, positions), end))
+            else:
+                plan.made.update(node.outputs)
+                plan.rounded.update(node.outputs)
+                plan.shared.append((*_values(node, positions), *node.outputs))
+        plan.made &= plan.rounded
+        for node in (*plan.anchors, *plan.carried, *plan.fused):
+            plan.kept.pop(node, None)
+
+
+def _values(node: ir.Node, positions: Iterable[int]) -> list[ir.Value]:
+    return [value for at in positions if (value := node.inputs[at]) is not None]
+
+
+def _order(ends: Mapping[ir.Value, int], value: ir.Value | None) -> int:
+    return -1 if value is None else ends[value]
+
+
+def _sole_user(value: ir.Value | None) -> ir.Node | None:
+    """The node that is all that reads ``value``, in its own graph."""
+    if value is None or not sole_use(value):
+        return None
+    user, _ = next(iter(value.uses()))
+    return user if user.graph is value.graph else None
+
+
+def _is_small(value: ir.Value, others: Iterable[ir.Value]) -> bool:
+    """Whether ``value`` is stretched over another of these, along an axis at least: quantizing it costs little."""
+    one = dims(value)
+    for other in map(dims, others):
+        if (
+            one
+            and other
+            and any(left == 1 and right != 1 for left, right in zip(reversed(one), reversed(other), strict=False))
+        ):
+            return True
+    return False
+
+
+def _is_float32(node: ir.Node) -> bool:
+    return all(value.dtype == ir.DataType.FLOAT for value in (*_values(node, (0,)), *node.outputs))
+
+
+# ---- words
+
+
+def _computes_floats(node: ir.Node) -> bool:
+    if node.op_type in ("Constant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"):
+        return False
+    return any(value.dtype is not None and value.dtype.is_floating_point() for value in node.outputs)
+
+
+def _reason(node: ir.Node, scheme: QuantScheme, keep: Collection[str]) -> str:
+    if node.name in keep:
+        return ASKED
+    if any(subgraphs(attribute) for attribute in node.attributes.values()):
+        return "its subgraphs stay in float32"
+    if node.domain:
+        return f"{scheme.name} has no int8 {node.domain}.{node.op_type}"
+    if touches_quantization(node):
+        return QUANTIZED
+    if node.op_type in (*scheme.fused, *scheme.arithmetic, *scheme.moving):
+        return NO_GAIN
+    return f"{scheme.name} has no int8 {node.op_type}"
