@@ -46,6 +46,17 @@ def save(model: ir.Model, path: Path) -> None:
         ir.save(inlined, path)
 
 
+def clone(model: ir.Model) -> ir.Model:
+    """A model of its own but for the tensors: `ir.Model.clone` shares the objects of types and shapes as well."""
+    own = model.clone()
+    for inner in own.graphs():
+        values = [*inner.inputs, *inner.initializers.values(), *(out for node in inner for out in node.outputs)]
+        for value in values:
+            value.type = copy.copy(value.type)
+            value.shape = None if value.shape is None else value.shape.copy()
+    return own
+
+
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Every node, those of subgraphs included."""
     return iter(ir.traversal.RecursiveGraphIterator(model.graph))
@@ -132,6 +143,17 @@ def macs(node: ir.Node, sizes: Mapping[str, int]) -> int:
             return left[0 if transposed else -1] * out if left and out else 0
         case _:
             return 0
+
+
+def computed_dtype(node: ir.Node) -> str:
+    """The type of the first operand of ``node``: of dequantized codes theirs, not that of what they stand for."""
+    value = node.inputs[0] if node.inputs else None
+    if value is None:
+        return "unknown"
+    producer = value.producer()
+    if producer is not None and producer.op_type == "DequantizeLinear" and producer.inputs[0] is not None:
+        return dtype_name(producer.inputs[0].dtype)
+    return dtype_name(value.dtype)
 
 
 _NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}

@@ -37,7 +37,7 @@ def inspect(path: Path) -> Inspection:
     uncounted = 0
     for node in graph.all_nodes(_at(model, SIZE)):
         done = graph.macs(node, {})
-        compute[_data_type(node)] += done
+        compute[graph.computed_dtype(node)] += done
         uncounted += done == 0 and node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm")
     if uncounted:
         notes.append(f"{uncounted} convolutions and products are not counted: their shapes are not known")
@@ -75,14 +75,3 @@ def _at(model: ir.Model, size: int) -> ir.Model:
 
 def _operator(node: ir.Node) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-
-
-def _data_type(node: ir.Node) -> str:
-    """The type that ``node`` computes in: of quantized data, the codes' type and not that of what they stand for."""
-    value = node.inputs[0] if node.inputs else None
-    if value is None:
-        return "unknown"
-    producer = value.producer()
-    if producer is not None and producer.op_type == "DequantizeLinear" and producer.inputs[0] is not None:
-        return graph.dtype_name(producer.inputs[0].dtype)
-    return graph.dtype_name(value.dtype)

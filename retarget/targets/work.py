@@ -14,6 +14,9 @@ Work: TypeAlias = Mapping[str, int]
 FULL = frozenset({"float32", "float64"})
 """Types that are not a low precision."""
 
+INT8 = frozenset({"int8", "uint8"})
+"""Types of int8 arithmetic; narrower weights are widened to them."""
+
 
 def convolution(weight: Shape, out: Shape) -> int:
     """``weight`` is [outputs, inputs a group, kernel...], groups may stand first; ``out`` is [batch, outputs, ...]."""
@@ -45,10 +48,28 @@ def attention(query: Shape, key: Shape, out: Shape) -> int:
     return (math.prod(query) + math.prod(out)) * key[-2]
 
 
-def low_precision_share(work: Work) -> float | None:
-    """Share, 0 to 1, of multiply-accumulates below float32; None where there are none."""
+def low_precision_share(work: Work, precision: str) -> float | None:
+    """Share, 0 to 1, of the multiply-accumulates that are in ``precision``; None where there are none.
+
+    In that of an int8 variant are those of 8-bit integers, and of every other variant those below float32.
+    """
     total = sum(work.values())
-    return sum(count for dtype, count in work.items() if dtype not in FULL) / total if total else None
+    low = (count for dtype, count in work.items() if (dtype in INT8 if precision == "int8" else dtype not in FULL))
+    return sum(low) / total if total else None
+
+
+def shares(work: Work) -> str:
+    """``98% uint8, 2% float32``: how the multiply-accumulates divide, the most first, without what there is none of."""
+    total = sum(work.values())
+    done = sorted(((count, dtype) for dtype, count in work.items() if count), reverse=True)
+    return ", ".join(f"{_percent(count / total)} {dtype}" for count, dtype in done)
+
+
+def _percent(share: float) -> str:
+    """Rounded, but never to 0 % or 100 %."""
+    if share < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < share < 1 else f"{share:.0%}"
 
 
 def most(counts: Counter[str]) -> str:

@@ -15,13 +15,14 @@ from retarget.targets import machine, onnxruntime, openvino
             "processor : 0\nflags : fpu avx512f amx_bf16 avx512_bf16\n\nprocessor : 1\nflags : none",
             " amx_bf16 avx512_bf16",
         ),
-        ("processor : 0\nFeatures : fp asimd fphp asimdhp\n", " asimdhp fphp"),
+        ("processor : 0\nflags : fpu avx2 avx512f avx_vnni amx_int8\n", " amx_int8 avx_vnni"),
+        ("processor : 0\nFeatures : fp asimd fphp asimdhp asimddp\n", " asimddp asimdhp fphp"),
         ("processor : 0\nflags : fpu sse2\n", ""),
         ("", ""),
         (None, ""),
     ],
 )
-def test_16_bit_arithmetic_is_told(
+def test_arithmetic_in_few_bits_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, features: str
 ) -> None:
     file = tmp_path / "cpuinfo"
@@ -31,6 +32,29 @@ def test_16_bit_arithmetic_is_told(
     machine.cpu.cache_clear()
     assert machine.cpu() == platform.machine() + features
     machine.cpu.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "saturates"),
+    [
+        ("x86_64", "fpu avx2 fma", True),
+        ("AMD64", "fpu sse4_1", True),
+        ("x86_64", "fpu avx2 avx512f avx512_vnni", False),
+        ("x86_64", "fpu avx2 avx_vnni", False),
+        ("x86_64", "", False),
+        ("aarch64", "fp asimd", False),
+    ],
+)
+def test_cpus_that_saturate_products_of_8_bits_are_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, architecture: str, flags: str, saturates: bool
+) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr(machine, "_CPUINFO", file)
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
+    machine.saturates.cache_clear()
+    assert machine.saturates() == saturates
+    machine.saturates.cache_clear()
 
 
 def test_what_is_read_back_from_a_cpu_is_keyed_by_it() -> None:

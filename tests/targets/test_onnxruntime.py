@@ -7,12 +7,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import quantized
 from target_testing import CNN, assert_close, emit, job, model, normal, oracle, run
 
 from retarget import graph
+from retarget.compare import snr_db
 from retarget.errors import Unsupported
+from retarget.targets import machine
 from retarget.targets.onnxruntime.emit import check
-from retarget.targets.onnxruntime.executed import executed
+from retarget.targets.onnxruntime.executed import Executed, executed
 
 TARGET = "onnxruntime"
 
@@ -131,7 +134,9 @@ def test_work_is_counted_in_the_executed_graph(tmp_path: Path) -> None:
     transposed = 6 * 4 * (2 * 8 * 36)
     gemm = 16 * (2 * 6 * 12 * 12 // 16) * 3
     lstm = 6 * 12 * (20 * 4 + 20 * 5)
-    assert executed(path, {"N": 2}) == {"float32": conv + transposed + gemm + lstm}
+    done = executed(path, {"N": 2})
+    assert isinstance(done, Executed)
+    assert done.work == {"float32": conv + transposed + gemm + lstm}
 
 
 def test_a_graph_that_ones_do_not_fit_has_no_share(tmp_path: Path) -> None:
@@ -159,3 +164,52 @@ def test_bfloat16_inputs_are_run(tmp_path: Path) -> None:
     facts = emit(TARGET, brain, tmp_path)
     feeds = {"x": normal(2, 4).astype(ir.DataType.BFLOAT16.numpy())}
     np.testing.assert_array_equal(run(TARGET, tmp_path, facts, feeds)["y"], feeds["x"].astype(np.float32))
+
+
+def test_int8_is_what_the_integer_kernels_compute(tmp_path: Path) -> None:
+    cnn = quantized.model(quantized.CNN)
+    facts = emit(TARGET, cnn, tmp_path, "int8")
+    assert facts.precision.weights == "int8"
+    assert facts.precision.activations == "uint8"
+    assert facts.precision.io == "float32"
+    assert facts.precision.low_precision_share == 1
+    assert [note for note in facts.notes if "saturate" not in note] == []
+    feeds = {"image": normal(2, 3, 16, 16)}
+    expected = oracle(cnn, feeds)["logits"]
+    assert_close(run(TARGET, tmp_path, facts, feeds)["logits"], expected)
+    if not machine.saturates():
+        assert snr_db(expected, run(TARGET, tmp_path, facts, feeds, parity=False)["logits"]) > 25
+
+
+@pytest.mark.parametrize("text", [quantized.CNN, quantized.MLP])
+def test_work_in_int8_is_counted_as_that_in_float32_is(tmp_path: Path, text: str) -> None:
+    counted = []
+    for each in (quantized.model(text), model(text)):
+        graph.save(each, tmp_path / "model.onnx")
+        done = executed(tmp_path / "model.onnx", {"N": 2})
+        assert isinstance(done, Executed)
+        counted.append({dtype: count for dtype, count in done.work.items() if count})
+    assert counted == [{"uint8": counted[1]["float32"]}, {"float32": counted[0]["uint8"]}]
+
+
+def test_a_recurrence_that_stays_in_float32_is_told(tmp_path: Path) -> None:
+    facts = emit(TARGET, quantized.model(quantized.RECURRENT), tmp_path, "int8")
+    recurrence, product = 6 * 4 * 36 * (16 + 12), 6 * 4 * 12 * 64
+    assert facts.precision.low_precision_share == pytest.approx(product / (recurrence + product))
+    assert "ONNX Runtime's multiply-accumulates on this machine, by type: 57% float32, 43% uint8." in facts.notes
+
+
+def test_the_dialect_of_another_target_runs_in_float32_and_is_told(tmp_path: Path) -> None:
+    """TensorRT wants biases in float32, and ONNX Runtime then has no integer kernel for a convolution."""
+    facts = emit(TARGET, quantized.model(quantized.CNN, signed=True), tmp_path, "int8")
+    assert (facts.precision.weights, facts.precision.activations) == ("int8", "int8")
+    assert facts.precision.low_precision_share is not None
+    assert facts.precision.low_precision_share < 0.1
+    assert any(note.startswith("ONNX Runtime expands") for note in facts.notes)
+
+
+def test_a_cpu_that_saturates_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "saturates", lambda: True)
+    said = "session.x64quantprecision"
+    assert said in emit(TARGET, quantized.model(quantized.CNN), tmp_path, "int8").notes[-1]
+    assert emit(TARGET, model(CNN.format(t="float")), tmp_path).notes == ()

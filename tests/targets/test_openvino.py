@@ -5,21 +5,29 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+import quantized
 from target_testing import CNN, assert_close, emit, job, model, normal, oracle, run
 
 from retarget import catalog
+from retarget.compare import snr_db
 from retarget.errors import RetargetError, ToolchainFailure, Unsupported
 from retarget.spec import DimRange
-from retarget.targets import openvino
+from retarget.targets import machine, openvino
 
 if (missing := openvino.unavailable()) is not None:
     pytest.skip(missing[0], allow_module_level=True)
 
 from retarget.targets.openvino.emit import check
+from retarget.targets.openvino.executed import at, executed
 from retarget.targets.openvino.runtime import core
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
 
 TARGET = "openvino"
 
@@ -468,3 +476,98 @@ def test_nothing_is_sent_anywhere(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_int8_is_what_the_plugin_computes(tmp_path: Path, signed: bool) -> None:
+    cnn = quantized.model(quantized.CNN, signed=signed)
+    facts = emit(TARGET, cnn, tmp_path, "int8")
+    assert facts.precision.weights == "int8"
+    assert facts.precision.activations == ("int8" if signed else "uint8")
+    assert facts.precision.io == "float32"
+    assert facts.precision.low_precision_share == 1
+    assert [note for note in facts.notes if "saturate" not in note] == []
+    feeds = {"image": normal(2, 3, 16, 16)}
+    if not machine.saturates():
+        assert snr_db(oracle(cnn, feeds)["logits"], run(TARGET, tmp_path, facts, feeds)["logits"]) > 25
+
+
+def test_work_in_int8_is_counted_as_that_in_float32_is(tmp_path: Path) -> None:
+    counted = []
+    for each in (quantized.model(quantized.CNN), model(quantized.CNN)):
+        emit(TARGET, each, tmp_path)
+        done = executed(at(tmp_path / "model.xml", job(TARGET, each).inputs, {"N": 2})).work
+        counted.append({dtype: count for dtype, count in done.items() if count})
+    assert counted[0]["uint8"] == sum(counted[1].values())
+
+
+def test_what_stays_float_is_told(tmp_path: Path) -> None:
+    facts = emit(TARGET, quantized.model(quantized.RECURRENT), tmp_path, "int8")
+    recurrence, product = 6 * 4 * 36 * (16 + 12), 6 * 4 * 12 * 64
+    assert facts.precision.low_precision_share == pytest.approx(product / (recurrence + product))
+    assert facts.notes[0].startswith("OpenVINO's multiply-accumulates on this machine, by type: 57% ")
+
+
+def test_a_cpu_that_saturates_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "saturates", lambda: True)
+    assert "large ones saturate" in emit(TARGET, quantized.model(quantized.CNN), tmp_path, "int8").notes[-1]
+
+
+WEIGHTS = """g (float[N,64] x, int8[64,{n}] w, float[{scales}] s) => (float[N,{n}] y) {{
+    [expand] d = DequantizeLinear <axis = {axis}, block_size = {block}> (w, s)
+    [product] y = MatMul(x, d)
+}}"""
+
+
+def with_constants(text: str, **constants: Array) -> ir.Model:
+    """The graph of ``text`` with ``constants`` in place of the inputs of those names."""
+    made = model(text)
+    for value in list(made.graph.inputs):
+        if value.name in constants:
+            value.const_value = ir.tensor(constants[value.name], name=value.name)
+            made.graph.inputs.remove(value)
+            made.graph.register_initializer(value)
+    return made
+
+
+def codes(*shape: int) -> Array:
+    return np.random.default_rng(0).integers(-127, 128, shape, np.int8)
+
+
+def scales(*shape: int) -> Array:
+    return np.random.default_rng(1).uniform(0.002, 0.004, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("block", [0, 16, 32])
+def test_compressed_weights_are_read_back_and_parity_is_that_of_float_activations(tmp_path: Path, block: int) -> None:
+    """Block 0 is one scale a column."""
+    shape = (64 // block, 48) if block else (48,)
+    text = WEIGHTS.format(n=48, scales=",".join(map(str, shape)), axis=0 if block else 1, block=block)
+    product = with_constants(text, w=codes(64, 48), s=scales(*shape))
+    facts = emit(TARGET, product, tmp_path, "int8_weights")
+    assert (facts.precision.weights, facts.precision.activations) == ("int8", "float32")
+    feeds = {"x": normal(4, 64)}
+    expected = oracle(product, feeds)["y"]
+    assert_close(run(TARGET, tmp_path, facts, feeds)["y"], expected)
+    # What the runtime does by default is what the artifact says of it.
+    rounded = snr_db(expected, run(TARGET, tmp_path, facts, feeds, parity=False)["y"]) < 60
+    assert rounded == any("rounds activations to int8" in note for note in facts.notes)
+    assert rounded == (facts.precision.low_precision_share == 1)
+    assert not any("expands" in note for note in facts.notes)
+
+
+def test_compressed_weights_that_are_expanded_are_told(tmp_path: Path) -> None:
+    """OpenVINO has no convolution with compressed weights."""
+    kernel = with_constants(
+        """g (float[N,8,9,9] x, int8[16,8,3,3] w, float[16] s) => (float[N,16,7,7] y) {
+            d = DequantizeLinear <axis = 0> (w, s)
+            y = Conv(x, d)
+        }""",
+        w=codes(16, 8, 3, 3),
+        s=scales(16),
+    )
+    facts = emit(TARGET, kernel, tmp_path, "int8_weights")
+    assert facts.precision.weights == "int8"
+    assert any("expands 100% of the compressed weights" in note for note in facts.notes)
+    feeds = {"x": normal(2, 8, 9, 9)}
+    assert_close(run(TARGET, tmp_path, facts, feeds)["y"], oracle(kernel, feeds)["y"])

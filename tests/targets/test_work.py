@@ -31,11 +31,26 @@ def test_multiply_accumulates(counted: int, macs: int) -> None:
 
 
 def test_the_share_is_of_all_work() -> None:
-    assert work.low_precision_share({"float32": 30, "float16": 60, "int8": 10}) == pytest.approx(0.7)
-    assert work.low_precision_share({"float32": 30, "float64": 1}) == 0
-    assert work.low_precision_share({"bfloat16": 5}) == 1
-    assert work.low_precision_share({"float32": 0}) is None
-    assert work.low_precision_share({}) is None
+    assert work.low_precision_share({"float32": 30, "float16": 60, "int8": 10}, "fp16") == pytest.approx(0.7)
+    assert work.low_precision_share({"float32": 30, "float64": 1}, "fp16") == 0
+    assert work.low_precision_share({"bfloat16": 5}, "fp32") == 1
+    assert work.low_precision_share({"float32": 0}, "fp32") is None
+    assert work.low_precision_share({}, "int8") is None
+
+
+def test_the_share_of_int8_is_that_of_integers() -> None:
+    done = {"float32": 20, "bfloat16": 40, "uint8": 30, "int8": 10}
+    assert work.low_precision_share(done, "int8") == pytest.approx(0.4)
+    assert work.low_precision_share(done, "int8_weights") == pytest.approx(0.8)
+
+
+def test_shares_are_named_the_most_first() -> None:
+    assert (
+        work.shares({"float32": 20, "uint8": 60, "bfloat16": 20, "int8": 0}) == "60% uint8, 20% float32, 20% bfloat16"
+    )
+    assert work.shares({"float32": 1, "uint8": 999}) == ">99% uint8, <1% float32"
+    assert work.shares({"uint8": 5}) == "100% uint8"
+    assert work.shares({}) == ""
 
 
 def test_names() -> None:

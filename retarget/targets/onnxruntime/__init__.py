@@ -15,7 +15,7 @@ from retarget.targets import machine
 requires: tuple[str, ...] = ()
 """onnxruntime itself comes with retarget: it is also the reference of the pass check and of calibration."""
 extra: str | None = None
-precisions = frozenset({"fp32", "fp16"})
+precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
 scheme: QuantScheme | None = schemes.U8S8
 lower: tuple[str, ...] = ("delay_transposes",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,8 +14,8 @@ from retarget.facts import EmitFacts, IoEntry, Precision
 from retarget.protocols import EmitJob
 from retarget.session import Session
 from retarget.spec import TensorSpec
-from retarget.targets import legal, work
-from retarget.targets.onnxruntime.executed import executed
+from retarget.targets import legal, machine, work
+from retarget.targets.onnxruntime.executed import Executed, executed, rounds_activations
 
 FILE = "model.onnx"
 
@@ -40,18 +40,8 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     written = graph.load(path)
     sizes = {symbol: extent.opt for symbol, extent in job.shapes.items()}
     done = executed(path, sizes)
-    notes: list[str] = []
-    held = _weights(written)
-    if isinstance(done, str):
-        share = None
-        notes.append(f"What ONNX Runtime executes could not be read back: {done}.")
-    else:
-        share = work.low_precision_share(done)
-        if held == "float16" and share is not None and share < 1:
-            notes.append(
-                f"On this machine ONNX Runtime's CPU kernels compute {1 - share:.0%} of the multiply-accumulates"
-                " in float32, between casts that it inserts: float16 saves storage here, not time."
-            )
+    held, computed = _weights(written), _activations(written, sizes)
+    share = None if isinstance(done, str) else work.low_precision_share(done.work, job.precision)
     return EmitFacts(
         target="onnxruntime",
         variant_precision=job.precision,
@@ -59,12 +49,52 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
         outputs=_entries(job.outputs, written.graph.outputs),
         precision=Precision(
             weights=held,
-            activations=_activations(written, sizes),
+            activations=computed,
             io=work.joined(graph.dtype_name(value.dtype) for value in (*written.graph.inputs, *written.graph.outputs)),
             low_precision_share=share,
         ),
-        notes=tuple(notes),
+        notes=tuple(_notes(written, done, held, integer=job.precision == "int8" or computed in work.INT8)),
     )
+
+
+def _notes(written: ir.Model, done: Executed | str, held: str, *, integer: bool) -> Iterator[str]:
+    """What ONNX Runtime makes of weights that are ``held`` in low precision; ``integer``: of activations too."""
+    if isinstance(done, str):
+        yield f"What ONNX Runtime executes could not be read back: {done}."
+        return
+    half = work.low_precision_share(done.work, "fp16")
+    if held == "float16" and half is not None and half < 1:
+        yield (
+            f"On this machine ONNX Runtime's CPU kernels compute {1 - half:.0%} of the multiply-accumulates"
+            " in float32, between casts that it inserts: float16 saves storage here, not time."
+        )
+    if integer:
+        if work.low_precision_share(done.work, "int8") != 1:
+            yield f"ONNX Runtime's multiply-accumulates on this machine, by type: {work.shares(done.work)}."
+        if machine.saturates():
+            yield (
+                "The CPU of this machine adds products of 8-bit integers in 16 bits, and large ones saturate: results"
+                " differ from those of CPUs with VNNI, unless the session sets `session.x64quantprecision` to 1."
+            )
+    if expanded := sum(done.operators.get(node.name or "") == node.op_type for node in _of_weights(written)):
+        yield (
+            f"ONNX Runtime expands {expanded} of the weights to float32 at each run: their low precision saves"
+            " storage, and costs time."
+        )
+    if "MatMulNBits" in done.operators.values() and rounds_activations():
+        yield (
+            "By default ONNX Runtime rounds activations to int8, in blocks, where it multiplies them by weights in"
+            " blocks; parity is held without that."
+        )
+
+
+def _of_weights(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes that dequantize a constant of two axes or more."""
+    for node in graph.all_nodes(model):
+        codes = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        tensor = None if codes is None else codes.const_value
+        if tensor is not None and len(tensor.shape) > 1:
+            yield node
 
 
 def _trial(alone: ir.Model) -> str | None:
@@ -118,8 +148,7 @@ def _activations(model: ir.Model, sizes: Mapping[str, int]) -> str:
     work_by_dtype: Counter[str] = Counter()
     values_by_dtype: Counter[str] = Counter()
     for node in graph.all_nodes(model):
-        dtype = graph.dtype_name(node.inputs[0].dtype) if node.inputs and node.inputs[0] is not None else "unknown"
-        work_by_dtype[dtype] += graph.macs(node, sizes)
+        work_by_dtype[graph.computed_dtype(node)] += graph.macs(node, sizes)
         values_by_dtype.update(
             graph.dtype_name(value.dtype)
             for value in node.outputs

@@ -14,7 +14,7 @@ from retarget.targets import machine
 
 requires: tuple[str, ...] = ("openvino",)
 extra: str | None = "openvino"
-precisions = frozenset({"fp32", "fp16"})
+precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "weights"
 """The IR stores float16 weights; what the plugin computes in is chosen where it runs."""
 scheme: QuantScheme | None = schemes.OPENVINO

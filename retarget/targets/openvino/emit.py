@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +18,17 @@ from retarget.errors import ToolchainFailure, unsupported
 from retarget.facts import EmitFacts, IoEntry, Precision
 from retarget.protocols import EmitJob
 from retarget.spec import DimRange, TensorSpec
-from retarget.targets import legal, work
-from retarget.targets.openvino.executed import activations, at, compiled, executed, weights
+from retarget.targets import legal, machine, work
+from retarget.targets.openvino.executed import (
+    COMPRESSED,
+    Executed,
+    activations,
+    at,
+    compiled,
+    compressed_elements,
+    executed,
+    weights,
+)
 from retarget.targets.openvino.legal import LEGAL, dft_axis, dft_length
 from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes, words
 
@@ -250,11 +259,21 @@ def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
         compiled(core().read_model(path))
     written = at(path, job.inputs, sizes)
     done = executed(written)
-    share = work.low_precision_share(done)
-    held = weights(written)
+    share = work.low_precision_share(done.work, job.precision)
+    held, computed = weights(written), activations(written)
     notes = []
-    if share:
-        low = work.joined(dtype for dtype, count in done.items() if count and dtype not in work.FULL)
+    if job.precision == "int8" or computed in work.INT8:
+        if share != 1:
+            notes.append(f"OpenVINO's multiply-accumulates on this machine, by type: {work.shares(done.work)}.")
+        if machine.saturates():
+            notes.append(
+                "The CPU of this machine adds products of 8-bit integers in 16 bits, and large ones saturate: results"
+                " differ from those of CPUs with VNNI."
+            )
+    elif held in COMPRESSED:
+        notes += _of_compressed(done, compressed_elements(written))
+    elif share:
+        low = work.joined(dtype for dtype, count in done.work.items() if count and dtype not in work.FULL)
         notes.append(
             f"By default OpenVINO's CPU plugin computes {share:.0%} of the multiply-accumulates in {low} on this"
             " machine, whatever the precision of the files; parity is held at float32."
@@ -277,12 +296,27 @@ def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
         outputs=outputs,
         precision=Precision(
             weights=held,
-            activations=activations(written),
+            activations=computed,
             io=work.joined(entry.artifact_dtype for entry in (*inputs, *outputs)),
             low_precision_share=share,
         ),
         notes=tuple(notes),
     )
+
+
+def _of_compressed(done: Executed, elements: int) -> Iterator[str]:
+    """What the plugin makes of ``elements`` of the weights that are in few bits, activations being float."""
+    yield f"OpenVINO's multiply-accumulates on this machine, by type: {work.shares(done.work)}."
+    if done.work.get("int8"):
+        yield (
+            "By default OpenVINO's CPU plugin rounds activations to int8, in blocks, where it multiplies them by"
+            " compressed weights; parity is held without that."
+        )
+    if done.compressed < elements:
+        yield (
+            f"OpenVINO's CPU plugin expands {1 - done.compressed / elements:.0%} of the compressed weights when it"
+            " loads them: that saves storage, not memory or time."
+        )
 
 
 def _entries(specs: Sequence[TensorSpec], ports: Sequence[openvino.Output], results: set[str]) -> tuple[IoEntry, ...]:

@@ -5,11 +5,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from retarget.spec import TensorSpec
 from retarget.targets import work
 from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
+COMPRESSED = frozenset({"int4", "uint4", "int8", "uint8"})
+"""Types of weights that are widened where they are used, or before."""
+
+EXACT = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+"""Keeps the plugin from rounding activations to int8 where it multiplies them by compressed weights: its default."""
 
 
 def at(path: Path, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> openvino.Model:
@@ -22,6 +36,14 @@ def at(path: Path, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> op
     return model
 
 
+@dataclass(frozen=True)
+class Executed:
+    """What the plugin makes of the model: work by type, and how many elements of its constants are compressed."""
+
+    work: work.Work
+    compressed: int
+
+
 def weights(model: openvino.Model) -> str:
     """The type that holds most bytes of the constants with two axes or more."""
     held: Counter[str] = Counter()
@@ -32,13 +54,24 @@ def weights(model: openvino.Model) -> str:
     return work.most(held)
 
 
+def compressed_elements(model: openvino.Model) -> int:
+    """How many elements of the constants with two axes or more are in few bits."""
+    return sum(
+        math.prod(node.get_output_shape(0))
+        for node in _nodes(model)
+        if node.get_type_name() == "Constant"
+        and len(node.get_output_shape(0)) > 1
+        and _dtype(node.output(0)) in COMPRESSED
+    )
+
+
 def activations(model: openvino.Model) -> str:
     """The type that the files give to most multiply-accumulates; of most float values where there are none."""
     done: Counter[str] = Counter()
     values: Counter[str] = Counter()
     for node in _nodes(model):
         if node.get_input_size():
-            done[dtype_name(node.get_input_element_type(0).get_type_name())] += _macs(node.get_type_name(), node)
+            done[_dtype(_codes(node.input_value(0)))] += _macs(node.get_type_name(), node)
         if node.get_type_name() != "Constant":
             values.update(
                 dtype_name(output.get_element_type().get_type_name())
@@ -46,6 +79,20 @@ def activations(model: openvino.Model) -> str:
                 if output.get_element_type().is_real()
             )
     return work.most(done if done.total() else values)
+
+
+def _codes(value: openvino.Output) -> openvino.Output:
+    """The 8-bit codes that ``value`` is dequantized from; ``value`` itself if it is not."""
+    source = value
+    while source.get_node().get_type_name() in {"Convert", "Multiply", "Subtract"}:
+        source = source.get_node().input_value(0)
+        if _dtype(source) in work.INT8:
+            return source
+    return value
+
+
+def _dtype(value: openvino.Output) -> str:
+    return dtype_name(value.get_element_type().get_type_name())
 
 
 def _nodes(model: openvino.Model) -> Iterator[openvino.Node]:
@@ -62,15 +109,53 @@ def compiled(model: openvino.Model) -> openvino.CompiledModel:
         raise failure("OpenVINO cannot compile the model", error) from error
 
 
-def executed(model: openvino.Model) -> work.Work:
-    """Multiply-accumulates by the type that the CPU plugin runs them in by default on this machine."""
+def executed(model: openvino.Model) -> Executed:
+    """What the CPU plugin runs by default on this machine."""
     done: Counter[str] = Counter()
+    kept = 0
     for node in compiled(model).get_runtime_model().get_ops():
         if node.get_input_size():
             # Not its `runtimePrecision`: that is float16 too where float16 weights are widened to meet float32 data.
             kind = node.get_rt_info()["layerType"].astype(str)
-            done[dtype_name(node.get_input_element_type(0).get_type_name())] += _macs(kind, node)
-    return done
+            dtype = "int8" if _rounds(kind, node) else _dtype(node.input_value(0))
+            done[dtype] += _macs(kind, node)
+        elif len(node.get_output_partial_shape(0)) > 1 and _dtype(node.output(0)) in COMPRESSED:
+            kept += math.prod(node.get_output_shape(0))
+    return Executed(done, kept)
+
+
+def _rounds(kind: str, node: openvino.Node) -> bool:
+    """Whether a node of the executed graph rounds its float activations to int8, to meet compressed weights."""
+    if kind != "FullyConnected" or node.get_input_size() < 4 or not node.get_input_element_type(0).is_real():
+        return False
+    weights, scales = node.input(1), node.input(3)
+    if dtype_name(weights.get_element_type().get_type_name()) not in COMPRESSED or not math.prod(scales.get_shape()):
+        return False
+    inner = weights.get_shape()[-1]
+    return rounds_activations(weights.get_element_type().get_type_name(), inner, scales.get_shape()[-1])
+
+
+@cache
+def rounds_activations(weights: str, inner: int, blocks: int) -> bool:
+    """Whether the plugin rounds activations to meet ``weights`` (OpenVINO's name of their type) of ``inner`` numbers
+    a row, in ``blocks``. Neither a graph nor a counter says it: a product is tried with and without.
+    """
+    opset = openvino.opset13
+    rng = np.random.default_rng(0)
+    shape = [16, blocks, inner // blocks]
+    x = opset.parameter([1, inner], openvino.Type.f32)
+    codes = openvino.op.Constant(
+        getattr(openvino.Type, weights), openvino.Shape(shape), rng.integers(0, 8, shape).ravel().tolist()
+    )
+    scaled = opset.multiply(opset.convert(codes, "f32"), opset.constant(np.full([16, blocks, 1], 0.01, np.float32)))
+    rows = opset.reshape(scaled, opset.constant(np.array([16, inner])), special_zero=False)
+    model = openvino.Model([opset.matmul(x, rows, transpose_a=False, transpose_b=True)], [x])
+    fed = rng.standard_normal((1, inner), np.float32)
+    results: list[Array] = []
+    for settings in ({}, EXACT):
+        request = core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1, **settings}).create_infer_request()
+        results.append(np.array(request.infer([fed])[0]))
+    return not np.array_equal(results[0], results[1])
 
 
 def _macs(kind: str, node: openvino.Node) -> int:

@@ -13,6 +13,7 @@ from retarget.errors import RetargetError
 from retarget.facts import EmitFacts
 from retarget.protocols import Runner
 from retarget.targets.openvino.emit import FILE
+from retarget.targets.openvino.executed import EXACT
 from retarget.targets.openvino.runtime import core, dtype_name, failure
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ INT32 = np.iinfo(np.int32)
 
 
 def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Runner:  # noqa: A001 - the protocol's name
-    """``parity`` computes in float32; otherwise in what the plugin chooses on this machine, which may be bfloat16."""
+    """``parity`` computes in float32, and in int8 what the artifact says is quantized; otherwise in what the plugin
+    chooses on this machine: that may be bfloat16, and activations rounded to int8 to meet compressed weights."""
     return Adapted(Compiled(artifact / FILE, parity=parity, threads=threads), facts.inputs, facts.outputs)
 
 
@@ -32,7 +34,7 @@ class Compiled:
     def __init__(self, path: Path, *, parity: bool, threads: int) -> None:
         settings: dict[str, int | str] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         if parity:
-            settings["INFERENCE_PRECISION_HINT"] = "f32"
+            settings |= {"INFERENCE_PRECISION_HINT": "f32", **EXACT}
         try:
             self._compiled = core().compile_model(path, "CPU", settings)
         except RuntimeError as error:

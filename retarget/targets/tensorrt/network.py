@@ -307,7 +307,7 @@ def precision(network: Parsed, sizes: Mapping[str, int]) -> Precision:
         weights=work.most(weights or _float_constants(network)),
         activations=work.most(activations or _float_outputs(network)),
         io=work.joined(dtype_of(tensor) for _, tensor in network.inputs() + network.outputs()),
-        low_precision_share=work.low_precision_share(activations) if known else None,
+        low_precision_share=work.low_precision_share(activations, "fp16") if known else None,
     )
 
 
