@@ -5,7 +5,6 @@ The clone that the passes work on shares its tensors with the model before them:
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import onnx_ir as ir
 from retarget.compare import compare_outputs
 from retarget.errors import RetargetError, ToolchainFailure
 from retarget.facts import OptimizeFacts, PassFact
-from retarget.graph import initializer_bytes, node_count
+from retarget.graph import clone, initializer_bytes, node_count
 from retarget.passes.presets import NamedPass
 from retarget.session import Session
 from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
@@ -130,7 +129,7 @@ def _parity(
 
 def _attempt(model: ir.Model, passes: Sequence[NamedPass], dropped: Mapping[int, str]) -> _Attempt:
     """Run all passes but the dropped ones on a clone; stop at one that crashes or changes inputs or outputs."""
-    attempt = _Attempt(_clone(model), [])
+    attempt = _Attempt(clone(model), [])
     interface = _interface(model)
     nodes, size = node_count(model), initializer_bytes(model)
     for index, (name, one) in enumerate(passes):
@@ -152,17 +151,6 @@ def _attempt(model: ir.Model, passes: Sequence[NamedPass], dropped: Mapping[int,
             attempt.guilt = (index, _difference(interface, _interface(result.model)))
             return attempt
     return attempt
-
-
-def _clone(model: ir.Model) -> ir.Model:
-    """A model of its own but for the tensors: `ir.Model.clone` shares the objects of types and shapes as well."""
-    clone = model.clone()
-    for graph in clone.graphs():
-        values = [*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)]
-        for value in values:
-            value.type = copy.copy(value.type)
-            value.shape = None if value.shape is None else value.shape.copy()
-    return clone
 
 
 def _bisect(
