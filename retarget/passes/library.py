@@ -268,16 +268,23 @@ class RewriteKnownPatterns(ir.passes.InPlacePass):
 
 
 def snapshot(model: ir.Model) -> list[object]:
-    """Nodes, wiring, attributes, names, types and shapes, and constants by identity: equal when nothing changed."""
+    """Nodes, wiring, attributes, names, types and shapes, and constants by identity: equal when nothing changed.
+
+    One flat tuple a node: the collector of garbage looks at every container that is kept, over and over.
+    """
     lines: list[object] = [sorted(model.opset_imports.items()), list(model.functions)]
     for graph in graphs(model):
         lines.append([_value(value) for value in (*graph.inputs, *graph.outputs)])
         # The tensors themselves are kept, so that no other can take the place that identifies one.
         lines.append([(name, _Same(value.const_value)) for name, value in graph.initializers.items()])
         for node in graph:
-            lines.append((node.domain, node.op_type, [None if value is None else value.name for value in node.inputs]))
-            lines.append([_value(value) for value in node.outputs])
-            lines.append([(name, _attribute(attribute)) for name, attribute in node.attributes.items()])
+            line: list[object] = [node.domain, node.op_type, len(node.inputs)]
+            line += [None if value is None else value.name for value in node.inputs]
+            for value in node.outputs:
+                line += _value(value)
+            for name, attribute in node.attributes.items():
+                line += (name, _attribute(attribute))
+            lines.append(tuple(line))
     return lines
 
 
@@ -294,7 +301,8 @@ class _Same:
 
 
 def _value(value: ir.Value) -> tuple[object, ...]:
-    return value.name, value.dtype, None if value.shape is None else value.shape.dims
+    shape = dims(value)
+    return (value.name, value.dtype, None) if shape is None else (value.name, value.dtype, len(shape), *shape)
 
 
 def _attribute(attribute: ir.Attr) -> object:

@@ -63,8 +63,9 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph]:
         graph = pending.pop()
         yield graph
         for node in graph:
-            for attribute in node.attributes.values():
-                pending.extend(subgraphs(attribute))
+            if node.attributes:
+                for attribute in node.attributes.values():
+                    pending.extend(subgraphs(attribute))
 
 
 def subgraphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
