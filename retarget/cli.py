@@ -34,9 +34,18 @@ app = typer.Typer(
 cache = typer.Typer(help="The store of artifacts.", rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(cache, name="cache")
 
+
+def _path(text: str) -> Path:
+    """A shell expands ``~`` only where a word begins with it, so not in ``--store=~/store``."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's raises for the name of no user
+
+
+ModelArgument = Annotated[Path, typer.Argument(parser=_path, help="A model file or folder.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout.")]
-StoreOption = Annotated[Path | None, typer.Option("--store", help="Folder of the store.", metavar="DIR")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the result.", metavar="DIR")]
+StoreOption = Annotated[Path | None, typer.Option("--store", parser=_path, help="Folder of the store.", metavar="DIR")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", parser=_path, help="Folder for the result.", metavar="DIR")
+]
 Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Steps side by side; default: one a core.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of each runtime; default: one a core.")]
 Memory = Annotated[str | None, typer.Option(help="Limit a step's anonymous memory, as in 4GB.", metavar="SIZE")]
@@ -45,7 +54,9 @@ Trust = Annotated[bool, typer.Option("--trust", help="Allow code inside the mode
 Strict = Annotated[bool, typer.Option("--strict", help="Fail when a pass has to be dropped.")]
 Optimize = Annotated[str | None, typer.Option(help="Preset: none, default or aggressive.", metavar="PRESET")]
 NoBench = Annotated[bool, typer.Option("--no-bench", help="Leave out the measurement of latency.")]
-Baseline = Annotated[Path | None, typer.Option(help="report.json to compare with.", metavar="REPORT.json")]
+Baseline = Annotated[
+    Path | None, typer.Option(parser=_path, help="report.json to compare with.", metavar="REPORT.json")
+]
 Shape = Annotated[list[str], typer.Option("--shape", help="Sizes of a dimension.", metavar="N=MIN:OPT:MAX")]
 Input = Annotated[list[str], typer.Option("--input", help="An input of the model.", metavar="NAME=DTYPE[SHAPE]")]
 
@@ -54,7 +65,7 @@ INTERRUPTED = 130
 
 @app.command()
 def convert(
-    model: Annotated[Path, typer.Argument(help="A model file or folder.", metavar="MODEL")],
+    model: ModelArgument,
     to: Annotated[list[str], typer.Option("--to", help="Target; repeat for several.", metavar="TARGET")],
     precision: Annotated[list[str], typer.Option(help="fp32, fp16; repeat for several.")] = ["fp32"],  # noqa: B006
     inputs: Input = [],  # noqa: B006 - Typer copies defaults
@@ -100,7 +111,7 @@ def convert(
 
 @app.command()
 def build(
-    recipe: Annotated[Path, typer.Argument(help="The recipe.", metavar="RECIPE.yaml")],
+    recipe: Annotated[Path, typer.Argument(parser=_path, help="The recipe.", metavar="RECIPE.yaml")],
     output: Output = None,
     only: Annotated[list[str], typer.Option(help="Build only this.", metavar="TARGET[/VARIANT]")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps and what is cached; run nothing.")] = False,
@@ -140,9 +151,12 @@ def build(
 
 @app.command()
 def init(
-    model: Annotated[Path, typer.Argument(help="A model file or folder.", metavar="MODEL")],
+    model: ModelArgument,
     inputs: Input = [],  # noqa: B006
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; default: stdout.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", parser=_path, help="File to write; default: stdout.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Write a starter recipe: inputs and shapes filled in, a comment beside each key."""
     from retarget.quick import starter_for
@@ -161,7 +175,8 @@ def init(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Any model or artifact.", metavar="FILE")], json: Json = False
+    file: Annotated[Path, typer.Argument(parser=_path, help="Any model or artifact.", metavar="FILE")],
+    json: Json = False,
 ) -> None:
     """Show what is in a model or an artifact: inputs, outputs, ops, size, and the precision really in it."""
     from retarget import inspection, tables
@@ -171,7 +186,7 @@ def inspect(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="The folder that a build left.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(parser=_path, help="The folder that a build left.", metavar="DIR")],
     baseline: Baseline = None,
     json: Json = False,
 ) -> None:

@@ -248,15 +248,16 @@ class _Composer:
 def parse_path(text: str, folder: Path) -> Path:
     """The absolute path that ``text`` means in a file in ``folder``. Raises ``RetargetError``.
 
-    Symbolic links are kept: the name that the user gave may carry the suffix that says what the file is.
+    A leading ``~`` or ``~user`` is that home; what no user is called is the name of a file. Symbolic links are kept:
+    the name that the user gave may carry the suffix that says what the file is.
     """
     if not text or "\0" in text:
         raise RetargetError("a path is empty" if not text else "a path contains a NUL character")
-    if text.startswith("~"):
-        raise RetargetError(
-            f"'{text}': '~' is not expanded", "write the path from the recipe's folder, or an absolute path"
-        )
-    return Path(os.path.abspath(folder / text))  # noqa: PTH100 - Path.resolve would follow links
+    return Path(os.path.abspath(folder / _expanded(text)))  # noqa: PTH100 - Path.resolve would follow links
+
+
+def _expanded(text: str) -> str:
+    return os.path.expanduser(text)  # noqa: PTH111 - Path's raises for the name of no user
 
 
 def write_path(path: Path, folder: Path | None) -> str:
@@ -312,7 +313,7 @@ def _base(node: Node, file: File, chain: tuple[File, ...], problems: list[tuple[
     if len(chain) > MAX_DEPTH:
         say(f"more than {MAX_DEPTH} files extend each other")
         return None
-    shown = os.path.normpath(Path(file.shown).parent / node.value)
+    shown = os.path.normpath(Path(file.shown).parent / _expanded(node.value))
     try:
         return _open(File(path, shown, len(chain)), chain, problems)
     except _Unreadable as error:

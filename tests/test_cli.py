@@ -121,6 +121,34 @@ def test_data_goes_to_stdout_and_words_to_stderr(run: Run) -> None:
     assert "\x1b[" not in ended.stdout + ended.stderr
 
 
+def test_a_tilde_is_the_home_in_options_and_recipes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Options are given as ``--store=~/store`` too, where a shell expands nothing."""
+    home = tmp_path_factory.mktemp("home")
+    write_model(home / "net.onnx")
+    np.savez(home / "data.npz", x=np.ones((3, 8), np.float32))
+    (folder / "recipe.yaml").write_text(RECIPE.replace("net.onnx", "~/net.onnx") + "data: {samples: ~/data.npz}\n")
+    environment = {**os.environ, "HOME": str(home)}
+    last = ["-o", "~/out", "--store=~/store", "--no-bench"]
+    for arguments in (
+        ["build", "recipe.yaml", *last],
+        ["convert", "~/net.onnx", "--data", "~/data.npz", "--to", "onnxruntime", "--shape", "N=1:2:4", *last],
+    ):
+        subprocess.run(command(*arguments), cwd=folder, env=environment, check=True, capture_output=True, timeout=120)
+        report = json.loads((home / "out" / "report.json").read_text())
+        assert report["model"]["data"] == "samples"
+        # The paths are not part of the keys: the second build finds all that the first one made.
+        assert {step["status"] for step in report["steps"]} == ({"ran"} if arguments[0] == "build" else {"cached"})
+    assert (home / "store" / "objects").is_dir()
+    assert not (folder / "~").exists()
+
+
+def test_without_bench_nothing_is_timed(folder: Path, run: Run) -> None:
+    ended = run("build", "recipe.yaml", "-o", "out", "--no-bench")
+    assert "latency: not measured (--no-bench)" in ended.stderr
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert (report["verdict"], report["bench"], report["artifacts"][0]["latency"]) == ("pass", None, None)
+
+
 def test_an_artifact_makes_itself_again_and_refuses_another_input(folder: Path, run: Run, store: Path) -> None:
     run("build", "recipe.yaml", "-o", "out")
     binaries = Path(sys.executable).parent
@@ -202,6 +230,7 @@ def test_lists_doctor_schema_and_cache_print_data(run: Run) -> None:
         (["convert", "net.onnx", "--to", "openvino", "--optimize", "fast"], "unknown preset 'fast'", "default"),
         (["convert", "net.onnx", "--to", "openvino", "--data", "none.npz"], "none.npz: no such file", "relative"),
         (["convert", "net.onnx", "--to", "openvino", "--memory", "lots"], "'lots' is not a size", "4GB"),
+        (["convert", "net.onnx", "--to", "openvino", "--calibration", "no.npz"], "no.npz: no such file", "current"),
         (["build", "nothing.yaml"], "nothing.yaml", ""),
         (["build", "recipe.yaml", "--locked"], "recipe.lock: no such file", "earlier build"),
         (["inspect", "nothing.onnx"], "nothing.onnx", ""),

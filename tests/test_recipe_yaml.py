@@ -246,13 +246,16 @@ def test_places_stay_with_the_file_that_wrote_them(tmp_path: Path, monkeypatch: 
         ("extends: child.yaml\n", "", "child.yaml:1:10: extends: 'child.yaml' extends this file in turn"),
         ("extends: [base.yaml]\n", "", "child.yaml:1:10: extends: expected the path of a recipe, got a list"),
         ("extends: 3\n", "", "child.yaml:1:10: extends: expected the path of a recipe, got the number 3"),
-        ("extends: ~/base.yaml\n", "", "child.yaml:1:10: extends: '~/base.yaml': '~' is not expanded"),
+        ("extends: ~/base.yaml\n", "", "child.yaml:1:10: extends: there is no file '/nowhere/base.yaml'"),
         ("extends: .\n", "", "is a folder"),
         ("extends: base.yaml\n", "[1]\n", "base.yaml:1:1: expected a map of keys, got a list"),
         ("extends: base.yaml\n", "a: [\n", "base.yaml:2:1: "),
     ],
 )
-def test_a_bad_extends_says_where(tmp_path: Path, child: str, base: str, problem: str) -> None:
+def test_a_bad_extends_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, base: str, problem: str
+) -> None:
+    monkeypatch.setenv("HOME", "/nowhere")
     _, problems = open_tree(write(tmp_path, child=child, base=base))
     assert len(problems) == 1
     assert problem in str(problems[0][1])
@@ -288,6 +291,13 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
         open_tree(tmp_path / "nothing.yaml")
     with pytest.raises(RecipeError, match="is a folder"):
         open_tree(tmp_path)
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert parse_path("~/x/y.npz", tmp_path / "z") == tmp_path / "home" / "x" / "y.npz"
+    assert parse_path("./~/x", tmp_path) == tmp_path / "~" / "x"
+    assert parse_path("~no-such-user.npz", tmp_path) == tmp_path / "~no-such-user.npz"
 
 
 def test_paths_are_relative_to_their_file_and_keep_links(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import onnx_ir as ir
 from retarget import graph
 from retarget.convert.normal_form import apply_specs, default_opset, normal_form, rename_symbols, select_outputs
 from retarget.convert.onnx.read import describe_nodes, read
+from retarget.convert.onnx.refused import hint
 from retarget.convert.onnx.widen import half_type, unknown_domains, widen
-from retarget.errors import RetargetError
+from retarget.errors import RetargetError, ToolchainFailure
 from retarget.protocols import Exported, Source
 from retarget.session import Session
 
@@ -68,7 +69,11 @@ class Reference:
     """The original file in ONNX Runtime; a ``Runner``."""
 
     def __init__(self, source: Source, exported: Exported) -> None:
-        self._session = Session(source.path)
+        try:
+            self._session = Session(source.path)
+        except ToolchainFailure as error:
+            model, _ = _open(source)
+            raise ToolchainFailure(error.message, hint(model, error.message, str(source.path))) from error
         self._outputs = exported.outputs
         self.settings = self._session.settings
 
