@@ -172,6 +172,7 @@ class _Rewrite:
         self.type = _TYPES[scheme.activation]
         self.names = {value.name for node in graph.all_nodes() for value in node.outputs}
         self.names |= {value.name for value in graph.inputs} | set(graph.initializers)
+        self.node_names = {node.name for node in graph.all_nodes()}
         self.constants: dict[tuple[str, float], ir.Value] = {}
 
     def run(self) -> None:
@@ -317,7 +318,7 @@ class _Rewrite:
     def _insert(
         self, op: str, after: ir.Node | None, inputs: list[ir.Value], name: str, axis: int | None = None
     ) -> ir.Node:
-        node = ir.node(op, inputs, {} if axis is None else {"axis": axis}, name=name)
+        node = ir.node(op, inputs, {} if axis is None else {"axis": axis}, name=_unused(name, self.node_names))
         if after is None:
             self.graph.insert_before(self.graph[0], node)
         else:
@@ -337,11 +338,16 @@ class _Rewrite:
         return value
 
     def _fresh(self, name: str) -> str:
-        found, count = name, 1
-        while found in self.names:
-            found, count = f"{name}_{count}", count + 1
-        self.names.add(found)
-        return found
+        return _unused(name, self.names)
+
+
+def _unused(name: str, taken: set[str | None]) -> str:
+    """``name`` or, if that is taken, ``name_1``, ``name_2`` …; taken from now on."""
+    found, count = name, 1
+    while found in taken:
+        found, count = f"{name}_{count}", count + 1
+    taken.add(found)
+    return found
 
 
 def _name(node: ir.Node) -> str:

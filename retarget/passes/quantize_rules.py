@@ -37,6 +37,10 @@ _SELECTING = frozenset({"Gather", "Slice", "Split"})
 _ALL_INPUTS = frozenset({"Add", "Concat", "Max", "Min", "Mul", "Sub"})
 """Arithmetic of several tensors; the first input is the tensor of all others."""
 
+_MAPS = frozenset({"Conv", "ConvTranspose"})
+"""Anchors whose results are worth rounding for the arithmetic behind them, although the kernel could give floats:
+those of the others are small beside the products that made them, and are rounded for other products only."""
+
 Range = Callable[[ir.Value], tuple[float, float] | None]
 
 
@@ -269,7 +273,8 @@ class _Spread:
             self.reach.update(_values(node, anchor.activations))
         for node in self.nodes:
             if node in self.plan.anchors:
-                self.reach.add(self.ends[node][0])
+                if node.op_type in self.scheme.rounded or node.op_type in _MAPS:
+                    self.reach.add(self.ends[node][0])
             elif node in self.ends and node not in self.plan.kept:
                 able = self._able(node)
                 if isinstance(able, str):
