@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 CAP_DB = 300.0
 """SNR that stands for no difference at all; the negative for a signal that is lost entirely."""
 
 NONE = "\N{EN DASH}"
 """What stands where there is no figure."""
 MINUS = "\N{MINUS SIGN}"
+
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def bytes_text(count: int | None) -> str:
@@ -94,6 +98,11 @@ def drop_text(drop: float | None) -> str:
 def count_text(count: int, noun: str) -> str:
     """``1 gate``, ``12 gates``, ``1,204 nodes``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def plain_text(text: str) -> str:
+    """``text`` without terminal codes and control characters, which XML and terminals would choke on."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def first_line(text: str) -> str:
