@@ -12,7 +12,7 @@ import msgspec
 
 from retarget.spec import DimRange, TensorSpec
 
-DataOrigin = Literal["samples", "calibration", "generated"]
+DataOrigin = Literal["samples", "calibration", "synthetic", "generated"]
 Verified = Literal["executed", "interpreted", "not verified"]
 
 
@@ -80,6 +80,31 @@ class OptimizeFacts(Fact, frozen=True, kw_only=True):
     """Smallest over all outputs and cases, against the model before the passes."""
     seconds_passes: float
     seconds_check: float
+    notes: tuple[str, ...] = ()
+    """What the check left out, and why."""
+
+
+# ---- data
+
+
+class InputStatistics(Fact, frozen=True, kw_only=True):
+    """Over all values of one float input that a set fed."""
+
+    name: str
+    count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+class DataFacts(Fact, frozen=True, kw_only=True):
+    """What a step was fed."""
+
+    digest: str | None
+    """SHA-256 of the file or folder; None where nothing was given."""
+    samples: int
+    inputs: tuple[InputStatistics, ...]
 
 
 # ---- calibrate, quantize
@@ -89,6 +114,8 @@ class CalibrateFacts(Fact, frozen=True, kw_only=True):
     origin: DataOrigin
     samples: int
     tensors: int
+    data: DataFacts | None = None
+    """None where the parity cases were fed."""
     notes: tuple[str, ...] = ()
     """What was changed in the data on the way, such as a dtype, or left out."""
 
@@ -101,11 +128,43 @@ class KeptNode(Fact, frozen=True, kw_only=True):
     reason: str
 
 
+class BudgetFacts(Fact, frozen=True, kw_only=True):
+    """The search for the nodes that must stay float for a budget to hold."""
+
+    goal: str
+    """In words, such as ``min_snr_db 30``."""
+    judged_on: str
+    """The data that it was judged on, in words."""
+    before: float
+    """What was judged, with every node in int8: a drop, or decibels."""
+    after: float
+    """The same with ``returned`` in float."""
+    returned: tuple[KeptNode, ...]
+    macs_share: float
+    """Share, 0 to 1, of the multiply-accumulates that went back to float."""
+    latency_ratio: float | None
+    """Time of a call over that with every node in int8, in ONNX Runtime where it was made; None: nothing went back."""
+    tried: int
+    """How many models were judged."""
+
+
 class QuantizeFacts(Fact, frozen=True, kw_only=True):
     precision: str
     nodes: int
     """Nodes that now compute in the low precision."""
     kept: tuple[KeptNode, ...]
+    scheme: str | None = None
+    """int8: the dialect that the model is written in."""
+    method: str | None = None
+    """int8: how clipping ranges were found."""
+    judged_on: str | None = None
+    """int8: the data that ``snr_db`` was measured on, in words."""
+    snr_db: float | None = None
+    """int8: smallest over the outputs, against the float model, simulated in ONNX Runtime."""
+    bias_gain_db: float | None = None
+    """What correcting the biases gained; None where it was left out because it did not."""
+    budget: BudgetFacts | None = None
+    notes: tuple[str, ...] = ()
 
 
 # ---- emit
@@ -186,6 +245,7 @@ class EvaluateFacts(Fact, frozen=True, kw_only=True):
     settings: str
     reason: str | None = None
     """Why there is no value."""
+    data: DataFacts | None = None
     notes: tuple[str, ...] = ()
     """What was changed in the data on the way, such as a dtype, or left out."""
 

@@ -10,7 +10,9 @@ from typing import TypeVar, cast
 import msgspec
 
 from retarget.facts import DataOrigin
+from retarget.preprocess import Classes, Preprocess
 from retarget.protocols import JSON
+from retarget.schemes import Method, QuantScheme
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,12 +34,19 @@ class SourceOptions(Options, frozen=True, kw_only=True):
 
 
 class DataOptions(Options, frozen=True, kw_only=True):
-    """How to read a set of samples. File: ``data``."""
+    """How to read a set of samples. File: ``data``, unless ``origin`` is ``synthetic``."""
 
     origin: DataOrigin
-    function: str | None
+    function: str | None = None
     """The function in the file, where the data is ``file.py:function``."""
     limit: int | None
+    digest: str | None = None
+    """Of the file or folder."""
+    preprocess: Preprocess | None = None
+    """For a folder of images or sound, and only there."""
+    classes: Classes | None = None
+    readers: dict[str, str] = {}
+    """Distributions that decode the files, and their versions."""
 
 
 class ConvertOptions(Options, frozen=True, kw_only=True):
@@ -48,17 +57,56 @@ class ConvertOptions(Options, frozen=True, kw_only=True):
 class OptimizeOptions(Options, frozen=True, kw_only=True):
     preset: str | tuple[tuple[str, dict[str, object]], ...]
     strict: bool
+    data: DataOptions | None = None
+    """What passes that look at data look at; None: the feeds of the parity cases."""
 
 
 class CalibrateOptions(Options, frozen=True, kw_only=True):
     data: DataOptions | None
     """None: the feeds of the parity cases."""
+    hold_out: bool = False
+    """Leave some batches out of the statistics: the quantize step judges on them."""
+
+
+class SelectionOptions(Options, frozen=True, kw_only=True):
+    """What int8 is judged on inside the quantize step. File: ``selection``."""
+
+    data: DataOptions
+    labels: str | None
+    """The array that holds the labels, where a metric can be taken."""
+    metric: str
+    """``top1``, ``top5``, or the function in file ``metric``."""
+
+
+class Int8Options(Options, frozen=True, kw_only=True):
+    """File ``data``: the calibration set. Inputs: ``model``, ``ranges``."""
+
+    scheme: QuantScheme
+    method: Method
+    percentile: float
+    max_drop: float | None
+    min_snr_db: float | None
+    correct_bias: bool
+    keep: tuple[str, ...]
+    data: DataOptions
+    selection: SelectionOptions | None
+    """None: the calibration batches that ``calibrate`` held out."""
+
+
+class WeightsOptions(Options, frozen=True, kw_only=True):
+    bits: int
+    block: int
+    keep: tuple[str, ...]
 
 
 class QuantizeOptions(Options, frozen=True, kw_only=True):
+    """``int8`` and ``weights`` are None for float16."""
+
     variant: str
     precision: str
     io: str
+    int8: Int8Options | None = None
+    weights: WeightsOptions | None = None
 
 
 class EmitOptions(Options, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from retarget.facts import (
     OptimizeFacts,
 )
 from retarget.figures import plain_text
+from retarget.likeness import unlike
 from retarget.report_artifacts import Done, artifact_rows, latency_row, measures
 from retarget.report_schema import (
     ArtifactRow,
@@ -275,6 +276,14 @@ def _warnings(done: Done) -> Iterator[str]:
     source = done.only("convert", ConvertFacts)
     if source is not None and source.origin == "generated":
         yield "parity was measured on generated inputs: give data.samples for the real thing"
+    calibrated = done.only("calibrate", CalibrateFacts)  # another one has seen the same data
+    evaluated = done.only("evaluate", EvaluateFacts)
+    if calibrated is not None and calibrated.origin == "synthetic":
+        yield "calibration ran on synthetic data: ranges of drawn values are not those of real inputs"
+    elif (
+        calibrated is not None and calibrated.data is not None and evaluated is not None and evaluated.data is not None
+    ):
+        yield from unlike(("calibration", calibrated.data), ("evaluation", evaluated.data))
     kinds: tuple[tuple[str, type[CalibrateFacts | EvaluateFacts]], ...] = (
         ("calibrate", CalibrateFacts),
         ("evaluate", EvaluateFacts),

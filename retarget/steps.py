@@ -23,6 +23,8 @@ from retarget.calibration.cases import MAX_DATA_CASES, batch_symbol, batched_inp
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
 from retarget.calibration.ranges import Ranges
+from retarget.calibration.statistics import Statistics
+from retarget.calibration.synthetic import SyntheticSamples
 from retarget.compare import check_batch, check_repeats, compare_outputs
 from retarget.errors import RetargetError
 from retarget.facts import (
@@ -33,6 +35,7 @@ from retarget.facts import (
     CompareFacts,
     Comparison,
     ConvertFacts,
+    DataFacts,
     EmitFacts,
     EvaluateFacts,
     Fact,
@@ -52,6 +55,8 @@ from retarget.store import read_manifest
 from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from retarget.protocols import Array, Feeds, Outputs
 
 F = TypeVar("F", bound=Fact)
@@ -136,10 +141,15 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
     options = told.read(request.options, told.CalibrateOptions)
     source = facts_of(request.inputs["source"], ConvertFacts)
     model = graph.load(request.inputs["model"] / MODEL)
-    samples = _samples(options.data, request.files, source.inputs) if options.data else None
+    samples = (
+        _samples(options.data, request.files, source.inputs, model=model, shapes=source.shapes)
+        if options.data
+        else None
+    )
+    statistics = Statistics(source.inputs)
     feeds: Iterable[Feeds]
     if samples:
-        feeds = _watched(samples, _batch(source))
+        feeds = _watched(samples, _batch(source), statistics)
     else:
         feeds = (recorded.feeds for recorded in reference.read(request.inputs["source"]))
     ranges = observe(model, feeds)
@@ -148,6 +158,7 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
         origin=options.data.origin if options.data else source.origin,
         samples=ranges.samples,
         tensors=len(ranges),
+        data=_data_facts(options.data, ranges.samples, statistics) if options.data else None,
         notes=samples.notes if samples else (),
     )
 
@@ -223,11 +234,19 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
         )
     metric = open_metric(options.metric, request.files.get("metric"))
     samples = _samples(options.data, request.files, source.inputs, extra=(options.labels,))
+    statistics = Statistics(source.inputs)
     with runner:
-        for batch in _watched(samples, _batch(source)):
+        for batch in _watched(samples, _batch(source), statistics):
             labels = batch.pop(options.labels)
             metric.add(runner.run(batch), labels)
-    return EvaluateFacts(metric=options.metric, value=metric.value(), samples=metric.samples, settings=runner.settings)
+    return EvaluateFacts(
+        metric=options.metric,
+        value=metric.value(),
+        samples=metric.samples,
+        settings=runner.settings,
+        data=_data_facts(options.data, metric.samples, statistics),
+        notes=samples.notes,
+    )
 
 
 def bench(request: StepRequest) -> BenchFacts:
@@ -298,16 +317,40 @@ def _samples(
     files: Mapping[str, Path],
     inputs: tuple[TensorSpec, ...],
     extra: tuple[str, ...] = (),
+    *,
+    role: str = "data",
+    model: ir.Model | None = None,
+    shapes: Mapping[str, DimRange] | None = None,
 ) -> Samples:
+    """The samples in file ``role``. ``model`` and its ``shapes`` are what synthetic ones are drawn for."""
     assert options is not None
-    return open_samples(files["data"], inputs, function=options.function, limit=options.limit, extra=extra)
+    if options.origin == "synthetic":
+        assert model is not None
+        assert shapes is not None
+        assert options.limit is not None
+        return SyntheticSamples(model, inputs, shapes, options.limit)
+    return open_samples(
+        files[role],
+        inputs,
+        function=options.function,
+        limit=options.limit,
+        extra=extra,
+        preprocess=options.preprocess,
+        classes=options.classes,
+    )
 
 
-def _watched(samples: Samples, size: int | None) -> Iterator[dict[str, Array]]:
-    """The batches of ``samples``, of ``size`` each, as they are taken one by one."""
+def _watched(samples: Samples, size: int | None, statistics: Statistics | None = None) -> Iterator[dict[str, Array]]:
+    """The batches of ``samples``, of ``size`` each, as they are taken one by one; ``statistics`` sees them too."""
     for index, batch in enumerate(samples.batches(size)):
         progress(index * (size or 1), samples.count or 0, "samples")
+        if statistics is not None:
+            statistics.add(batch)
         yield batch
+
+
+def _data_facts(options: told.DataOptions, samples: int, statistics: Statistics) -> DataFacts:
+    return DataFacts(digest=options.digest, samples=samples, inputs=statistics.result())
 
 
 def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulted: Sequence[str]) -> None:
