@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import quantized
 
 from retarget import graph
 from retarget.errors import MissingToolchain, RetargetError, ToolchainFailure, Unsupported
@@ -25,6 +28,7 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is for Linux")
 
 from retarget.targets.tensorrt.build import Builder
 from retarget.targets.tensorrt.flavour import TENSORRT_RTX
+from retarget.targets.tensorrt.network import library_log, load_library
 from retarget.targets.tensorrt_rtx import emit, run
 
 MAGIC = b"vtrt"
@@ -121,6 +125,75 @@ def test_our_own_float16_is_what_the_engine_computes_in(tmp_path: Path) -> None:
         "float32",
     )
     assert facts.precision.low_precision_share == 1.0
+
+
+@pytest.mark.parametrize("text", [quantized.CNN, quantized.MLP])
+def test_int8_is_read_back_and_no_type_is_warned_of(text: str, tmp_path: Path) -> None:
+    signed = quantized.model(text, signed=True)
+    assert emit.check(signed, job(signed, precision="int8")) == []
+    facts = emit.emit(signed, job(signed, precision="int8"), tmp_path)
+
+    precision = facts.precision
+    assert (precision.weights, precision.activations, precision.io) == ("int8", "int8", "float32")
+    assert precision.low_precision_share == 1
+    assert library_log(load_library(TENSORRT_RTX)).messages == []
+
+
+def test_what_stays_float_beside_int8_is_not_called_int8(tmp_path: Path) -> None:
+    mixed = quantized.model(quantized.CNN, signed=True, only=("Gemm",))
+    facts = emit.emit(mixed, job(mixed, precision="int8"), tmp_path)
+
+    fc, spatial = 32 * 10, 16 * 16
+    convolutions = spatial * (16 * 27 + 16 * 9 + 32 * 16 + 32 * 32 * 9)
+    assert facts.precision.low_precision_share == pytest.approx(fc / (fc + convolutions))
+    assert (facts.precision.weights, facts.precision.activations) == ("float32", "float32")
+
+
+def test_codes_with_a_zero_point_are_refused() -> None:
+    unsigned = quantized.model(quantized.CNN)
+    reasons = emit.check(unsigned, job(unsigned, precision="int8"))
+    assert "Non-zero zero point is not supported" in reasons[0][2]
+
+
+def test_weights_in_few_bits_are_kept_in_them(tmp_path: Path) -> None:
+    """There is no activation in int8, so there is no work in it."""
+    sizes = {}
+    for bits, element, axes, shape in (
+        (4, "int4", "axis = 0, block_size = 64", "4,256"),
+        (8, "int8", "axis = 1", "256"),
+    ):
+        product = model(
+            f"""g (float[N,256] x, {element}[256,256] wq, float[{shape}] ws) => (float[N,256] y) {{
+                [dq] d = DequantizeLinear <{axes}> (wq, ws)
+                [product] y = MatMul(x, d)
+            }}"""
+        )
+        scales = product.graph.initializers["ws"]
+        assert scales.const_value is not None
+        scales.const_value = ir.tensor(np.abs(scales.const_value.numpy()), name="ws")
+        out = tmp_path / element
+        out.mkdir()
+        facts = emit.emit(product, job(product, precision=f"int{bits}_weights"), out)
+        assert (facts.precision.weights, facts.precision.activations) == (element, "float32")
+        assert facts.precision.low_precision_share == 0
+        sizes[bits] = (out / "model.engine").stat().st_size
+    assert 256 * 256 / 2 < sizes[4] < sizes[8] < 256 * 256 * 4
+
+
+def test_a_type_that_the_builder_changes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = model(MLP.format(t="float"))
+    said = "Missing scale for tensor h, expect fall back to non-int8 implementation"
+    # The log is cleared before the parser, so what is said first comes from the builder.
+    configure = emit._BUILDER.configure
+    log = library_log(load_library(TENSORRT_RTX))
+
+    def noisy(library: ModuleType, config: object, options: Options) -> tuple[str, ...]:
+        log.messages.append(("WARNING", said))
+        return configure(library, config, options)
+
+    monkeypatch.setattr(emit, "_BUILDER", dataclasses.replace(emit._BUILDER, configure=noisy))
+    with pytest.raises(ToolchainFailure, match="built another model: Missing scale for tensor h"):
+        emit.emit(small, job(small), tmp_path)
 
 
 def test_what_was_asked_for_is_not_what_is_reported(tmp_path: Path) -> None:

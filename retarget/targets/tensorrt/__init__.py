@@ -18,7 +18,7 @@ from retarget.targets.tensorrt.flavour import TENSORRT
 
 requires: tuple[str, ...] = (TENSORRT.module,)
 extra: str | None = TENSORRT.extra
-precisions = frozenset({"fp32", "fp16"})
+precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
 scheme: QuantScheme | None = schemes.TENSORRT
 lower: tuple[str, ...] = ()

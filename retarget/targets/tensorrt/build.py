@@ -66,6 +66,8 @@ class Builder:
             engine = network.builder.build_serialized_network(network.network, config)
             if engine is None:
                 raise self._failure(network)
+            if retyped := network.log.retyped():
+                raise ToolchainFailure(f"{self.flavour.title} built another model: {'; '.join(retyped)}")
             with (out / ENGINE).open("wb") as file:
                 file.write(engine)
             return EmitFacts(
@@ -73,7 +75,7 @@ class Builder:
                 variant_precision=job.precision,
                 inputs=_entries(job.inputs, network.inputs()),
                 outputs=_entries(job.outputs, network.outputs()),
-                precision=precision(network, profile.opt_sizes(job)),
+                precision=precision(network, profile.opt_sizes(job), job.precision),
                 notes=(
                     f"{self.flavour.title} {library.__version__}: the engine loads in this version only.",
                     *notes,

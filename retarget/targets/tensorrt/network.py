@@ -39,6 +39,9 @@ Tensor = Any
 _PRODUCTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM")
 """Layers that multiply and accumulate."""
 
+_MOVES = frozenset({"IDENTITY", "SHUFFLE", "SQUEEZE", "UNSQUEEZE"})
+"""Layers that only move what they are given."""
+
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -67,6 +70,10 @@ _LEVELS = {
 }
 
 
+_RETYPED = re.compile(r"Defaulting|non-int8|cast(ing)? down", re.IGNORECASE)
+"""In warnings that something is not in the type that the model gives it."""
+
+
 # ---- the library's log
 
 
@@ -88,7 +95,7 @@ class Log:
 
     def retyped(self) -> list[str]:
         """Warnings that a type was replaced by another one, which would make the artifact not what was asked for."""
-        return [readable(text) for severity, text in self.messages if severity == "WARNING" and "Defaulting" in text]
+        return [readable(text) for severity, text in self.messages if severity == "WARNING" and _RETYPED.search(text)]
 
 
 @functools.cache
@@ -284,8 +291,10 @@ def products(network: Parsed) -> Iterator[Layer]:
     return (layer for layer in network.layers() if layer_type(layer) in _PRODUCTS)
 
 
-def precision(network: Parsed, sizes: Mapping[str, int]) -> Precision:
+def precision(network: Parsed, sizes: Mapping[str, int], asked: str) -> Precision:
     """The types of the network, which a strongly typed engine keeps. Symbolic dimensions are taken at ``sizes``.
+
+    A layer computes in int8 if all that it multiplies is dequantized from that: so TensorRT reads Q/DQ.
 
     ``weights`` and ``activations`` are what most of the multiplying layers' elements and products have. The share is
     weighed with the multiply-accumulates of the ONNX nodes; None where types are mixed and a node's are unknown.
@@ -300,15 +309,36 @@ def precision(network: Parsed, sizes: Mapping[str, int]) -> Precision:
     for layer in products(network):
         cost = macs.get(onnx_node(layer), 0)
         counted = counted and cost > 0
-        activations[dtype_of(layer.get_input(0))] += max(cost, 1)
+        activations[_computed(layer, producers)] += max(cost, 1)
         weights.update(_weights(network.library, layer, producers))
     known = len(activations) == 1 or (counted and len(activations) > 1)
     return Precision(
         weights=work.most(weights or _float_constants(network)),
         activations=work.most(activations or _float_outputs(network)),
         io=work.joined(dtype_of(tensor) for _, tensor in network.inputs() + network.outputs()),
-        low_precision_share=work.low_precision_share(activations, "fp16") if known else None,
+        low_precision_share=work.low_precision_share(activations, asked) if known else None,
     )
+
+
+def _computed(layer: Layer, producers: Mapping[str, Layer]) -> str:
+    """The type that ``layer`` multiplies in: that of its codes where both its operands are dequantized."""
+    # What a third input adds is no factor.
+    codes = [_codes(layer.get_input(index), producers) for index in range(min(layer.num_inputs, 2))]
+    if len(codes) == 2 and codes[0] == codes[1] and codes[0] is not None:
+        return codes[0]
+    return dtype_of(layer.get_input(0))
+
+
+def _codes(tensor: Tensor, producers: Mapping[str, Layer]) -> str | None:
+    """The type that ``tensor`` is dequantized from, through layers that only move it; None if it is not."""
+    while tensor.name in producers:
+        layer = producers[tensor.name]
+        if layer_type(layer) == "DEQUANTIZE":
+            return dtype_of(layer.get_input(0))
+        if layer_type(layer) not in _MOVES:
+            return None
+        tensor = layer.get_input(0)
+    return None
 
 
 def _weights(library: ModuleType, layer: Layer, producers: Mapping[str, Layer]) -> dict[str, int]:
@@ -331,7 +361,7 @@ def _constant(tensor: Tensor | None, producers: Mapping[str, Layer]) -> Tensor |
         layer = producers[tensor.name]
         if layer_type(layer) == "CONSTANT":
             return layer.get_output(0)
-        if layer_type(layer) not in {"CAST", "DEQUANTIZE", "IDENTITY", "SHUFFLE", "SQUEEZE", "UNSQUEEZE"}:
+        if layer_type(layer) not in {"CAST", "DEQUANTIZE", *_MOVES}:
             return None
         tensor = layer.get_input(0)
     return None

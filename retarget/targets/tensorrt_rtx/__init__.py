@@ -17,7 +17,7 @@ from retarget.targets.tensorrt.flavour import TENSORRT_RTX
 
 requires: tuple[str, ...] = (TENSORRT_RTX.module,)
 extra: str | None = TENSORRT_RTX.extra
-precisions = frozenset({"fp32", "fp16"})
+precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
 scheme: QuantScheme | None = schemes.TENSORRT
 lower: tuple[str, ...] = ()
