@@ -1,5 +1,9 @@
 """Run passes and prove that the model still computes the same: checked once, bisected only when it does not.
 
+The numbers are compared with ONNX Runtime's optimizations off. With them on, the result must only load and run: they
+infer shapes of their own, also in a branch that is never taken, and refuse a graph where those contradict each other.
+What ONNX Runtime refused before the passes too, no pass is blamed for.
+
 The clone that the passes work on shares its tensors with the model before them: keeping both costs nodes, not weights.
 """
 
@@ -17,6 +21,7 @@ from retarget.compare import compare_outputs
 from retarget.errors import RetargetError, ToolchainFailure
 from retarget.facts import OptimizeFacts, PassFact
 from retarget.graph import clone, initializer_bytes, node_count
+from retarget.passes.delay_transposes import DelayTransposes
 from retarget.passes.presets import NamedPass
 from retarget.session import Session
 from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
@@ -28,11 +33,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+COPY_LIMIT = 512 << 20
+"""ONNX Runtime's optimizations copy the weights of a session: models with more bytes of them are not tried so."""
+
 
 def execute(model: ir.Model, feeds: Mapping[str, Feeds]) -> dict[str, Outputs]:
     """Outputs of each case in ONNX Runtime with its optimizations off: as independent of them as we are."""
     with Session(model) as session:
         return {case: session.run(arrays) for case, arrays in feeds.items()}
+
+
+def refusal(model: ir.Model, feeds: Mapping[str, Feeds]) -> str | None:
+    """Why ONNX Runtime, all optimizations on, does not load ``model`` or run the first case; None if it does."""
+    tried = clone(model)
+    # As the target `onnxruntime` writes it: the process would die of what the pass avoids.
+    DelayTransposes()(tried)
+    try:
+        with Session(tried, optimize=True) as session:
+            session.run(next(iter(feeds.values())))
+    except RetargetError as error:
+        return error.message
+    return None
 
 
 def run_checked(
@@ -47,8 +68,9 @@ def run_checked(
 ) -> tuple[ir.Model, OptimizeFacts]:
     """``model`` after ``passes``, and what each did. ``model`` itself stays as it is; tensors are shared.
 
-    ``feeds`` are the inputs of each parity case. A pass that crashes, changes an input or output, or breaks the
-    tolerance is dropped and named with the reason; ``strict`` raises ``ToolchainFailure`` instead.
+    ``feeds`` are the inputs of each parity case. A pass that crashes, changes an input or output, breaks the
+    tolerance, or makes what ONNX Runtime refuses with its optimizations on, is dropped and named with the reason;
+    ``strict`` raises ``ToolchainFailure`` instead.
     """
     started = time.perf_counter()
     parity, unchecked = _parity(model, feeds, tolerance, run)
@@ -85,6 +107,7 @@ def run_checked(
         snr_db=snr,
         seconds_passes=seconds_passes,
         seconds_check=time.perf_counter() - started - seconds_passes,
+        notes=() if parity is None or parity.not_optimized is None else (parity.not_optimized,),
     )
 
 
@@ -103,6 +126,8 @@ class _Parity:
     feeds: Mapping[str, Feeds]
     tolerance: Tolerance
     run: Run
+    not_optimized: str | None
+    """Why ONNX Runtime is not asked to optimize the result as well; None if it is."""
 
     def of(self, model: ir.Model) -> tuple[str | None, float | None]:
         """(what is wrong with ``model``, None if nothing; its smallest SNR in decibels)."""
@@ -111,8 +136,13 @@ class _Parity:
         except RetargetError as error:
             return f"made a model that does not run: {error.message}", None
         compared = compare_outputs(self.reference, actual, self.tolerance)
+        snr = min(one.snr_db for one in compared)
         wrong = [f"'{one.output}' ({one.reason})" for one in compared if not one.passed]
-        return (f"broke {', '.join(wrong)}" if wrong else None), min(one.snr_db for one in compared)
+        if wrong:
+            return f"broke {', '.join(wrong)}", snr
+        if self.not_optimized is None and (refused := refusal(model, self.feeds)) is not None:
+            return f"made a model that runs only with ONNX Runtime's optimizations off: {refused}", snr
+        return None, snr
 
 
 def _parity(
@@ -122,9 +152,19 @@ def _parity(
     if not feeds:
         return None, "there are no inputs to check with"
     try:
-        return _Parity(run(model, feeds), feeds, tolerance, run), None
+        reference = run(model, feeds)
     except RetargetError as error:
         return None, f"the model before the passes does not run: {error.message}"
+    return _Parity(reference, feeds, tolerance, run, _not_optimized(model, feeds)), None
+
+
+def _not_optimized(model: ir.Model, feeds: Mapping[str, Feeds]) -> str | None:
+    """Why no result of ``model`` is tried with ONNX Runtime's optimizations on."""
+    size = initializer_bytes(model)
+    if size > COPY_LIMIT:
+        return f"not tried with ONNX Runtime's optimizations on: they copy the {size / 1e6:.0f} MB of weights"
+    refused = refusal(model, feeds)
+    return None if refused is None else f"ONNX Runtime's optimizations refuse the model before the passes: {refused}"
 
 
 def _attempt(model: ir.Model, passes: Sequence[NamedPass], dropped: Mapping[int, str]) -> _Attempt:

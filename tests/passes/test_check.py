@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from pass_testing import feeds_for, ops, outputs, parse
 
 from retarget.errors import ToolchainFailure
-from retarget.passes import presets
+from retarget.passes import check, presets
 from retarget.passes.check import execute, run_checked
 from retarget.passes.presets import NamedPass
+from retarget.spec import DimRange
 
 if TYPE_CHECKING:
     from retarget.protocols import Feeds, Outputs
@@ -186,3 +188,75 @@ def test_presets_run_checked() -> None:
     assert facts.checked
     assert not [fact for fact in facts.passes if fact.status == "dropped"]
     assert [value.name for value in made.graph.outputs] == ["y", "z"]
+
+
+BRANCHES = """g (float[N,4] x) => (float[A,B] y) {
+    shape = Shape(x) size = Gather(shape, zero) long = Greater(size, two)
+    y = If(long) <
+        then_branch = whole () => (float[C,D] t) {
+            root = Sqrt(nine) sides = Cast <to = 7> (root) m = Reshape(w, sides) t = MatMul(m, x)
+        },
+        else_branch = short () => (float[E,F] e) { e = Neg(x) }
+    >
+}"""
+"""`m` is [3,3], which only folding finds out: for an `x` of two rows the branch that is not taken is wrong."""
+BRANCHES_CONSTANTS = {
+    "zero": np.array(0),
+    "two": np.array(2),
+    "nine": np.array([9, 9], "f"),
+    "w": np.ones((3, 3), "f"),
+}
+FIXING: list[tuple[str, dict[str, object]]] = [("fix_dimensions", {}), ("infer_shapes", {})]
+TWO_ROWS = {"N": DimRange(2, 2, 2)}
+
+
+def loads_by_default(model: ir.Model) -> bool:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    except ort.capi.onnxruntime_pybind11_state.Fail:
+        return False
+    return True
+
+
+def test_a_pass_after_which_onnxruntime_cannot_optimize_is_dropped() -> None:
+    model = parse(BRANCHES, BRANCHES_CONSTANTS)
+    feeds = {"case": feeds_for(model, {"N": 2})}
+    fixed = model.clone()
+    for one in presets.build(FIXING, TWO_ROWS):
+        fixed = one.run(fixed).model
+    assert loads_by_default(model)
+    assert not loads_by_default(fixed)
+    np.testing.assert_array_equal(outputs(fixed, feeds["case"])[0], np.negative(feeds["case"]["x"]))
+
+    made, facts = run_checked(model, presets.build(FIXING, TWO_ROWS), feeds)
+    assert [fact.status == "dropped" for fact in facts.passes] == [True, False]
+    reason = facts.passes[0].reason
+    assert reason is not None
+    assert reason.startswith("made a model that runs only with ONNX Runtime's optimizations off")
+    assert "MatMul" in reason
+    assert facts.checked
+    assert facts.notes == ()
+    assert loads_by_default(made)
+
+    with pytest.raises(ToolchainFailure, match="pass 'fix_dimensions' made a model that runs only"):
+        run_checked(model, presets.build(FIXING, TWO_ROWS), feeds, strict=True)
+
+
+def test_no_pass_is_blamed_for_what_onnxruntime_refused_before() -> None:
+    model = parse(BRANCHES.replace("float[N,4]", "float[2,4]"), BRANCHES_CONSTANTS)
+    assert not loads_by_default(model)
+    _, facts = run_checked(model, [HARMLESS], {"case": feeds_for(model, {})})
+    assert facts.passes[0].status == "changed"
+    assert facts.checked
+    assert len(facts.notes) == 1
+    assert facts.notes[0].startswith("ONNX Runtime's optimizations refuse the model before the passes: ")
+
+
+def test_large_weights_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "COPY_LIMIT", 10)
+    model = parse(BRANCHES, BRANCHES_CONSTANTS)
+    _, facts = run_checked(model, presets.build(FIXING, TWO_ROWS), {"case": feeds_for(model, {"N": 2})})
+    assert [fact.status for fact in facts.passes] == ["changed"] * 2
+    assert facts.notes == ("not tried with ONNX Runtime's optimizations on: they copy the 0 MB of weights",)
