@@ -2,95 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import os
-import pickle
-import random
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from damage import damage
+from small_net import EXPORT, MATCHES, SHAPES, Net, save_program, source_of
 from torch import nn
 from zoo import FAMILIES, Family
 
 from retarget import graph
-from retarget.catalog import frontend, frontend_export
 from retarget.compare import snr_db
-from retarget.convert.pytorch.archive import scan
-from retarget.convert.pytorch.checkpoint import load
 from retarget.errors import RetargetError, ToolchainFailure, Unsupported
 from retarget.protocols import JSON, Exported, Source
 from retarget.session import Session
-from retarget.spec import DimRange, TensorSpec
+from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
     from retarget.protocols import Feeds
 
-EXPORT = frontend_export("pytorch")
-MATCHES = frontend("pytorch").matches
-SHAPES = {"N": DimRange(1, 2, 4), "T": DimRange(2, 5, 9)}
 TORCHSCRIPT: dict[str, JSON] = {"rung": "torchscript"}
 """The fast rung: what is tested is not the exporter."""
-
-NET = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self, width=8):
-        super().__init__()
-        self.first, self.norm, self.last = nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 3)
-    def forward(self, x):
-        return self.last(torch.relu(self.norm(self.first(x))))
-
-def build(width=8):
-    return Net(width)
-def broken():
-    raise ValueError("no such backbone")
-def number():
-    return 7
-"""
-
-
-class Net(nn.Module):
-    """The module of ``NET``."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.first, self.norm, self.last = nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.last(torch.relu(self.norm(self.first(x))))
-        return y
-
-
-@pytest.fixture
-def net() -> Net:
-    torch.manual_seed(0)
-    module = Net().eval()
-    with torch.no_grad():
-        module.norm.running_mean.normal_()  # type: ignore[union-attr]
-        module.norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
-    return module
-
-
-@pytest.fixture
-def factory(tmp_path: Path) -> tuple[Path, str]:
-    (tmp_path / "net.py").write_text(NET)
-    return tmp_path / "net.py", "build"
-
-
-def _source(path: Path, *inputs: str, **more: object) -> Source:
-    specs = tuple(map(TensorSpec.parse, inputs))
-    return Source(path, specs, SHAPES, **more)  # type: ignore[arg-type]
 
 
 def _round_trip(source: Source, out: Path, feeds: Sequence[Feeds]) -> Exported:
@@ -142,7 +77,7 @@ def test_state_dicts(kind: str, net: Net, factory: tuple[Path, str], tmp_path: P
         torch.save(weights, path)
     assert MATCHES(path) == ("safetensors" if kind == "safetensors" else "state dict")
     rung: dict[str, JSON] = {} if kind == "pt" else TORCHSCRIPT
-    exported = _round_trip(_source(path, "x=float32[N,4]", factory=factory, options=rung), tmp_path / "out", X)
+    exported = _round_trip(source_of(path, "x=float32[N,4]", factory=factory, options=rung), tmp_path / "out", X)
     assert exported.rung == ("dynamo" if kind == "pt" else "torchscript")
     notes = {"nested": "under the key 'state_dict'", "prefixed": "prefix 'module.' was taken off"}
     assert [note for note in exported.notes if notes.get(kind, "-") in note] or kind not in notes
@@ -150,7 +85,7 @@ def test_state_dicts(kind: str, net: Net, factory: tuple[Path, str], tmp_path: P
 
 def test_half_precision_weights_are_widened(net: Net, factory: tuple[Path, str], tmp_path: Path) -> None:
     torch.save(net.bfloat16().state_dict(), tmp_path / "w.pt")
-    source = _source(tmp_path / "w.pt", "x=float32[N,4]", factory=factory, options=TORCHSCRIPT)
+    source = source_of(tmp_path / "w.pt", "x=float32[N,4]", factory=factory, options=TORCHSCRIPT)
     assert "widened from bfloat16 to float32" in " ".join(_round_trip(source, tmp_path / "out", X).notes)
 
 
@@ -158,7 +93,7 @@ def test_factory_arguments(tmp_path: Path, factory: tuple[Path, str]) -> None:
     torch.manual_seed(0)
     torch.save(Net(width=16).state_dict(), tmp_path / "w.pt")
     options: dict[str, JSON] = {"factory_args": {"width": 16}, **TORCHSCRIPT}
-    _round_trip(_source(tmp_path / "w.pt", "x=float32[N,4]", factory=factory, options=options), tmp_path / "out", X)
+    _round_trip(source_of(tmp_path / "w.pt", "x=float32[N,4]", factory=factory, options=options), tmp_path / "out", X)
 
 
 def test_a_pickled_module_needs_trust(net: Net, tmp_path: Path) -> None:
@@ -166,9 +101,9 @@ def test_a_pickled_module_needs_trust(net: Net, tmp_path: Path) -> None:
     torch.save(net, path)
     assert MATCHES(path) == "pickled module"
     with pytest.raises(RetargetError, match=r"holds pickled .*Net.*, and loading it runs code") as caught:
-        EXPORT.export(_source(path, "x=float32[N,4]"), None, tmp_path)
+        EXPORT.export(source_of(path, "x=float32[N,4]"), None, tmp_path)
     assert "--trust" in str(caught.value.hint)
-    _round_trip(_source(path, "x=float32[N,4]", trust=True, options=TORCHSCRIPT), tmp_path / "out", X)
+    _round_trip(source_of(path, "x=float32[N,4]", trust=True, options=TORCHSCRIPT), tmp_path / "out", X)
 
 
 def test_torchscript_keeps_its_control_flow(tmp_path: Path) -> None:
@@ -187,26 +122,20 @@ def test_torchscript_keeps_its_control_flow(tmp_path: Path) -> None:
         torch.jit.script(Signed().eval()).save(str(tmp_path / "s.pt"))  # type: ignore[no-untyped-call]
     assert MATCHES(tmp_path / "s.pt") == "TorchScript"
     exported = _round_trip(
-        _source(tmp_path / "s.pt", "x=float32[N,4]"), tmp_path / "out", [{"x": abs(_x(3, 4))}, {"x": -abs(_x(2, 4))}]
+        source_of(tmp_path / "s.pt", "x=float32[N,4]"), tmp_path / "out", [{"x": abs(_x(3, 4))}, {"x": -abs(_x(2, 4))}]
     )
     assert exported.rung == "torchscript"
     assert exported.outputs == ("y", "z")
 
 
-def _save_program(module: nn.Module, path: Path, example: torch.Tensor, dynamic: object) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(torch.export.export(module, (example,), dynamic_shapes=dynamic), path)  # type: ignore[arg-type]
-
-
 def test_an_exported_program_tells_its_own_inputs(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "p.pt2"
-    _save_program(net, path, torch.zeros(2, 4), {"x": {0: torch.export.Dim("batch")}})
+    save_program(net, path, torch.zeros(2, 4), {"x": {0: torch.export.Dim("batch")}})
     assert MATCHES(path) == "torch.export"
-    exported = EXPORT.export(_source(path), None, tmp_path)
+    exported = EXPORT.export(source_of(path), None, tmp_path)
     assert exported.inputs == (TensorSpec("x", "float32", ("dim0", 4)),)
     assert exported.rung == "dynamo"
-    _round_trip(_source(path, "image=float32[N,4]"), tmp_path / "out", [{"image": feed["x"]} for feed in X])
+    _round_trip(source_of(path, "image=float32[N,4]"), tmp_path / "out", [{"image": feed["x"]} for feed in X])
 
 
 def test_a_program_whose_size_is_baked_in_is_found(tmp_path: Path) -> None:
@@ -215,9 +144,9 @@ def test_a_program_whose_size_is_baked_in_is_found(tmp_path: Path) -> None:
             return x.reshape(x.shape[0] * 2, 2).cumsum(0)
 
     path = tmp_path / "p.pt2"
-    _save_program(Baked(), path, torch.zeros(2, 4), None)
+    save_program(Baked(), path, torch.zeros(2, 4), None)
     with pytest.raises(RetargetError, match=r"the model fails|cannot export"):
-        EXPORT.export(_source(path, "x=float32[N,4]"), None, tmp_path)
+        EXPORT.export(source_of(path, "x=float32[N,4]"), None, tmp_path)
 
 
 def test_hugging_face_folder(tmp_path: Path) -> None:
@@ -241,7 +170,7 @@ def test_hugging_face_folder(tmp_path: Path) -> None:
         {"input_ids": rng.integers(0, 50, (n, t)), "attention_mask": rng.integers(0, 2, (n, t)) | (np.arange(t) == 0)}
         for n, t in ((1, 2), (4, 9))
     ]
-    source = _source(folder, "input_ids=int64[N,T]", "attention_mask=int64[N,T]")
+    source = source_of(folder, "input_ids=int64[N,T]", "attention_mask=int64[N,T]")
     exported = _round_trip(source, tmp_path / "out", feeds)
     assert exported.outputs == ("logits",)
     assert "widened from bfloat16" in " ".join(exported.notes)
@@ -285,7 +214,7 @@ def nested(tmp_path: Path) -> Source:
     (tmp_path / "nested.py").write_text(NESTED)
     torch.save({"unused": torch.zeros(1)}, tmp_path / "w.pt")
     options: dict[str, JSON] = {"strict": False}
-    return _source(tmp_path / "w.pt", factory=(tmp_path / "nested.py", "build"), options=options)
+    return source_of(tmp_path / "w.pt", factory=(tmp_path / "nested.py", "build"), options=options)
 
 
 def _with(source: Source, *inputs: str, outputs: tuple[str, ...] = (), **options: JSON) -> Source:
@@ -349,7 +278,7 @@ def _factory(tmp_path: Path, body: str) -> Source:
     )
     torch.save({"unused": torch.zeros(1)}, tmp_path / "w.pt")
     options: dict[str, JSON] = {"strict": False}
-    return _source(tmp_path / "w.pt", "x=float32[N,4]", factory=(tmp_path / "odd.py", "build"), options=options)
+    return source_of(tmp_path / "w.pt", "x=float32[N,4]", factory=(tmp_path / "odd.py", "build"), options=options)
 
 
 def test_a_failed_rung_is_a_note_and_the_next_is_tried(tmp_path: Path) -> None:
@@ -392,7 +321,7 @@ def test_half_precision_inputs_of_a_widened_model_have_a_hint(
 ) -> None:
     torch.save(net.half().state_dict(), tmp_path / "w.pt")
     with pytest.raises(RetargetError, match="must have the same dtype") as caught:
-        EXPORT.export(_source(tmp_path / "w.pt", "x=float16[N,4]", factory=factory), None, tmp_path)
+        EXPORT.export(source_of(tmp_path / "w.pt", "x=float16[N,4]", factory=factory), None, tmp_path)
     assert "declare x as float32 too" in str(caught.value.hint)
 
 
@@ -407,7 +336,7 @@ def test_torchscript_s_own_words_are_shown(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.jit.script(Picky()).save(str(tmp_path / "s.pt"))  # type: ignore[no-untyped-call]
     with pytest.raises(RetargetError, match=r"x=\[\d+, 4\]: .*only seven will do"):
-        EXPORT.export(_source(tmp_path / "s.pt", "x=float32[N,4]"), None, tmp_path)
+        EXPORT.export(source_of(tmp_path / "s.pt", "x=float32[N,4]"), None, tmp_path)
 
 
 def test_a_dimension_that_becomes_static_is_an_error_on_every_rung(tmp_path: Path) -> None:
@@ -442,14 +371,14 @@ def test_a_model_without_tensors_is_refused(tmp_path: Path) -> None:
 def test_factories_that_fail(function: str, message: str, net: Net, factory: tuple[Path, str], tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "w.pt")
     with pytest.raises(RetargetError, match=message) as caught:
-        EXPORT.export(_source(tmp_path / "w.pt", "x=float32[N,4]", factory=(factory[0], function)), None, tmp_path)
+        EXPORT.export(source_of(tmp_path / "w.pt", "x=float32[N,4]", factory=(factory[0], function)), None, tmp_path)
     assert caught.value.hint
 
 
 def test_factory_files_that_fail(net: Net, tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "w.pt")
     file = tmp_path / "bad.py"
-    source = _source(tmp_path / "w.pt", "x=float32[N,4]", factory=(file, "build"))
+    source = source_of(tmp_path / "w.pt", "x=float32[N,4]", factory=(file, "build"))
     for content, message in (
         (None, "no such file"),
         ("def build(:", r"SyntaxError: .* \(bad.py:1\)"),
@@ -460,7 +389,7 @@ def test_factory_files_that_fail(net: Net, tmp_path: Path) -> None:
         with pytest.raises(RetargetError, match=message):
             EXPORT.export(source, None, tmp_path)
     with pytest.raises(RetargetError, match="not the module that they belong to") as caught:
-        EXPORT.export(_source(tmp_path / "w.pt", "x=float32[N,4]"), None, tmp_path)
+        EXPORT.export(source_of(tmp_path / "w.pt", "x=float32[N,4]"), None, tmp_path)
     assert "--factory" in str(caught.value.hint)
 
 
@@ -469,7 +398,7 @@ def test_keys_and_shapes_that_differ_are_listed(net: Net, factory: tuple[Path, s
     weights["extra"] = weights.pop("last.bias")
     weights["first.weight"] = torch.zeros(8, 5)
     torch.save(weights, tmp_path / "w.pt")
-    source = _source(tmp_path / "w.pt", "x=float32[N,4]", factory=factory)
+    source = source_of(tmp_path / "w.pt", "x=float32[N,4]", factory=factory)
     with pytest.raises(RetargetError) as caught:
         EXPORT.export(source, None, tmp_path)
     for part in ("missing: last.bias", "unexpected: extra", "first.weight [8, 5] for [8, 4]"):
@@ -479,202 +408,7 @@ def test_keys_and_shapes_that_differ_are_listed(net: Net, factory: tuple[Path, s
 def test_a_checkpoint_without_a_state_dict(factory: tuple[Path, str], tmp_path: Path) -> None:
     torch.save({"epoch": 3, "history": [1, 2]}, tmp_path / "w.pt")
     with pytest.raises(RetargetError, match="holds no state dict but epoch, history"):
-        EXPORT.export(_source(tmp_path / "w.pt", "x=float32[N,4]", factory=factory), None, tmp_path)
-
-
-# ---- hostile and damaged files
-
-
-class Payload:
-    """Creates ``marker`` when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.marker),)
-
-
-def _replace(path: Path, changes: Mapping[str, bytes]) -> None:
-    """Write members of the archive anew, found by the end of their name, or add them."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    root = next(iter(members)).split("/")[0]
-    for end, content in changes.items():
-        members[next((name for name in members if name.endswith(end)), f"{root}/{end}")] = content
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-
-
-@pytest.fixture
-def marker(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "executed"
-    yield path
-    assert not path.exists(), "the payload ran"
-
-
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_malicious_checkpoint_is_not_executed(
-    wrapped: bool, marker: Path, factory: tuple[Path, str], tmp_path: Path
-) -> None:
-    path = tmp_path / "evil.pt"
-    torch.save({"state_dict": {"w": torch.zeros(1)}, "x": Payload(marker)} if wrapped else Payload(marker), path)
-    assert MATCHES(path)
-    with pytest.raises(RetargetError, match=r"holds pickled .*mkdir"):
-        EXPORT.export(_source(path, "x=float32[N,4]", factory=factory), None, tmp_path)
-
-
-def _pickled(value: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def _poison(model: bytes, marker: Path, where: str) -> bytes:
-    """``model.json`` with text that PyTorch would evaluate."""
-    code = f"__import__('os').mkdir({str(marker)!r})"
-    document = json.loads(model)
-    graph_json = document["graph_module"]["graph"]
-    if where == "expression":
-        graph_json["tensor_values"]["x"]["sizes"][0] = {"as_expr": {"expr_str": code, "hint": {"as_int": 2}}}
-    elif where == "range":
-        document["range_constraints"] = {code: {"min_val": 0, "max_val": None}}
-    elif where == "guard":
-        document["guards_code"] = [code]
-    elif where == "name":
-        graph_json["nodes"][0]["name"] = f"x={code}"
-    elif where == "target":
-        graph_json["nodes"][0]["target"] = "torch.os.system"
-    return json.dumps(document).encode()
-
-
-def _poison_program(path: Path, net: Net, marker: Path, where: str) -> None:
-    """A program whose archive creates ``marker`` when it is read, or would."""
-    _save_program(net, path, torch.zeros(2, 4), {"x": {0: torch.export.Dim("batch")}})
-    scan(path)
-    with zipfile.ZipFile(path) as archive:
-        read = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-    config = json.loads(read["data/weights/model_weights_config.json"])
-    weight = next(iter(config["config"].values()))
-    weight["use_pickle"] = True
-    changes = {
-        "sample": {"sample_inputs/model.pt": _pickled(Payload(marker))},
-        "weight": {
-            "weights/model_weights_config.json": json.dumps(config).encode(),
-            f"weights/{weight['path_name']}": _pickled(Payload(marker)),
-        },
-        "new member": {"data/constants/model.pt": _pickled(Payload(marker))},
-        "object": {"data/constants/custom_obj_0": pickle.dumps(Payload(marker))},
-    }.get(where) or {"models/model.json": _poison(read["models/model.json"], marker, where)}
-    _replace(path, changes)
-
-
-@pytest.mark.parametrize(
-    "where", ["sample", "weight", "new member", "object", "expression", "range", "guard", "name", "target"]
-)
-def test_a_malicious_program_is_not_executed(where: str, marker: Path, net: Net, tmp_path: Path) -> None:
-    path = tmp_path / "evil.pt2"
-    _poison_program(path, net, marker, where)
-    reason = r"its member .*(pickled|script object|evaluated|not a name|no operator)"
-    with pytest.raises(RetargetError, match=reason) as caught:
-        EXPORT.export(_source(path, "x=float32[N,4]"), None, tmp_path)
-    assert "--trust" in str(caught.value.hint)
-
-
-@pytest.mark.parametrize("where", ["sample", "weight", "new member", "expression", "guard"])
-def test_the_scan_is_needed(where: str, net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: without the scan PyTorch runs what the file says."""
-    path, ran = tmp_path / "evil.pt2", tmp_path / "ran"
-    _poison_program(path, net, ran, where)
-    monkeypatch.setattr("logging.raiseExceptions", False)  # PyTorch's own report of its fallback is misformatted
-    with warnings.catch_warnings(), contextlib.suppress(Exception):
-        warnings.simplefilter("ignore")
-        torch.export.load(path).module()(torch.zeros(2, 4))
-    assert ran.is_dir()
-
-
-def _save(net: Net, form: str, folder: Path) -> str:
-    """Write ``net`` in one of its forms; the name of the file."""
-    from safetensors.torch import save_file
-
-    name = {"safetensors": "w.safetensors", "pt2": "p.pt2"}.get(form, "w.pt")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        match form:
-            case "safetensors":
-                save_file(net.state_dict(), folder / name)
-            case "script":
-                traced = torch.jit.trace(net, torch.zeros(2, 4))  # type: ignore[no-untyped-call]
-                traced.save(str(folder / name))
-            case "pt2":
-                torch.export.save(torch.export.export(net, (torch.zeros(2, 4),)), folder / name)
-            case _:
-                torch.save(net.state_dict(), folder / name, _use_new_zipfile_serialization=form == "pt")
-    return name
-
-
-@pytest.mark.parametrize("form", ["pt", "safetensors", "script", "pt2"])
-def test_damaged_checkpoints(form: str, net: Net, factory: tuple[Path, str], tmp_path: Path) -> None:
-    path = tmp_path / _save(net, form, tmp_path)
-    source = _source(path, "x=float32[N,4]", factory=factory if form in ("pt", "safetensors") else None)
-    whole = path.read_bytes()
-
-    for size in (0, 3, 20, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:size])
-        _assert_refused(source, tmp_path)
-    # A zip has a check sum for each member; of safetensors only the header can be seen to be damaged.
-    first = (
-        whole.index(b"{") if form == "safetensors" else whole.index(net.first.weight.detach().numpy().tobytes()[:64])
-    )
-    for offset in (first, first + 1, first + 7):
-        flipped = bytearray(whole)
-        flipped[offset] ^= 0x40
-        path.write_bytes(flipped)
-        _assert_refused(source, tmp_path)
-
-
-@pytest.mark.parametrize("form", ["pt", "legacy", "safetensors", "script", "pt2"])
-def test_damage_anywhere_never_ends_in_a_traceback(
-    form: str, net: Net, factory: tuple[Path, str], tmp_path: Path
-) -> None:
-    path = tmp_path / _save(net, form, tmp_path)
-    source = _source(path, "x=float32[N,4]", factory=None if form in ("script", "pt2") else factory)
-    whole = path.read_bytes()
-    rng = random.Random(form)
-    refused = 0
-    for _ in range(60):
-        path.write_bytes(damage(whole, rng.choice(("cut", "flip", "drop", "repeat")), rng))
-        assert MATCHES(path)
-        refused += _is_refused(source)
-    assert refused > 45
-
-
-def _is_refused(source: Source) -> bool:
-    try:
-        load(source)
-    except RetargetError as error:
-        return bool(error.hint)
-    return False
-
-
-def _assert_refused(source: Source, tmp_path: Path) -> None:
-    assert MATCHES(source.path)
-    with pytest.raises(RetargetError) as caught:
-        EXPORT.export(source, None, tmp_path)
-    assert caught.value.hint
-    assert "\n" not in caught.value.message
-
-
-def test_what_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(RetargetError, match="no such file or folder"):
-        EXPORT.export(_source(tmp_path / "none.pt"), None, tmp_path)
-    (tmp_path / "notes.txt").write_text("hello")
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "notes.txt", tmp_path / "folder"):
-        assert MATCHES(path) is None
-        with pytest.raises(RetargetError, match="not a PyTorch checkpoint"):
-            EXPORT.export(_source(path), None, tmp_path)
+        EXPORT.export(source_of(tmp_path / "w.pt", "x=float32[N,4]", factory=factory), None, tmp_path)
 
 
 # ---- families
