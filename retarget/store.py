@@ -24,16 +24,16 @@ import json
 import os
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from retarget.digests import Digests, file_digest
+from retarget.disk import ends_of, hold, plain_files, remove, sync, try_hold
 from retarget.errors import RetargetError, did_you_mean
 from retarget.facts import Fact
 from retarget.protocols import Artifact, Step
@@ -137,7 +137,7 @@ def check_files(folder: Path, manifest: Manifest, *, digests: bool) -> None:
             raise Damaged(f"{path}: its content was changed")
     if digests:
         known = {MANIFEST, manifest.log, *manifest.files}
-        for path in _files(folder):
+        for path in plain_files(folder):
             if path.relative_to(folder).as_posix() not in known:
                 raise Damaged(f"{path}: does not belong there")
 
@@ -281,8 +281,8 @@ class Store:
                 with self._lock(fcntl.LOCK_SH):
                     folder = self._staging / f"{os.getpid()}-{secrets.token_hex(6)}"
                     folder.mkdir()
-                    owned.callback(os.close, _hold(folder))
-                    owned.callback(_remove, folder)
+                    owned.callback(os.close, hold(folder))
+                    owned.callback(remove, folder)
                 staging = Staging(folder)
                 staging.out.mkdir()
                 staging.temporary.mkdir()
@@ -304,12 +304,12 @@ class Store:
         out = staging.out
         with self._disk():
             files = {}
-            for path in sorted(_files(out)):
+            for path in sorted(plain_files(out)):
                 name = path.relative_to(out).as_posix()
                 if name in (MANIFEST, LOG):
                     raise ValueError(f"step '{step.id}' wrote {name}, which the store writes itself")
                 files[name] = FileEntry(file_digest(path), path.stat().st_size)
-            log = _tail(staging.log)
+            log = ends_of(staging.log, LOG_BYTES)
             if log:
                 (out / LOG).write_bytes(log)
             manifest = Manifest(
@@ -324,11 +324,11 @@ class Store:
                 code=dict(sorted(code.items())),
             ).sealed()
             (out / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-            for path in _files(out):
+            for path in plain_files(out):
                 path.chmod(0o444)
-                _sync(path)
+                sync(path)
             for parent, _, _ in os.walk(out):
-                _sync(Path(parent))
+                sync(Path(parent))
             self._publish(out, step.key)
             (self._logs / f"{step.key}.txt").unlink(missing_ok=True)
         return Artifact(step.key, self._path(step.key))
@@ -338,7 +338,7 @@ class Store:
         path = self._logs / f"{key}.txt"
         with self._disk():
             temporary = staging.folder / "kept.txt"
-            temporary.write_bytes(_tail(staging.log))
+            temporary.write_bytes(ends_of(staging.log, LOG_BYTES))
             temporary.replace(path)
         return path
 
@@ -360,8 +360,8 @@ class Store:
                 with self._lock(fcntl.LOCK_SH):
                     path = self._leases / f"{os.getpid()}-{secrets.token_hex(6)}.json"
                     path.touch(exist_ok=False)
-                    owned.callback(os.close, _hold(path))
-                    owned.callback(_remove, path)
+                    owned.callback(os.close, hold(path))
+                    owned.callback(remove, path)
                     path.write_text(json.dumps({"pid": os.getpid(), "since": time.time(), "keys": wanted}))
                     for key in wanted:
                         with contextlib.suppress(FileNotFoundError):
@@ -413,11 +413,11 @@ class Store:
         with self._disk():
             with self._lock(fcntl.LOCK_EX):
                 for path in (*self._staging.iterdir(), *self._leases.iterdir()):
-                    held = _try_hold(path)
+                    held = try_hold(path)
                     if held is not None:
                         dead.append((path, held))
             for path, held in dead:
-                _remove(path)
+                remove(path)
                 os.close(held)
 
     # -- inside
@@ -439,7 +439,7 @@ class Store:
         path = self._path(key)
         if not path.parent.exists():
             path.parent.mkdir(exist_ok=True)
-            _sync(self._objects)
+            sync(self._objects)
         while True:
             try:
                 out.rename(path)
@@ -451,7 +451,7 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):
                     self._discard(path, path.stat().st_ino)
             else:
-                _sync(path.parent)
+                sync(path.parent)
                 return
 
     def _discard(self, path: Path, identity: int | None = None, *, unleased: bool = False) -> bool:
@@ -460,7 +460,7 @@ class Store:
             if unleased and path.name in self._leased():
                 return False
             try:
-                held = _hold(path)
+                held = hold(path)
             except FileNotFoundError:
                 return False
             if identity is not None and os.fstat(held).st_ino != identity:
@@ -468,7 +468,7 @@ class Store:
                 return False
             grave = self._staging / f"{os.getpid()}-{secrets.token_hex(6)}"
             path.rename(grave)
-        _remove(grave)
+        remove(grave)
         os.close(held)
         return True
 
@@ -476,7 +476,7 @@ class Store:
         """Keys that running builds use. The caller holds the store's lock alone."""
         keys: set[str] = set()
         for path in self._leases.iterdir():
-            held = _try_hold(path)
+            held = try_hold(path)
             if held is None:
                 # Gone, or not whole because the disk is full: then its build does not begin.
                 with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
@@ -541,71 +541,3 @@ def default_root(option: Path | None) -> Path:
     if not isinstance(place, str):
         raise RetargetError(f"{config}: store: {place!r} is not a path", 'write store = "/path/to/folder"')
     return config.parent / Path(place).expanduser()
-
-
-# ---- files
-
-
-def _hold(path: Path) -> int:
-    """Open and lock ``path``. Nobody else can have it: it is new, or the caller holds the store's lock alone."""
-    held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-    except OSError:
-        os.close(held)
-        raise
-    return held
-
-
-def _try_hold(path: Path) -> int | None:
-    """Open and lock ``path``; None if its owner lives, or it is gone."""
-    try:
-        held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        return None
-    return held
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below ``folder``. Raises ``ValueError`` for a link or anything else that is not a plain file."""
-    for parent, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            mode = Path(parent, name).lstat().st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise ValueError(f"{PurePosixPath(parent, name)}: not a plain file")
-        yield from (Path(parent, name) for name in names)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or folder, which a process that was killed in ours may be removing too."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(held)
-    finally:
-        os.close(held)
-
-
-def _tail(log: Path) -> bytes:
-    """The content of ``log``, its middle left out where it is long; nothing if there is no log."""
-    try:
-        with log.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= LOG_BYTES:
-                return file.read()
-            head = file.read(LOG_BYTES // 2)
-            file.seek(-(LOG_BYTES // 2), os.SEEK_END)
-            return head + f"\n[{size - LOG_BYTES} bytes left out]\n".encode() + file.read()
-    except FileNotFoundError:
-        return b""
