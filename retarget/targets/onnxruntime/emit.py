@@ -30,13 +30,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     """``out/model.onnx``, with ``model.onnx.data`` beside it when the weights are large."""
     path = out / FILE
     graph.save(_deployable(model), path)
-    try:
-        Session(path).close()
-    except ToolchainFailure as error:
-        if refusals := check(model, job):
-            raise unsupported("onnxruntime", refusals) from error
-        raise
-
+    _load(path, model, job)
     written = graph.load(path)
     sizes = {symbol: extent.opt for symbol, extent in job.shapes.items()}
     done = executed(path, sizes)
@@ -55,6 +49,21 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
         ),
         notes=tuple(_notes(written, done, held, integer=job.precision == "int8" or computed in work.INT8)),
     )
+
+
+def _load(path: Path, model: ir.Model, job: EmitJob) -> None:
+    """Open the artifact as it is written, then as applications do: a crash or refusal belongs here, to the artifact."""
+    for optimize in (False, True):
+        try:
+            Session(path, optimize=optimize).close()
+        except ToolchainFailure as error:
+            if not optimize and (refusals := check(model, job)):
+                raise unsupported("onnxruntime", refusals) from error
+            raise ToolchainFailure(
+                f"ONNX Runtime, its optimizations {'on' if optimize else 'off'}, cannot load {FILE}: {_reason(error)}",
+                "no node is refused on its own, so shapes or types contradict each other: if a dimension is fixed that"
+                " the source leaves open, open it again; or keep the graph as the source has it (`optimize: none`)",
+            ) from error
 
 
 def _notes(written: ir.Model, done: Executed | str, held: str, *, integer: bool) -> Iterator[str]:
@@ -101,8 +110,13 @@ def _trial(alone: ir.Model) -> str | None:
     try:
         Session(alone).close()
     except ToolchainFailure as error:
-        return error.message.partition(": ")[2] or error.message
+        return _reason(error)
     return None
+
+
+def _reason(error: ToolchainFailure) -> str:
+    """What ONNX Runtime says, without what it says it of."""
+    return error.message.partition(": ")[2] or error.message
 
 
 def _deployable(model: ir.Model) -> ir.Model:
