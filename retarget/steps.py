@@ -245,7 +245,7 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
         samples=metric.samples,
         settings=runner.settings,
         data=_data_facts(options.data, metric.samples, statistics),
-        notes=samples.notes,
+        notes=(*samples.notes, *_fewer_classes(samples, source.outputs[0])),
     )
 
 
@@ -347,6 +347,16 @@ def _watched(samples: Samples, size: int | None, statistics: Statistics | None =
         if statistics is not None:
             statistics.add(batch)
         yield batch
+
+
+def _fewer_classes(samples: Samples, scores: TensorSpec) -> Iterator[str]:
+    """What is wrong where labels were counted from the names of fewer, or more, classes than the model knows."""
+    known = scores.shape[-1] if scores.shape else None
+    if samples.classes is not None and isinstance(known, int) and known != samples.classes:
+        yield (
+            f"the data has {samples.classes} classes, numbered in the order of their names, and '{scores.name}' has "
+            f"{known}: give `classes`, or labels mean other classes than the model's"
+        )
 
 
 def _data_facts(options: told.DataOptions, samples: int, statistics: Statistics) -> DataFacts:

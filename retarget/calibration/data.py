@@ -92,10 +92,12 @@ def _open_media(
 
     def items() -> Iterator[Item]:
         for index, file in enumerate(files):
-            numbers = {name: np.asarray(found[index]) for name, found in labels.items()}
+            numbers = {name: np.asarray(found.numbers[index]) for name, found in labels.items()}
             yield {spec.name: reader.read(file), **numbers}
 
-    return _Items(path, specs, limit, extra, items, count=len(files))
+    samples = _Items(path, specs, limit, extra, items, count=len(files))
+    samples.classes = next((found.counted for found in labels.values()), None)
+    return samples
 
 
 class Samples:
@@ -103,6 +105,8 @@ class Samples:
 
     count: int | None
     """How many samples ``batches`` gives; None for a function that has not been exhausted yet."""
+    classes: int | None = None
+    """How many classes there are, where labels are the places of their names in order."""
 
     def __init__(self, path: Path, specs: Sequence[TensorSpec], limit: int | None, extra: Sequence[str]) -> None:
         if limit is not None and limit < 1:

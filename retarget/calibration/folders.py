@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from retarget.errors import RetargetError, did_you_mean
@@ -38,7 +39,16 @@ def media_files(path: Path, media: Media) -> list[Path]:
     return [file for turn in itertools.zip_longest(*turns.values()) for file in turn if file is not None]
 
 
-def read_labels(path: Path, files: Sequence[Path], labels: str, classes: Classes | None) -> list[int]:
+@dataclass(frozen=True)
+class Labels:
+    """The number of each file's class."""
+
+    numbers: list[int]
+    counted: int | None
+    """How many classes there are, where their numbers were counted from the names that the set happens to have."""
+
+
+def read_labels(path: Path, files: Sequence[Path], labels: str, classes: Classes | None) -> Labels:
     """The number of the class of each of ``files``: ``labels`` is ``folder``, or the name of a .csv in ``path``.
 
     ``classes`` are the classes' names in order; ``numbers``: names are numbers; ``sorted``: names count in the order
@@ -64,7 +74,7 @@ def read_labels(path: Path, files: Sequence[Path], labels: str, classes: Classes
             found.append(numbers[name])
         else:
             raise RetargetError(f"{file}: '{name}' is none of the classes", did_you_mean(name, numbers))
-    return found
+    return Labels(found, None if numbers is None or isinstance(classes, tuple) else len(numbers))
 
 
 def _folder_of(path: Path, file: Path) -> str:
