@@ -216,7 +216,7 @@ class _Rewrite:
         result.dtype, result.shape = ir.DataType.FLOAT, value.shape
         result.name = self._fresh(f"{name}_dq")
         for user, at in uses:
-            user.replace_input_with(at, result)
+            rewire(user, at, result)
         if output_at:
             value.name = self._fresh(f"{name}_float")
             result.name = name

@@ -129,6 +129,9 @@ def _anchor(node: ir.Node, scheme: QuantScheme, keep: Collection[str]) -> Anchor
     shape = [int(size) for size in weight.const_value.shape.numpy()]
     if len(shape) < 2 or not weight.const_value.size:
         return "its weight has fewer than two axes"
+    if node.op_type == "MatMul" and len(shape) > 2:
+        # ONNX Runtime accepts scales for its columns when it loads the model, and fails when it runs it.
+        return "its weight is a stack of matrices"
     if node.op_type == "Gemm":
         if node.attributes.get_float("alpha", 1.0) != 1 or node.attributes.get_float("beta", 1.0) != 1:
             return "its alpha or beta is not 1"
@@ -173,7 +176,7 @@ def _bias(node: ir.Node, channels: int, keep: Collection[str]) -> tuple[ir.Node,
         if not is_constant(node.inputs[2]):
             return "its bias is not a constant"
         if not _is_vector(node.inputs[2], channels):
-            return "its bias has not one number for each output channel"
+            return "its bias has not one number for each channel"
         place = (node, 2)
     return place
 

@@ -1,0 +1,488 @@
+"""Oracles: numpy for scales and integers, ONNX Runtime without optimizations for what the graph means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pass_testing as testing
+import pytest
+from quantizing import Quantized, drawn, executed, f32, min_max, run
+
+from retarget import schemes
+from retarget.compare import snr_db
+from retarget.passes.library import FoldConstants
+from retarget.passes.quantize import Quantize, candidates
+from retarget.schemes import COREML, NCNN, OPENVINO, TENSORRT, TFLITE, U8S8, QuantScheme
+
+ALL = (U8S8, OPENVINO, TENSORRT, TFLITE, COREML, NCNN)
+
+CONV = "m (float[N,4,9,9] x) => (float[N,8,9,9] y) { [conv] c = Conv<pads = [1,1,1,1]>(x, w, b)\n [act] y = Relu(c) }"
+WEIGHTS = {"w": drawn(8, 4, 3, 3, scale=0.2), "b": drawn(8, seed=1)}
+
+RESIDUAL = """m (float[N,4,12,12] x) => (float[N,5] y) {
+    [first] c0 = Conv<pads = [1,1,1,1]>(x, w0, b0)
+    r0 = Relu(c0)
+    [inner] c1 = Conv<pads = [1,1,1,1]>(r0, w1, b1)
+    r1 = Relu(c1)
+    [last] c2 = Conv<pads = [1,1,1,1]>(r1, w2, b2)
+    [sum] s = Add(c2, r0)
+    r2 = Relu(s)
+    [pool] m = MaxPool<kernel_shape = [2,2], strides = [2,2]>(r2)
+    [wide] c3 = Conv(m, w3, b3)
+    [mean] g = GlobalAveragePool(c3)
+    [flat] f = Flatten(g)
+    [head] y = Gemm(f, w4, b4)
+}"""
+RESIDUAL_WEIGHTS = {
+    "w0": drawn(8, 4, 3, 3, scale=0.2),
+    "w1": drawn(8, 8, 3, 3, seed=2, scale=0.15),
+    "w2": drawn(8, 8, 3, 3, seed=4, scale=0.15),
+    "w3": drawn(16, 8, 1, 1, seed=6, scale=0.4),
+    "w4": drawn(16, 5, seed=8, scale=0.3),
+    **{f"b{at}": drawn(size, seed=20 + at) for at, size in enumerate((8, 8, 8, 16, 5))},
+}
+
+
+# ---- the graph
+
+
+def test_a_convolution_is_quantized_in_front_of_it_and_behind_its_activation() -> None:
+    found = Quantized(CONV, U8S8, WEIGHTS)
+    assert found.ops == [
+        "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv", "Relu", "QuantizeLinear",
+        "DequantizeLinear",
+    ]  # fmt: skip
+    assert found.quantize.quantized == ("conv",)
+    assert found.quantize.kept == ()
+    assert found.snr > 38
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=lambda scheme: scheme.name)
+def test_each_scheme_quantizes_a_residual_network(scheme: QuantScheme) -> None:
+    found = Quantized(RESIDUAL, scheme, RESIDUAL_WEIGHTS)
+    assert found.quantize.quantized == ("first", "inner", "last", "wide", "head")
+    assert found.snr > 33
+    assert abs(found.optimized_snr - found.snr) < 1
+
+
+def test_integers_and_scales_are_those_of_the_definition() -> None:
+    found = Quantized(CONV, U8S8, WEIGHTS)
+    low, high = float(found.feeds["x"].min()), float(found.feeds["x"].max())
+    scale, zero = found.ranges["x"]
+    assert scale == pytest.approx((high - low) / 255, rel=1e-6)
+    assert zero == round(-low / scale)
+    absmax = np.abs(WEIGHTS["w"]).max(axis=(1, 2, 3))
+    np.testing.assert_allclose(found.numbers("w_scale"), absmax / 127, rtol=1e-6)
+    integers = np.rint(WEIGHTS["w"] / (absmax / 127).reshape(8, 1, 1, 1))
+    np.testing.assert_array_equal(found.constant("w_q"), integers.astype(np.int8))
+    bias_scale = np.float32(scale) * found.numbers("w_scale").astype(np.float32)
+    np.testing.assert_array_equal(found.numbers("b_scale"), bias_scale)
+    np.testing.assert_allclose(found.numbers("b_q") * bias_scale, WEIGHTS["b"], atol=float(bias_scale.max()))
+    assert found.constant("b_q").dtype == np.int32
+    assert "y" in found.ranges, "a result is known under the name that it had"
+    assert found.ranges["y"][1] == 0, "nothing is below zero behind a Relu"
+
+
+def test_float_biases_stay_as_they_are() -> None:
+    found = Quantized(CONV, TENSORRT, WEIGHTS)
+    assert found.node("c").inputs[2] is found.model.graph.initializers["b"]
+    assert found.constant("w_q").dtype == np.int8
+    scale, zero = found.ranges["x"]
+    assert scale == pytest.approx(float(np.abs(found.feeds["x"]).max()) / 127, rel=1e-6)
+    assert zero == 0
+    assert "y" not in found.ranges, "its kernel gives floats"
+
+
+def test_a_value_with_two_readers_is_quantized_once() -> None:
+    text = """m (float[N,8] x) => (float[N,8] y, float[N,8] z) {
+        [one] y = MatMul(x, v)
+        [two] z = MatMul(x, w)
+    }"""
+    found = Quantized(text, U8S8, {"v": drawn(8, 8), "w": drawn(8, 8, seed=1)})
+    assert found.ops.count("QuantizeLinear") == 1
+    assert found.node("y").inputs[0] is found.node("z").inputs[0]
+
+
+def test_a_float_reader_takes_the_float_where_there_is_one() -> None:
+    text = """m (float[N,8] x) => (float[N,8] y) {
+        t = Exp(x)
+        [product] a = MatMul(t, w)
+        y = Div(a, t)
+    }"""
+    found = Quantized(text, U8S8, {"w": drawn(8, 8)})
+    assert found.is_rounded("a", 0)
+    assert found.node("y").inputs[1] is found.node("t").outputs[0]
+    assert found.kept["node_y" if "node_y" in found.kept else "y"] == "u8s8 has no int8 Div"
+
+
+def test_the_sum_of_a_residual_network_is_quantized() -> None:
+    found = Quantized(RESIDUAL, U8S8, RESIDUAL_WEIGHTS)
+    assert found.is_rounded("s", 0)
+    assert found.is_rounded("s", 1)
+    assert found.node("s").inputs[1] is found.node("c1").inputs[0], "the branch is quantized once"
+
+
+def test_tensorrt_adds_to_what_is_not_rounded_yet() -> None:
+    found = Quantized(RESIDUAL, TENSORRT, RESIDUAL_WEIGHTS)
+    assert not found.is_rounded("s", 0)
+    assert found.is_rounded("s", 1)
+
+
+def test_a_sum_in_front_of_float_stays_float() -> None:
+    text = """m (float[N,8] x) => (float[N,8] y) {
+        [product] a = MatMul(x, w)
+        [sum] s = Add(a, x)
+        [norm] n = LayerNormalization(s, g)
+        [next] y = MatMul(n, w)
+    }"""
+    found = Quantized(text, U8S8, {"w": drawn(8, 8), "g": f32(*[1.0] * 8)})
+    assert not found.is_rounded("s", 0)
+    assert not found.is_rounded("s", 1)
+    assert set(found.ranges) == {"x", "n"}
+    assert found.kept == {
+        "sum": "its neighbours compute in float32, int8 would gain nothing",
+        "norm": "u8s8 has no int8 LayerNormalization",
+    }
+
+
+def test_a_bias_behind_a_product_belongs_to_it() -> None:
+    text = """m (float[N,3,8] x) => (float[N,3,6] z) {
+        [product] a = MatMul(x, w)
+        [bias] y = Add(b, a)
+        [next] z = MatMul(y, v)
+    }"""
+    constants = {"w": drawn(8, 6), "b": drawn(6, seed=3), "v": drawn(6, 6, seed=4)}
+    found = Quantized(text, U8S8, constants)
+    assert found.constant("b_q").dtype == np.int32
+    assert "a" not in found.ranges
+    assert found.kept == {}
+    assert found.snr > 35
+
+
+def test_an_activation_that_the_runtime_cannot_fuse_stands_behind_the_rounding() -> None:
+    text = "m (float[N,4,9,9] x) => (float[N,8,9,9] y) { c = Conv<pads = [1,1,1,1]>(x, w, b)\n [act] y = HardSwish(c) }"
+    there = Quantized(text, U8S8, WEIGHTS)
+    assert "c" in there.ranges
+    assert there.kept == {"act": "u8s8 has no int8 HardSwish"}
+    inside = Quantized(text, OPENVINO, WEIGHTS)
+    assert set(inside.ranges) == {"x"}
+    assert inside.kept == {}
+
+
+def test_products_of_activations_follow_the_scheme() -> None:
+    text = """m (float[N,4,8] q, float[N,8,4] k) => (float[N,4,4] y) {
+        [scores] s = MatMul(q, k)
+        y = Softmax(s)
+    }"""
+    stays = Quantized(text, U8S8, modified=False)
+    assert stays.kept["scores"] == "u8s8 leaves products of two activations in float32"
+    there = Quantized(text, TFLITE)
+    assert there.quantize.quantized == ("scores",)
+    assert set(there.ranges) == {"q", "k", "s"}
+
+
+# ---- scales that are shared or given
+
+
+def test_what_moves_values_shares_their_scale() -> None:
+    found = Quantized(RESIDUAL, TFLITE, RESIDUAL_WEIGHTS)
+    assert found.ranges["m"] == found.ranges["r2"]
+    assert found.ranges["f"] == found.ranges["g"] == found.ranges["c3"], "TFLite's average has one scale as well"
+    elsewhere = Quantized(RESIDUAL, U8S8, RESIDUAL_WEIGHTS)
+    assert elsewhere.ranges["g"] != elsewhere.ranges["c3"]
+
+
+CONCAT = """m (float[N,4,6,6] x) => (float[N,4,6,6] y) {
+    [left] a = Conv(x, w0)
+    [right] b = Conv(x, w1)
+    [both] c = Concat<axis = 1>(a, b)
+    [next] y = Conv(c, w2)
+}"""
+CONCAT_WEIGHTS = {
+    "w0": drawn(4, 4, 1, 1),
+    "w1": drawn(4, 4, 1, 1, seed=1, scale=9),
+    "w2": drawn(4, 8, 1, 1, seed=2),
+}
+
+
+def test_a_concat_has_the_union_of_its_inputs_where_the_scheme_says_so() -> None:
+    unified = Quantized(CONCAT, TFLITE, CONCAT_WEIGHTS)
+    assert unified.ranges["a"] == unified.ranges["b"] == unified.ranges["c"]
+    choose = min_max(testing.parse(CONCAT, CONCAT_WEIGHTS), [unified.feeds])
+    ranges = [found for name in "abc" if (found := choose(name, TFLITE.grid)) is not None]
+    expected = (max(high for _, high in ranges) - min(low for low, _ in ranges)) / 255
+    assert unified.ranges["a"][0] == pytest.approx(expected, rel=1e-6)
+    own = Quantized(CONCAT, U8S8, CONCAT_WEIGHTS)
+    assert own.ranges["a"][0] * 2 < own.ranges["b"][0]
+
+
+def test_softmax_sigmoid_and_tanh_have_fixed_scales_in_tflite() -> None:
+    text = """m (float[N,4,8] x) => (float[N,4,4] y, float[N,4,4] z, float[N,4,4] u) {
+        [first] a = MatMul(x, w)
+        p = Softmax(a)
+        t = Transpose<perm = [0,2,1]>(p)
+        y = MatMul(t, v)
+        s = Sigmoid(a)
+        z = MatMul(s, v)
+        h = Tanh(a)
+        u = MatMul(h, v)
+    }"""
+    found = Quantized(text, TFLITE, {"w": drawn(8, 4), "v": drawn(4, 4, seed=1)})
+    assert found.ranges["p"] == found.ranges["t"] == (1 / 256, -128)
+    assert found.ranges["s"] == (1 / 256, -128)
+    assert found.ranges["h"] == (1 / 128, 0)
+    assert found.snr > 28
+
+
+def test_a_concat_of_a_fixed_and_another_scale_stays_float() -> None:
+    text = """m (float[N,4] x) => (float[N,4] y) {
+        [first] a = MatMul(x, w)
+        s = Sigmoid(a)
+        [both] c = Concat<axis = 1>(s, x)
+        [next] y = MatMul(c, v)
+    }"""
+    found = Quantized(text, TFLITE, {"w": drawn(4, 4), "v": drawn(8, 4, seed=1)})
+    assert found.kept["both"] == "tflite needs one scale for its inputs, and that of one of them is fixed"
+
+
+def test_constants_of_arithmetic_are_quantized() -> None:
+    text = """m (float[N,4,6,6] x) => (float[N,4,6,6] y) {
+        a = Conv(x, w)
+        [scaled] m = Mul(a, k)
+        [shifted] s = Add(h, m)
+        y = Conv(s, w)
+    }"""
+    constants = {"w": drawn(4, 4, 1, 1), "k": f32(0.5, 0, 2, -1).reshape(4, 1, 1), "h": f32(3.25)}
+    found = Quantized(text, U8S8, constants)
+    assert found.is_rounded("m", 1)
+    assert found.is_rounded("s", 0)
+    np.testing.assert_array_equal(found.constant("k_q").ravel(), [127, 85, 255, 0])
+    assert found.constant("h_q") == 255
+    assert found.snr > 30
+
+
+# ---- traps
+
+
+def test_ranges_of_one_sign_still_hold_zero() -> None:
+    found = Quantized(CONV, U8S8, WEIGHTS, choose=lambda name, grid: {"x": (2.0, 5.0), "y": (-4.0, -1.0)}.get(name))
+    assert found.ranges["x"] == pytest.approx((5 / 255, 0))
+    # Behind a Relu nothing is negative, whatever was chosen.
+    assert found.ranges["y"][1] == 0
+    signed = CONV.replace("Relu", "Identity").replace("c = Conv", "y = Conv").replace("\n [act] y = Identity(c)", "")
+    below = Quantized(signed, U8S8, WEIGHTS, choose=lambda name, grid: {"x": (2.0, 5.0), "y": (-4.0, -1.0)}.get(name))
+    assert below.ranges["y"] == pytest.approx((4 / 255, 255))
+
+
+@pytest.mark.parametrize("value", [0.0, 2.5, -2.5])
+@pytest.mark.parametrize("scheme", [U8S8, TENSORRT, TFLITE], ids=lambda scheme: scheme.name)
+def test_a_constant_activation_keeps_its_value(value: float, scheme: QuantScheme) -> None:
+    feeds = {"x": np.full((2, 4, 9, 9), value, np.float32)}
+    found = Quantized(CONV, scheme, WEIGHTS, feeds=feeds)
+    scale, zero = found.ranges["x"]
+    assert scale > 0
+    integer = np.clip(round(value / scale) + zero, scheme.low, scheme.high)
+    assert (integer - zero) * scale == pytest.approx(value, rel=1e-5)
+    error = np.abs(found.outputs["y"].astype(np.float64) - found.expected["y"].astype(np.float64))
+    assert error.max() < 0.03 * float(found.expected["y"].max())
+
+
+def test_the_scale_of_a_relu6_does_not_reach_beyond_six() -> None:
+    text = "m (float[N,4,9,9] x) => (float[N,8,9,9] y) { c = Conv<pads = [1,1,1,1]>(x, w, b)\n y = Clip(c, lo, hi) }"
+    constants = {**WEIGHTS, "lo": np.float32(0), "hi": np.float32(6), "w": drawn(8, 4, 3, 3, scale=5)}
+    found = Quantized(text, U8S8, {name: np.asarray(array) for name, array in constants.items()})
+    scale, zero = found.ranges["y"]
+    assert zero == 0
+    assert 5.99999 < float(np.float32(scale) * np.float32(255)) <= 6
+
+
+def test_a_bias_beyond_the_accumulator_widens_the_scale_of_its_weight() -> None:
+    constants = {"w": WEIGHTS["w"].copy(), "b": WEIGHTS["b"].copy()}
+    constants["w"][0] *= 1e-9
+    constants["w"][1] = 0
+    constants["b"][:2] = 1000, -7
+    found = Quantized(CONV, U8S8, constants, choose=lambda name, grid: {"x": (-4.0, 4.0), "y": (0.0, 1100.0)}.get(name))
+    stored = found.numbers("b_q") * found.numbers("b_scale")
+    np.testing.assert_allclose(stored[:2], [1000, -7], rtol=1e-6)
+    assert np.abs(found.numbers("b_q")).max() <= 2**30 + 64
+    assert found.numbers("w_scale")[2] == pytest.approx(float(np.abs(WEIGHTS["w"][2]).max()) / 127)
+
+
+def test_tiny_ranges_give_scales_whose_products_are_numbers() -> None:
+    constants = {"w": WEIGHTS["w"] * np.float32(1e-20), "b": np.zeros(8, np.float32)}
+    found = Quantized(CONV, U8S8, constants, choose=lambda name, grid: (-1e-30, 1e-30))
+    assert (found.numbers("b_scale") > np.finfo(np.float32).tiny).all()
+    assert np.isfinite(found.outputs["y"]).all()
+
+
+def test_shared_weights_are_quantized_once_for_each_axis() -> None:
+    text = """m (float[N,8] x) => (float[N,8] y, float[N,8] u) {
+        a = Gemm(x, w, b)
+        y = Gemm(a, w, b)
+        u = Gemm<transB = 1>(x, w)
+    }"""
+    found = Quantized(text, U8S8, {"w": drawn(8, 8, scale=0.4), "b": drawn(8, seed=1)})
+    names = sorted(name for name, value in found.model.graph.initializers.items() if value.dtype == ir.DataType.INT8)
+    assert names == ["int8_zeros_8", "w_q", "w_q_1"]
+    assert found.node("a").inputs[1] is found.node("y").inputs[1]
+    assert found.node("a").inputs[2] is not found.node("y").inputs[2], "the bias has the scale of the input"
+    assert found.snr > 33
+
+
+def test_inputs_and_outputs_of_other_sizes() -> None:
+    found = Quantized(RESIDUAL, U8S8, RESIDUAL_WEIGHTS, sizes={"N": 2})
+    other = testing.feeds_for(found.model, {"N": 5}, seed=4)
+    expected = run(testing.parse(RESIDUAL, RESIDUAL_WEIGHTS), other)["y"]
+    assert snr_db(expected, run(found.model, other)["y"]) > 25
+
+
+def test_an_output_that_int8_nodes_read_too() -> None:
+    text = """m (float[N,4,6,6] x) => (float[N,4,6,6] x2, float[N,4,6,6] y) {
+        x2 = Conv(x, w)
+        y = Conv(x2, v)
+    }"""
+    found = Quantized(text, U8S8, {"w": drawn(4, 4, 1, 1), "v": drawn(4, 4, 1, 1, seed=1)})
+    assert found.ops.count("QuantizeLinear") == 3
+    assert found.snr > 30
+
+
+def test_subgraphs_stay_as_they_are() -> None:
+    text = """m (float[N,8] x, bool flag) => (float[N,8] y) {
+        [product] a = MatMul(x, w)
+        y = If(flag) <then_branch = t () => (float[N,8] p) { p = MatMul(a, w) },
+                      else_branch = e () => (float[N,8] q) { q = Neg(a) }>
+    }"""
+    found = Quantized(text, U8S8, {"w": drawn(8, 8)}, feeds={"x": drawn(3, 8, seed=2), "flag": np.array(True)})
+    assert found.quantize.quantized == ("product",)
+    assert "its subgraphs stay in float32" in found.kept.values()
+    assert found.ops.count("MatMul") == 2
+
+
+def test_quantization_of_the_models_own_is_kept() -> None:
+    text = """m (float[N,8] x) => (float[N,8] y) <float s = {0.03}, uint8 z = {128}> {
+        xq = QuantizeLinear(x, s, z)
+        xd = DequantizeLinear(xq, s, z)
+        [own] a = MatMul(xd, w)
+        e = Exp(a)
+        [new] y = MatMul(e, v)
+    }"""
+    found = Quantized(text, U8S8, {"w": drawn(8, 8, scale=0.1), "v": drawn(8, 8, seed=1)})
+    assert found.quantize.quantized == ("new",)
+    assert found.kept["own"] == "it is quantized already"
+    assert found.node("a").inputs[1] is found.model.graph.initializers["w"]
+
+
+def test_masks_are_no_values() -> None:
+    text = """m (float[N,4,8] x, float[N,1,4] mask) => (float[N,4,4] y) {
+        [scores] a = MatMul(x, w)
+        [masked] s = Add(a, mask)
+        p = Softmax(s)
+        [next] y = MatMul(p, v)
+    }"""
+    feeds = {"x": drawn(2, 4, 8), "mask": np.where(drawn(2, 1, 4, seed=5) > 0, 0, -1e9).astype(np.float32)}
+    found = Quantized(text, TFLITE, {"w": drawn(8, 4), "v": drawn(4, 4, seed=1)}, feeds=feeds)
+    assert found.kept["masked"] == "the masks in its range would leave no levels for the values"
+    assert found.snr > 25
+
+
+# ---- what stays, and why
+
+
+@pytest.mark.parametrize(
+    ("text", "constants", "reason"),
+    [
+        ("y = Conv(x, x)", {}, "its weight is not a constant"),
+        ("y = Gemm<alpha = 0.5>(x, w)", {"w": drawn(8, 8)}, "its alpha or beta is not 1"),
+        ("y = MatMul(w, x)", {"w": drawn(8, 8)}, "u8s8 leaves products of two activations in float32"),
+        ("y = MatMul(x, w)", {"w": drawn(8)}, "its weight has fewer than two axes"),
+        ("y = MatMul(x, w)", {"w": drawn(3, 8, 8)}, "its weight is a stack of matrices"),
+        ("y = Gemm(x, w, x)", {"w": drawn(8, 8)}, "its bias is not a constant"),
+        ("y = Gemm(x, w, b)", {"w": drawn(8, 8), "b": drawn(8, 8)}, "its bias has not one number for each channel"),
+    ],
+)
+def test_reasons(
+    text: str, constants: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]], reason: str
+) -> None:
+    shape = "8,8,1,1" if "Conv" in text else "8,8"
+    rank = {"its weight has fewer than two axes": "8", "its weight is a stack of matrices": "3,8,8"}.get(reason, shape)
+    found = Quantized(f"m (float[{shape}] x) => (float[{rank}] y) {{ [it] {text} }}", U8S8, constants, modified=False)
+    assert found.kept == {"it": reason}
+
+
+def test_a_node_without_a_range_stays() -> None:
+    found = Quantized(CONV, U8S8, WEIGHTS, choose=lambda name, grid: None, modified=False)
+    assert found.kept["conv"] == "no range of 'x' was recorded"
+    found = Quantized(CONV, U8S8, WEIGHTS, choose=lambda name, grid: (0.0, np.inf), modified=False)
+    assert found.kept["conv"] == "the range of 'x' is not finite"
+
+
+def test_nodes_can_be_asked_to_stay() -> None:
+    found = Quantized(RESIDUAL, U8S8, RESIDUAL_WEIGHTS, keep=("inner", "sum"))
+    assert found.quantize.quantized == ("first", "last", "wide", "head")
+    assert found.kept["inner"] == found.kept["sum"] == "it was asked to stay in float32"
+    assert not found.is_rounded("s", 0) or "c2" in found.ranges
+    assert found.snr > 33
+    model = testing.parse(RESIDUAL, RESIDUAL_WEIGHTS)
+    assert candidates(model, U8S8) == ("first", "inner", "last", "wide", "head")
+
+
+# ---- weights
+
+
+def test_weights_are_rounded_when_they_are_read() -> None:
+    text = "m (float[N,128] x) => (float[N,128] y) { y = MatMul(x, w) }"
+    model = testing.parse(text, {"w": drawn(128, 128)})
+    Quantize(U8S8, lambda name, grid: (-3.0, 3.0))(model)
+    tensor = model.graph.initializers["w_q"].const_value
+    assert isinstance(tensor, ir.LazyTensor)
+    assert tensor.nbytes == 128 * 128
+    scale = np.abs(drawn(128, 128)).max(axis=0) / np.float32(127)
+    np.testing.assert_array_equal(tensor.numpy(), np.rint(drawn(128, 128) / scale))
+
+
+@pytest.mark.parametrize("scheme", [OPENVINO, TFLITE], ids=lambda scheme: scheme.name)
+def test_a_transposed_convolution_in_groups(scheme: QuantScheme) -> None:
+    text = "m (float[N,4,5,5] x) => (float[N,6,6,6] y) { y = ConvTranspose<group = 2>(x, w, b) }"
+    constants = {"w": drawn(4, 3, 2, 2) * np.array([1, 5, 25], np.float32).reshape(3, 1, 1), "b": drawn(6, seed=1)}
+    found = Quantized(text, scheme, constants)
+    assert found.constant("w_scale").shape == (3,)
+    assert found.constant("b_q").shape == (6,)
+    assert found.snr > 33
+
+
+def test_folding_constants_leaves_quantized_weights() -> None:
+    found = Quantized(CONV, U8S8, WEIGHTS)
+    assert not FoldConstants()(found.model).modified
+
+
+# ---- what the runtimes make of it
+
+
+def test_onnxruntime_computes_a_residual_network_in_integers(tmp_path: Path) -> None:
+    found = Quantized(RESIDUAL, U8S8, RESIDUAL_WEIGHTS)
+    ops = executed(found.model, tmp_path)
+    assert [op for op in ops if op not in ("Transpose", "Flatten", "NhwcMaxPool", "MaxPool")] == [
+        "QuantizeLinear", "QLinearConv", "QLinearConv", "QLinearConv", "QLinearAdd", "QLinearConv",
+        "QLinearGlobalAveragePool", "QGemm",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("bias", ["", "[bias] c = Add(a, b)\n"])
+def test_onnxruntime_computes_products_in_integers(bias: str, tmp_path: Path) -> None:
+    text = f"m (float[4,3,8] x) => (float[4,3,6] y) {{ a = MatMul(x, w)\n {bias} y = Gelu({'c' if bias else 'a'}) }}"
+    constants = {"w": drawn(8, 6)} | ({"b": drawn(6, seed=3)} if bias else {})
+    found = Quantized(text, U8S8, constants)
+    ops = executed(found.model, tmp_path)
+    assert "QGemm" in ops or "MatMulIntegerToFloat" in ops
+    assert not {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"} & set(ops)
+
+
+def test_schemes_are_plain_data() -> None:
+    import msgspec
+
+    for scheme in ALL:
+        assert msgspec.json.decode(msgspec.json.encode(scheme), type=QuantScheme) == scheme
+    assert len({scheme.name for scheme in ALL}) == len(ALL)
+    assert schemes.TENSORRT.grid == schemes.Grid(-128, 127, True)
