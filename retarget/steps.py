@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Fact)
 MODEL = "model.onnx"
 TOGETHER_BYTES = 1 << 30
-"""Up to so many bytes of files `bench` opens all artifacts at once; runtimes keep two to three times as much."""
+"""Up to so many bytes of files `bench` opens all artifacts at once; runtimes keep about twice as much."""
 
 
 def convert(request: StepRequest) -> ConvertFacts:

@@ -90,6 +90,8 @@ def show(report: Report, *, place: str | None = None, out: Console | None = None
         if gate.status == "waived" and gate.waiver is not None:
             note = f"waived until {gate.waiver.expires}: {gate.waiver.reason}"
             err.print(Text(f"  {gate.gate} {gate.subject}: {gate.detail} ({note})", style="dim"))
+    if any(row.latency is not None and not row.latency.stable for row in report.artifacts):
+        err.print(Text("  ~ its latency was not stable while it was measured", style="dim"))
     if not report.measured and any(row.status == "built" for row in report.artifacts):
         err.print(Text(f"  latency: {NOT_MEASURED}", style="dim"))
     if place is not None:

@@ -72,6 +72,19 @@ def test_latency_that_was_left_out_is_said(made: Report) -> None:
         assert ("Latency: not measured (--no-bench)." in report_markdown.render(one)) is said
 
 
+def test_a_sign_for_unstable_latency_is_explained(made: Report) -> None:
+    for stable in (True, False):
+        rows = tuple(
+            row
+            if row.latency is None
+            else msgspec.structs.replace(row, latency=msgspec.structs.replace(row.latency, stable=stable))
+            for row in made.artifacts
+        )
+        out, err = shown(msgspec.structs.replace(made, artifacts=rows))
+        assert (" ~" in out) is not stable
+        assert ("~ its latency was not stable" in err) is not stable
+
+
 def test_a_pipe_gets_no_terminal_codes(made: Report) -> None:
     out, err = shown(made)
     assert "\x1b" not in out + err
