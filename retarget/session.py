@@ -61,8 +61,8 @@ class Session:
     ``extra_outputs`` names any values of the main graph; ``run`` returns them with the model's own outputs.
     ``optimize`` lets ONNX Runtime rewrite the graph and repack weights (faster, one more copy of them in memory);
     without it the graph runs as it is written. ``save_optimized`` is where ONNX Runtime writes the graph that it
-    executes. Raises ``RetargetError`` for a missing file or an unknown name, ``ToolchainFailure`` when ONNX
-    Runtime refuses the model or fails on it.
+    executes. ``arena`` keeps what a run has freed for the next one, and never gives it back. Raises ``RetargetError``
+    for a missing file or an unknown name, ``ToolchainFailure`` when ONNX Runtime refuses the model or fails on it.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Session:
         optimize: bool = False,
         threads: int = 1,
         save_optimized: Path | None = None,
+        arena: bool = True,
     ) -> None:
         self._spill: Path | None = None
         self._label = str(model) if isinstance(model, Path) else (model.graph.name or "model")
@@ -81,6 +82,7 @@ class Session:
             f"{threads} thread{'s' if threads != 1 else ''}"
         )
         options = _session_options(optimize, threads, save_optimized)
+        options.enable_cpu_mem_arena = arena
         try:
             source = self._source(model, extra_outputs, options)
             try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.calibration.ranges import TensorRange
+from retarget.calibration.ranges import TensorRange, summed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,9 +78,7 @@ def _one_zero_point(tensor: TensorRange, steps: int, method: Method, percentile:
 
 def _magnitudes(tensor: TensorRange) -> TensorRange:
     """The statistics of the absolute values."""
-    bins, place = np.unique(tensor.bins & ~_SIGN, return_inverse=True)
-    counts = np.zeros(len(bins), np.int64)
-    np.add.at(counts, place, tensor.counts)
+    bins, counts = summed(tensor.bins & ~_SIGN, tensor.counts)
     ends = abs(tensor.min), abs(tensor.max)
     return TensorRange(
         min=min(ends) if tensor.min > 0 or tensor.max < 0 else 0.0,

@@ -1,8 +1,16 @@
-"""Statistics of every float tensor in one pass over the data, in memory that does not grow with it."""
+"""Statistics of every float tensor in one pass over the data, in memory that does not grow with it.
+
+The model runs once for each batch with the tensors as outputs, which are counted side by side and freed one by one.
+What is a copy of another tensor, or a clipped one, is neither computed for it nor counted: its statistics follow.
+"""
 
 from __future__ import annotations
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,22 +20,28 @@ from numpy.typing import NDArray
 from retarget import graph
 from retarget.calibration.ranges import Ranges, TensorRange
 from retarget.errors import RetargetError
+from retarget.processor import cores
 from retarget.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
-    from retarget.protocols import Array, Feeds
+    from retarget.protocols import Array, Feeds, Outputs
 
-GROUP_BYTES = 1 << 30
-"""Activations that one session keeps at a time; a model with more runs in several sessions, group by group."""
+ACTIVATION_BYTES = 256 << 20
+"""Observed values that are held at a time unless the caller says otherwise."""
 
 PACK_LIMIT = 512 << 20
 """ONNX Runtime's optimizations copy the weights of a session: only below this many bytes are they worth it."""
 
+CHECKPOINT_S = 20.0
+"""How often what was counted so far is written down."""
+
 _CHUNK = 1 << 18
 _PAGE = 256
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+_COPYING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 class Observer:
@@ -63,15 +77,17 @@ class Observer:
             low, high = float(finite.min()), float(finite.max())
         self.min, self.max = min(self.min, low), max(self.max, high)
         # The upper half of each float where the machine is little-endian, as every one that ONNX Runtime runs on is.
-        counts = np.bincount(finite.view(np.uint16)[1::2], minlength=1 << 16).reshape(-1, _PAGE)
-        for page in np.flatnonzero(counts.any(axis=1)):
-            self._count(int(page), counts[page])
+        counts = np.bincount(finite.view(np.uint16)[1::2])
+        pages = np.zeros((-(-len(counts) // _PAGE), _PAGE), np.int64)
+        pages.reshape(-1)[: len(counts)] = counts
+        for page in np.flatnonzero(pages.any(axis=1)):
+            self._count(int(page), pages[page])
 
     def _count(self, page: int, counts: NDArray[np.int64]) -> None:
         if page in self._pages:
             self._pages[page] += counts
         else:
-            self._pages[page] = counts.astype(np.int64)
+            self._pages[page] = counts.copy()
 
     def merge(self, other: Observer) -> None:
         """Add what ``other`` has seen: exactly as if this observer had seen it."""
@@ -102,37 +118,97 @@ class Observer:
         )
 
 
+# ---- a model
+
+
 def observe(
-    model: ir.Model, feeds: Iterable[Feeds], *, values: Sequence[str] | None = None, threads: int = 2
+    model: ir.Model,
+    feeds: Iterable[Feeds],
+    *,
+    values: Sequence[str] | None = None,
+    threads: int | None = None,
+    activation_bytes: int = ACTIVATION_BYTES,
+    checkpoint: Path | None = None,
 ) -> Ranges:
     """Run ``model`` on ``feeds``, once each, and count ``values``: by default every float tensor of the main graph.
 
+    ``threads``: all cores if None. Values that take more than ``activation_bytes`` for a batch are computed group by
+    group. ``checkpoint`` is a file that keeps what was counted: where it is there, the same feeds go on from it.
     Raises ``RetargetError`` when there are no feeds.
     """
     names = observable(model) if values is None else list(values)
-    observers = {name: Observer() for name in names}
-    samples = 0
-    with ExitStack() as stack:
-        sessions: list[tuple[Session, list[str]]] = []
-        for batch in feeds:
-            if not sessions:
-                optimize = graph.initializer_bytes(model) < PACK_LIMIT
-                sessions = [
-                    (
-                        stack.enter_context(Session(model, extra_outputs=group, optimize=optimize, threads=threads)),
-                        group,
-                    )
-                    for group in _groups(model, names, batch)
-                ]
-            for session, group in sessions:
-                for name, array in session.run(batch, group).items():
-                    if _is_float(array):
-                        observers[name].add(array)
-            samples += _samples(batch)
-    if not samples:
+    threads = cores() if threads is None else threads
+    followers = _followers(model, names)
+    counting = _Counting(model, [name for name in names if name not in followers], threads, activation_bytes)
+    kept: Ranges | None = None
+    written = time.monotonic()
+    with counting:
+        for index, batch in enumerate(feeds):
+            if index == 0 and checkpoint is not None:
+                kept = _resumable(checkpoint, batch)
+            if kept is not None and index < kept.batches:
+                continue
+            counting.add(batch)
+            if checkpoint is not None and time.monotonic() - written > CHECKPOINT_S:
+                _write(counting.ranges(kept), checkpoint)
+                written = time.monotonic()
+    counted = counting.ranges(kept)
+    if not counted.samples:
         raise RetargetError("there are no samples to calibrate with")
-    # A value whose type the graph does not tell may turn out an integer; it has no range.
-    return Ranges({name: one.result() for name, one in observers.items() if one.seen}, samples)
+    tensors = dict(counted)
+    for name, follower in followers.items():
+        if follower.source in tensors:
+            tensors[name] = follower.of(tensors[follower.source])
+    return Ranges({name: tensors[name] for name in names if name in tensors}, counted.samples, counted.batches)
+
+
+class _Counting:
+    """The sessions that compute ``names``, opened for the first batch, and what was counted of their outputs."""
+
+    def __init__(self, model: ir.Model, names: Sequence[str], threads: int, activation_bytes: int) -> None:
+        self._model = model
+        self._threads = threads
+        self._activation_bytes = activation_bytes
+        self._observers = {name: Observer() for name in names}
+        self._sessions: list[tuple[Session, list[str]]] = []
+        self._samples = self._batches = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> None:
+        self._pool = self._stack.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="count"))
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, batch: Feeds) -> None:
+        """Run the model on ``batch`` and count."""
+        if not self._sessions:
+            optimize = graph.initializer_bytes(self._model) < PACK_LIMIT
+            for group in _groups(self._model, list(self._observers), batch, self._activation_bytes):
+                # No arena: it would keep the outputs' memory twice over when their sizes vary.
+                session = Session(
+                    self._model, extra_outputs=group, optimize=optimize, threads=self._threads, arena=False
+                )
+                self._sessions.append((self._stack.enter_context(session), group))
+        for session, group in self._sessions:
+            outputs = session.run(batch, group)
+            # Numpy counts without holding Python's lock.
+            for _ in self._pool.map(lambda name, outputs=outputs: self._count(name, outputs), group):
+                pass
+        self._samples += _samples(batch)
+        self._batches += 1
+
+    def _count(self, name: str, outputs: Outputs) -> None:
+        array = outputs.pop(name)
+        # A value whose type the graph does not tell may turn out an integer; it has no range.
+        if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+            self._observers[name].add(array)
+
+    def ranges(self, before: Ranges | None) -> Ranges:
+        """What was counted, with what was counted ``before``."""
+        tensors = {name: one.result() for name, one in self._observers.items() if one.seen}
+        ranges = Ranges(tensors, self._samples, self._batches)
+        return ranges if before is None else before.merged(ranges)
 
 
 def observable(model: ir.Model) -> list[str]:
@@ -150,8 +226,89 @@ def observable(model: ir.Model) -> list[str]:
     ]
 
 
-def _groups(model: ir.Model, names: Sequence[str], batch: Feeds) -> Iterator[list[str]]:
-    """``names`` in runs whose values take at most ``GROUP_BYTES`` at the sizes of ``batch``."""
+# ---- values that follow from others
+
+
+@dataclass(frozen=True)
+class _Follower:
+    """A value that holds what ``source`` holds, clipped to each of ``bounds`` in turn."""
+
+    source: str
+    bounds: tuple[tuple[float, float], ...]
+
+    def of(self, source: TensorRange) -> TensorRange:
+        for low, high in self.bounds:
+            source = source.clipped(low, high)
+        return source
+
+
+def _followers(model: ir.Model, names: Sequence[str]) -> dict[str, _Follower]:
+    """Those of ``names`` that follow from others of them, which follow from none."""
+    steps = {}
+    for node in model.graph:
+        clips, source = _bounds(node), node.inputs[0] if node.inputs else None
+        # A float64 is rounded when it is counted, a bound is not.
+        if clips is not None and source is not None and source.dtype in _FLOATS - {ir.DataType.DOUBLE}:
+            steps[node.outputs[0].name] = source.name, clips
+    wanted = set(names)
+    followers = {}
+    for name in names:
+        place: str | None = name
+        passed: tuple[tuple[float, float], ...] = ()
+        while place in steps:
+            place, bounds = steps[place]
+            passed = (*bounds, *passed)
+            if place is not None and place in wanted:
+                followers[name] = _Follower(place, passed)
+    return followers
+
+
+def _bounds(node: ir.Node) -> tuple[tuple[float, float], ...] | None:
+    """What ``node`` clips its first input to, maybe nothing; None if it does something else."""
+    if node.domain or node.op_type not in _COPYING | {"Relu", "Clip"}:
+        return None
+    if node.op_type in _COPYING:
+        return ()
+    if node.op_type == "Relu":
+        return ((0.0, np.inf),)
+    ends = [-np.inf, np.inf]
+    for index, end in enumerate(node.inputs[1:]):
+        if end is not None:
+            tensor = ir.convenience.get_const_tensor(end)
+            if tensor is None:
+                return None
+            ends[index] = float(tensor.numpy().reshape(-1)[0])
+    return ((ends[0], ends[1]),)
+
+
+# ---- checkpoints
+
+
+def _resumable(checkpoint: Path, first: Feeds) -> Ranges | None:
+    """What ``checkpoint`` has of feeds that begin with ``first``; None where it is of batches of another size."""
+    try:
+        kept = Ranges.load(checkpoint)
+    except RetargetError:
+        # Not there yet.
+        return None
+    return kept if kept.samples == kept.batches * _samples(first) else None
+
+
+def _write(ranges: Ranges, checkpoint: Path) -> None:
+    """Replace the file by a whole one at once: we may be killed at any moment."""
+    whole = checkpoint.with_suffix(".new")
+    with whole.open("wb") as file:
+        ranges.write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    whole.replace(checkpoint)
+
+
+# ---- sizes
+
+
+def _groups(model: ir.Model, names: Sequence[str], batch: Feeds, limit: int) -> Iterator[list[str]]:
+    """``names`` in runs whose values take at most ``limit`` bytes at the sizes of ``batch``."""
     sizes: dict[str, int] = {}
     known = {value.name: value for value in model.graph.inputs}
     for name, array in batch.items():
@@ -163,16 +320,12 @@ def _groups(model: ir.Model, names: Sequence[str], batch: Feeds) -> Iterator[lis
     held = 0
     for name in names:
         size = 4 * ((graph.numel(known[name], sizes) if name in known else None) or 0)
-        if group and held + size > GROUP_BYTES:
+        if group and held + size > limit:
             yield group
             group, held = [], 0
         group.append(name)
         held += size
     yield group
-
-
-def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
 def _samples(batch: Feeds) -> int:

@@ -1,8 +1,9 @@
 """What calibration learned of each tensor: the ``calibrate`` step's artifact.
 
 A tensor's values are counted by the upper 16 bits of their float32 form: 65,536 bins on a logarithmic scale, 128 for
-each power of two and sign. No range has to be known beforehand, and two counts add exactly.
-``ranges.npz`` holds the bins that are not empty, ``ranges.json`` says the same in numbers for people.
+each power of two and sign. No range has to be known beforehand, and two counts add exactly: statistics of parts of
+the data, merged, are those of all of it. ``ranges.npz`` holds the bins that are not empty, ``ranges.json`` says in
+numbers, for people, what they come to.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,8 @@ from retarget.errors import RetargetError
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
+NPZ, JSON = "ranges.npz", "ranges.json"
 PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9, 99.99)
 
 
@@ -62,6 +65,36 @@ class TensorRange:
         """The middle of each of ``bins``, within [``min``, ``max``]."""
         return np.clip(bin_values()[self.bins], self.min, self.max)
 
+    def merged(self, other: TensorRange) -> TensorRange:
+        """The statistics of what both have seen, exactly as if one had."""
+        seen = [one for one in (self, other) if one.elements]
+        bins, counts = summed(np.concatenate([self.bins, other.bins]), np.concatenate([self.counts, other.counts]))
+        return TensorRange(
+            min=min((one.min for one in seen), default=0.0),
+            max=max((one.max for one in seen), default=0.0),
+            nan_count=self.nan_count + other.nan_count,
+            inf_count=self.inf_count + other.inf_count,
+            bins=bins,
+            counts=counts,
+        )
+
+    def clipped(self, low: float, high: float) -> TensorRange:
+        """The statistics of the same values, those below ``low`` raised to it, those above ``high`` lowered to it.
+
+        Exact, because a bound lies in the bin that it moves values to. NaN and infinities are taken to stay.
+        """
+        if not self.elements:
+            return self
+        ends = np.array([low, high], np.float32).view(np.uint16)[1::2]
+        lowest, highest = _places(ends)
+        bins = np.where(_places(self.bins) < lowest, ends[0], self.bins)
+        bins = np.where(_places(bins) > highest, ends[1], bins)
+        bins, counts = summed(bins, self.counts)
+        least, most = (
+            float(np.clip(np.float32(end), np.float32(low), np.float32(high))) for end in (self.min, self.max)
+        )
+        return TensorRange(least, most, self.nan_count, self.inf_count, bins, counts)
+
     def percentile(self, q: float) -> float:
         """The value that ``q`` percent of all values do not exceed, to the width of a bin (relative 2⁻⁷)."""
         if not self.elements:
@@ -78,9 +111,11 @@ class TensorRange:
 class Ranges(Mapping[str, TensorRange]):
     """Statistics by value name, in the order of the graph."""
 
-    def __init__(self, tensors: Mapping[str, TensorRange], samples: int) -> None:
+    def __init__(self, tensors: Mapping[str, TensorRange], samples: int, batches: int = 0) -> None:
         self._tensors = dict(tensors)
         self.samples = samples
+        self.batches = batches
+        """Runs of the model that gave them."""
 
     def __getitem__(self, name: str) -> TensorRange:
         return self._tensors[name]
@@ -95,12 +130,32 @@ class Ranges(Mapping[str, TensorRange]):
         """Largest magnitude by value name."""
         return {name: tensor.absmax for name, tensor in self.items()}
 
+    def merged(self, other: Ranges) -> Ranges:
+        """The ranges of the samples of both, exactly as if they had been observed together."""
+        tensors = {name: self[name].merged(other[name]) if name in self else other[name] for name in other}
+        return Ranges({**self, **tensors}, self.samples + other.samples, self.batches + other.batches)
+
     def save(self, folder: Path) -> None:
         """Write ``ranges.npz`` and ``ranges.json``."""
+        with (folder / NPZ).open("wb") as file:
+            self.write(file)
+        words = {
+            "schema": SCHEMA,
+            "samples": self.samples,
+            "tensors": {name: _readable(tensor) for name, tensor in self.items()},
+        }
+        (folder / JSON).write_text(json.dumps(words, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write the ``.npz``: all there is to know."""
         tensors = list(self.values())
         lengths = np.array([len(tensor.bins) for tensor in tensors], np.int64)
         np.savez_compressed(
-            folder / "ranges.npz",
+            file,
+            schema=np.int64(SCHEMA),
+            samples=np.int64(self.samples),
+            batches=np.int64(self.batches),
+            names=np.frombuffer(json.dumps(list(self)).encode(), np.uint8),
             min=np.array([tensor.min for tensor in tensors], np.float64),
             max=np.array([tensor.max for tensor in tensors], np.float64),
             nan_count=np.array([tensor.nan_count for tensor in tensors], np.int64),
@@ -109,21 +164,20 @@ class Ranges(Mapping[str, TensorRange]):
             bins=np.concatenate([np.empty(0, np.uint16), *(tensor.bins for tensor in tensors)]),
             counts=np.concatenate([np.empty(0, np.int64), *(tensor.counts for tensor in tensors)]),
         )
-        words = {
-            "schema": SCHEMA,
-            "samples": self.samples,
-            "tensors": {name: _readable(tensor) for name, tensor in self.items()},
-        }
-        (folder / "ranges.json").write_text(json.dumps(words, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Ranges:
-        """What ``save`` wrote into ``folder``. Raises ``RetargetError`` when it is damaged."""
+    def load(cls, path: Path) -> Ranges:
+        """What ``save`` wrote into the folder ``path``, or ``write`` into that file.
+
+        Raises ``RetargetError`` when it is damaged.
+        """
+        file = path / NPZ if path.is_dir() else path
         try:
-            words = json.loads((folder / "ranges.json").read_text(encoding="utf-8"))
             # np.load leaves a file open that it finds damaged, unless the file is ours.
-            with (folder / "ranges.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            if (schema := int(arrays["schema"])) != SCHEMA:
+                raise RetargetError(f"{file}: ranges of schema {schema}, this is {SCHEMA}", "calibrate again")
             ends = arrays["offsets"]
             tensors = {
                 name: TensorRange(
@@ -134,14 +188,34 @@ class Ranges(Mapping[str, TensorRange]):
                     bins=arrays["bins"][ends[index] : ends[index + 1]],
                     counts=arrays["counts"][ends[index] : ends[index + 1]],
                 )
-                for index, name in enumerate(words["tensors"])
+                for index, name in enumerate(json.loads(arrays["names"].tobytes()))
             }
-            ranges, schema = cls(tensors, words["samples"]), words["schema"]
-        except (OSError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
-            raise RetargetError(f"{folder}: not readable ranges ({error})", "calibrate again") from error
-        if schema != SCHEMA:
-            raise RetargetError(f"{folder}: ranges of schema {schema}, this is {SCHEMA}", "calibrate again")
-        return ranges
+            return cls(tensors, int(arrays["samples"]), int(arrays["batches"]))
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise RetargetError(f"{file}: not readable ranges ({error})", "calibrate again") from error
+
+
+def summed(bins: NDArray[np.uint16], counts: NDArray[np.int64]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """``bins`` ascending, each once, with the sum of its ``counts``."""
+    unique, place = np.unique(bins, return_inverse=True)
+    sums = np.zeros(len(unique), np.int64)
+    np.add.at(sums, place, counts)
+    return unique, sums
+
+
+def _places(bins: NDArray[np.uint16]) -> NDArray[np.int32]:
+    """Numbers in the order of the values in ``bins``; both zeros have the same."""
+    magnitudes = (bins & 0x7FFF).astype(np.int32)
+    return np.where(bins >> 15 != 0, -magnitudes, magnitudes)
 
 
 def _readable(tensor: TensorRange) -> dict[str, object]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from onnx_ir.passes.common import ShapeInferencePass
 
 from retarget.calibration import observers
 from retarget.calibration.observers import Observer, observable, observe
-from retarget.calibration.ranges import TensorRange, bin_values
+from retarget.calibration.ranges import Ranges, TensorRange, bin_values, summed
 from retarget.errors import RetargetError
 from retarget.session import Session
 
@@ -159,7 +160,6 @@ def test_every_float_tensor_of_a_model_is_observed() -> None:
 def test_many_tensors_are_observed_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ShapeInferencePass()(ir.from_onnx_text(MODEL)).model
     whole = observe(model, batches(), threads=1)
-    monkeypatch.setattr(observers, "GROUP_BYTES", 100)
     opened: list[object] = []
 
     class Counted(Session):
@@ -168,7 +168,7 @@ def test_many_tensors_are_observed_in_groups(monkeypatch: pytest.MonkeyPatch) ->
             super().__init__(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(observers, "Session", Counted)
-    grouped = observe(model, batches(), threads=1)
+    grouped = observe(model, batches(), threads=1, activation_bytes=100)
     assert opened == [["x", "row", "sum"], ["y"]]
     assert list(grouped) == list(whole)
     assert all(same(grouped[name], whole[name]) for name in whole)
@@ -179,3 +179,180 @@ def test_a_choice_of_values_and_no_samples() -> None:
     assert list(observe(model, batches(), values=["sum"])) == ["sum"]
     with pytest.raises(RetargetError, match="no samples"):
         observe(model, [])
+
+
+FOLLOWING = """<ir_version: 10, opset_import: ["": 23]>
+net (float[N, 4, 5] x, float high) => (float[N, 4, 5] y, float[N, 20] z, float[N, 4, 5] w) {
+    low = Constant <value = float {-0.3}> ()
+    six = Constant <value = float {0.7}> ()
+    shape = Constant <value = int64[2] {0, -1}> ()
+    sum = Add(x, x)
+    clip = Clip(sum, low, six)
+    turned = Transpose <perm = [0, 2, 1]> (clip)
+    relu = Relu(turned)
+    y = Transpose <perm = [0, 2, 1]> (relu)
+    flat = Reshape(sum, shape)
+    z = Relu(flat)
+    w = Clip(y, low, high)
+}"""
+
+
+def many(count: int, size: int = 3) -> list[Feeds]:
+    rng = np.random.default_rng(3)
+    feeds: list[Feeds] = []
+    for _ in range(count):
+        x = rng.standard_normal((size, 4, 5), dtype=np.float32)
+        x[0, 0, :3] = [0.15, 0.35, -0.15]
+        feeds.append({"x": x, "high": np.array(0.4, np.float32)})
+    return feeds
+
+
+def test_statistics_that_follow_are_those_of_the_values_themselves() -> None:
+    model = ShapeInferencePass()(ir.from_onnx_text(FOLLOWING)).model
+    ranges = observe(model, many(4), threads=1)
+    assert list(ranges) == ["x", "high", "sum", "clip", "turned", "relu", "y", "flat", "z", "w"]
+    with Session(model, extra_outputs=list(ranges)) as session:
+        values = [session.run(feeds) for feeds in many(4)]
+    for name, found in ranges.items():
+        assert same(found, seen(*(value[name] for value in values))), name
+
+
+@pytest.mark.parametrize(
+    ("values", "computed"),
+    [
+        (["y", "z"], ["y", "z"]),
+        (["flat", "z", "y"], ["flat", "y"]),
+        (["y", "relu", "sum"], ["sum"]),
+        (["w", "y"], ["w", "y"]),
+    ],
+)
+def test_what_follows_is_not_computed(values: list[str], computed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ShapeInferencePass()(ir.from_onnx_text(FOLLOWING)).model
+    whole = observe(model, many(2), threads=1)
+    opened: list[object] = []
+
+    class Counted(Session):
+        def __init__(self, *args: object, **options: object) -> None:
+            opened.append(options["extra_outputs"])
+            super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(observers, "Session", Counted)
+    chosen = observe(model, many(2), values=values, threads=1)
+    assert opened == [computed]
+    assert list(chosen) == values
+    assert all(same(chosen[name], whole[name]) for name in values)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)), st.floats(width=32), st.floats(width=32))
+def test_clipping_is_exact(values: list[float], low: float, high: float) -> None:
+    if np.isnan(low) or np.isnan(high):
+        return
+    array = np.array(values, np.float32)
+    clipped = seen(array).clipped(low, high)
+    expected = seen(np.minimum(np.maximum(array, np.float32(low)), np.float32(high)))
+    if expected.inf_count:
+        return
+    assert same(_without_signs_of_zero(clipped), _without_signs_of_zero(expected))
+
+
+def _without_signs_of_zero(tensor: TensorRange) -> TensorRange:
+    bins, counts = summed(np.where(tensor.bins == 0x8000, np.uint16(0), tensor.bins), tensor.counts)
+    return TensorRange(tensor.min, tensor.max, tensor.nan_count, tensor.inf_count, bins, counts)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(0, 3), min_size=6, max_size=6))
+def test_shards_merge_to_what_one_run_sees(shard_of: list[int]) -> None:
+    model = ShapeInferencePass()(ir.from_onnx_text(FOLLOWING)).model
+    feeds = many(6)
+    shards = [[one for one, shard in zip(feeds, shard_of, strict=True) if shard == index] for index in range(4)]
+    merged: Ranges | None = None
+    for shard in shards:
+        if shard:
+            part = observe(model, shard, threads=1)
+            merged = part if merged is None else merged.merged(part)
+    assert merged is not None
+    whole = observe(model, feeds, threads=1)
+    assert (merged.samples, merged.batches) == (whole.samples, whole.batches)
+    assert list(merged) == list(whole)
+    assert all(same(merged[name], whole[name]) for name in whole)
+
+
+# ---- checkpoints
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(feeds: list[Feeds], after: int) -> Iterator[Feeds]:
+    for index, one in enumerate(feeds):
+        if index == after:
+            raise Stopped
+        yield one
+
+
+def test_a_stopped_run_goes_on_and_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observers, "CHECKPOINT_S", 0.0)
+    model = ir.from_onnx_text(MODEL)
+    rng = np.random.default_rng(5)
+    feeds: list[Feeds] = [
+        {"x": rng.standard_normal((2, 4), dtype=np.float32), "ids": rng.integers(0, 3, 2)} for _ in range(6)
+    ]
+    checkpoint = tmp_path / "counted.npz"
+    with pytest.raises(Stopped):
+        observe(model, stopping(feeds, 4), threads=1, checkpoint=checkpoint)
+    assert Ranges.load(checkpoint).batches == 4
+    ran: list[int] = []
+    run = Session.run
+
+    def counted(self: Session, *arguments: object) -> object:
+        ran.append(1)
+        return run(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "run", counted)
+    resumed = observe(model, feeds, threads=1, checkpoint=checkpoint)
+    assert len(ran) == 2
+    whole = observe(model, feeds, threads=1)
+    assert (resumed.samples, resumed.batches) == (whole.samples, whole.batches) == (12, 6)
+    assert list(resumed) == list(whole)
+    assert all(same(resumed[name], whole[name]) for name in whole)
+    # All of it was counted and only the end is missing.
+    assert observe(model, feeds, threads=1, checkpoint=checkpoint).samples == 12
+
+
+def test_a_checkpoint_of_other_batches_or_a_broken_one_is_not_taken(tmp_path: Path) -> None:
+    model = ir.from_onnx_text(MODEL)
+    checkpoint = tmp_path / "counted.npz"
+    feeds: Feeds = {"x": np.ones((2, 4), np.float32), "ids": np.zeros(2, np.int64)}
+    with checkpoint.open("wb") as file:
+        observe(model, [{"x": np.ones((3, 4), np.float32), "ids": np.zeros(3, np.int64)}], threads=1).write(file)
+    assert observe(model, [feeds], threads=1, checkpoint=checkpoint).samples == 2
+    checkpoint.write_bytes(b"PK\x03\x04 cut short")
+    assert observe(model, [feeds], threads=1, checkpoint=checkpoint).samples == 2
+
+
+def test_what_arises_inside_the_model_is_recorded() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["": 23]>
+        net (float[N] x) => (float[N] y) { log = Log(x) y = Exp(x) }"""
+    )
+    ranges = observe(model, [{"x": np.array([-1, 0, 1, 100], np.float32)}], threads=1)
+    assert (ranges["log"].nan_count, ranges["log"].inf_count, ranges["log"].elements) == (1, 1, 2)
+    assert (ranges["y"].nan_count, ranges["y"].inf_count, ranges["y"].elements) == (0, 1, 3)
+
+
+def test_memory_does_not_grow_with_the_data() -> None:
+    model = ir.from_onnx_text(MODEL)
+
+    def feeds(count: int) -> Iterator[Feeds]:
+        for _ in range(count):
+            yield {"x": np.ones((4000, 4), np.float32), "ids": np.zeros(4000, np.int64)}
+
+    peaks = []
+    for count in (2, 2, 40):
+        tracemalloc.start()
+        observe(model, feeds(count), threads=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] <= 1.05 * peaks[1]
