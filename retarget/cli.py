@@ -76,6 +76,9 @@ def convert(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Samples for parity.", metavar="DATA")] = None,
     calibration: Annotated[str | None, typer.Option(help="Samples for calibration.", metavar="DATA")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="How images become inputs, as in {resize: 256, scale: 1/255}.", metavar="BLOCK")
+    ] = None,
     output: Output = None,
     optimize: Optimize = None,
     trust: Trust = False,
@@ -102,6 +105,7 @@ def convert(
         factory=factory,
         data=data,
         calibration=calibration,
+        preprocess=preprocess,
         optimize=optimize,
         trust=trust,
     )

@@ -22,11 +22,13 @@ from retarget import catalog
 from retarget import options as told
 from retarget.errors import MissingToolchain, RetargetError, did_you_mean
 from retarget.facts import DataOrigin
+from retarget.preprocess import READERS, check_folder
 from retarget.protocols import JSON, Kind, Step
+from retarget.recipe import Evaluation
 from retarget.tolerance import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
-    from retarget.recipe import Evaluation, Recipe, Source, TargetEntry, Variant
+    from retarget.recipe import Recipe, Samples, TargetEntry, Variant
     from retarget.store import Store
 
 CORE = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "ml_dtypes")
@@ -34,6 +36,9 @@ CORE = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "ml_
 
 ONNX = "onnx"
 """The worker of the steps that need only retarget's own dependencies."""
+
+SYNTHETIC_SAMPLES = 64
+"""How many are drawn where a recipe asks for synthetic data and does not say."""
 
 PARITY_SAMPLES = 8
 """How many of the calibration samples the parity cases take where there is no ``data.samples``."""
@@ -163,12 +168,14 @@ class _Planner:
         data: told.DataOptions | None = None
         given = self.recipe.data
         if given.samples:
-            data = _data(given.samples.path, "samples", given.samples.samples)
-            files["data"] = given.samples.path.file
-        elif given.calibration:
-            limit = min(PARITY_SAMPLES, given.calibration.samples or PARITY_SAMPLES)
-            data = _data(given.calibration.path, "calibration", limit)
-            files["data"] = given.calibration.path.file
+            data = self.data(given.samples, "samples")
+            files |= _data_files(given.samples)
+        elif given.calibration and given.calibration.path:
+            few = msgspec.structs.replace(
+                given.calibration, samples=min(PARITY_SAMPLES, given.calibration.samples or PARITY_SAMPLES)
+            )
+            data = self.data(few, "calibration")
+            files |= _data_files(few)
         return self.add(
             "convert",
             "convert",
@@ -227,10 +234,10 @@ class _Planner:
             "calibrate",
             ONNX,
             told.CalibrateOptions(
-                data=_data(calibration.path, "calibration", calibration.samples) if calibration else None
+                data=self.data(calibration, "calibration") if calibration else None
             ),
             inputs={"model": optimize, "source": convert},
-            files={"data": calibration.path.file} if calibration else {},
+            files=_data_files(calibration) if calibration else {},
         )
         graphs: dict[str, Step] = {}
         for variant in variants.values():
@@ -337,10 +344,31 @@ class _Planner:
             variant=variant.name if variant else None,
             precision=variant.precision if variant else "fp32",
             source=source,
-            data=_data(evaluation.path, "samples", evaluation.samples),
+            data=self.data(evaluation, "samples"),
             labels=evaluation.labels,
             metric=evaluation.metric if isinstance(evaluation.metric, str) else evaluation.metric.function,
             threads=self.invocation.threads,
+        )
+
+    def data(self, given: Samples | Evaluation, origin: DataOrigin) -> told.DataOptions:
+        """How to read a set. Raises ``RetargetError`` for a folder of images or sound that nothing says how to read."""
+        if given.path is None:
+            return told.DataOptions(origin="synthetic", limit=given.samples or SYNTHETIC_SAMPLES)
+        digest = self.digest(given.path.file)
+        block = self.recipe.data.preprocess
+        media = check_folder(given.path.file, block) if given.path.file.is_dir() else None
+        if media:
+            _require(f"a folder of {media}", READERS[media], media)
+        readers = {name: _version(name) for name in READERS[media]} if media else {}
+        self.versions.update(readers)
+        return told.DataOptions(
+            origin=origin,
+            function=given.path.function,
+            limit=given.samples,
+            digest=digest,
+            preprocess=block if media else None,
+            classes=given.classes if isinstance(given, Evaluation) else None,
+            readers=readers,
         )
 
     # ---- keys
@@ -448,12 +476,12 @@ def _io(variant: Variant) -> str:
     return io
 
 
-def _data(source: Source, origin: DataOrigin, limit: int | None) -> told.DataOptions:
-    return told.DataOptions(origin=origin, function=source.function, limit=limit)
+def _data_files(given: Samples | Evaluation, role: str = "data") -> dict[str, Path]:
+    return {} if given.path is None else {role: given.path.file}
 
 
 def _evaluation_files(evaluation: Evaluation) -> dict[str, Path]:
-    files = {"data": evaluation.path.file}
+    files = _data_files(evaluation)
     if not isinstance(evaluation.metric, str):
         files["metric"] = evaluation.metric.file
     return files

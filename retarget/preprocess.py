@@ -130,7 +130,8 @@ def check_folder(folder: Path, preprocess: Preprocess | None) -> Media | None:
     what = "images need" if media == "images" else "sound needs"
     raise RetargetError(
         f"{folder}: {what} a `preprocess:` block{'' if preprocess is None else ' of their own'}",
-        f"say under `data:` what was done in training, as in `preprocess: {BLOCKS[media]}`",
+        f"say what was done in training: under `data:` in the recipe, or with --preprocess, as in "
+        f"`preprocess: {BLOCKS[media]}`",
     )
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from retarget import catalog, plan
 from retarget import recipe as recipes
-from retarget.errors import RetargetError, did_you_mean
+from retarget.errors import RecipeError, RetargetError, did_you_mean
+from retarget.preprocess import Preprocess
 from retarget.recipe import (
     IMPLEMENTED,
     PRECISIONS,
@@ -23,7 +24,8 @@ from retarget.recipe import (
     TargetEntry,
     Variant,
 )
-from retarget.recipe_yaml import render
+from retarget.recipe_nodes import File, compose
+from retarget.recipe_yaml import Bad, Reader, render
 from retarget.spec import DimRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def recipe_for(
     factory: str | None,
     data: str | None,
     calibration: str | None,
+    preprocess: str | None,
     optimize: str | None,
     trust: bool,
 ) -> Recipe:
@@ -61,7 +64,11 @@ def recipe_for(
             trust=trust,
         ),
         outputs=tuple(outputs),
-        data=Data(samples=_samples(data, here), calibration=_samples(calibration, here)),
+        data=Data(
+            samples=_samples(data, here),
+            calibration=_samples(calibration, here),
+            preprocess=_preprocess(preprocess, here) if preprocess else None,
+        ),
         optimize=preset(optimize) if optimize else "default",
         variants=tuple(_variant(name) for name in dict.fromkeys(precisions)),
         targets=tuple(
@@ -111,6 +118,16 @@ def _specs_in(model: Path, frontend: str) -> tuple[TensorSpec, ...]:
 
 def _samples(text: str | None, folder: Path) -> Samples | None:
     return Samples(path=recipes.Source.parse(text, folder)) if text else None
+
+
+def _preprocess(text: str, folder: Path) -> Preprocess:
+    """The block of a recipe, written as one."""
+    node, problems = compose(text, File(folder / "--preprocess", "--preprocess"))
+    reader = Reader(problems)
+    block = reader.struct(node, Preprocess)
+    if reader.problems or isinstance(block, Bad):
+        raise RecipeError([problem for _, problem in reader.problems])
+    return block
 
 
 def _shape(text: str) -> tuple[str, Shape | int]:

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from retarget import catalog
 from retarget.errors import RecipeError, RetargetError, did_you_mean
+from retarget.preprocess import Classes, Preprocess
 from retarget.recipe_nodes import Map, open_tree, parse_path, resolve, write_path
 from retarget.recipe_yaml import KeyPath, Reader, Settings, Written, struct_type
 from retarget.spec import DEFAULT_RANGE, SPEC_PATTERN, DimRange, TensorSpec, symbols
@@ -33,6 +34,8 @@ PRESETS: tuple[str, ...] = get_args(PresetName)
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """It becomes the name of a folder."""
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
+
+PLACES = ".npz, a folder of .npy, images or .wav, or FILE.py:FUNCTION that yields dicts."
 
 _CODE = re.compile(r"(?P<file>.*\.py):(?P<function>[^\W\d]\w*)", re.DOTALL)
 
@@ -125,12 +128,21 @@ class Model(Settings, frozen=True, kw_only=True):
 
 
 class Samples(Settings, frozen=True, kw_only=True):
-    """A set of samples: .npz, a folder of .npy, or file.py:function."""
+    """A set of samples: .npz, a folder of .npy, of images or of sound, or file.py:function; or drawn ones."""
 
     bare: ClassVar[str | None] = "path"
 
-    path: Annotated[Source, Meta(description=".npz, a folder of .npy, or FILE.py:FUNCTION that yields dicts.")]
-    samples: Annotated[Count | None, Meta(description="Use only so many, from the start.")] = None
+    path: Annotated[Source | None, Meta(description=PLACES)] = None
+    synthetic: Annotated[
+        Literal["normal"] | None,
+        Meta(description="No data: floats are drawn from a normal distribution. The report warns of it."),
+    ] = None
+    samples: Annotated[Count | None, Meta(description="Use only so many, from the start; 64 of drawn ones.")] = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.synthetic is None):
+            found = "no data is" if self.path is None else "path and synthetic are both"
+            raise RetargetError(f"{found} given", "give path, or `synthetic: normal` where there is no data at all")
 
 
 class Evaluation(Settings, frozen=True, kw_only=True):
@@ -138,8 +150,21 @@ class Evaluation(Settings, frozen=True, kw_only=True):
 
     bare: ClassVar[str | None] = "path"
 
-    path: Annotated[Source, Meta(description=".npz, a folder of .npy, or FILE.py:FUNCTION that yields dicts.")]
-    labels: Annotated[str, Meta(description="Name of the array that holds the labels.")] = "label"
+    path: Annotated[Source, Meta(description=PLACES)]
+    labels: Annotated[
+        str,
+        Meta(
+            description="Name of the array that holds the labels. For a folder of images or sound: `folder`, where "
+            "there is one folder a class, or the name of a .csv in it with the columns file and label."
+        ),
+    ] = "label"
+    classes: Annotated[
+        Classes | None,
+        Meta(
+            description="For a folder of images or sound, how classes are numbered: a list of their names, `sorted` "
+            "names, or `numbers`, where names are numbers."
+        ),
+    ] = None
     metric: Annotated[Literal["top1", "top5"] | Code, Meta(description="top1, top5 or FILE.py:FUNCTION.")] = "top1"
     samples: Annotated[Count | None, Meta(description="Use only so many, from the start.")] = None
 
@@ -147,11 +172,16 @@ class Evaluation(Settings, frozen=True, kw_only=True):
 class Data(Settings, frozen=True, kw_only=True):
     """Data of the user's, each set optional."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"selection", "preprocess"})
-
     samples: Annotated[Samples | None, Meta(description="For parity.")] = None
     calibration: Annotated[Samples | None, Meta(description="For the ranges that fp16 and int8 stand on.")] = None
+    selection: Annotated[
+        Samples | None,
+        Meta(description="For the search for nodes that stay float; a part of the calibration data if absent."),
+    ] = None
     evaluation: Annotated[Evaluation | None, Meta(description="For accuracy.")] = None
+    preprocess: Annotated[
+        Preprocess | None, Meta(description="How images or sound become inputs, in every set that is a folder of them.")
+    ] = None
 
 
 # ---- what to build
@@ -361,6 +391,9 @@ def check(recipe: Recipe, names: Mapping[KeyPath, set[str]] | None = None) -> It
     targets = {target.name for target in recipe.targets} | names.get(("targets",), set())
     variants = {variant.name for variant in recipe.variants} | names.get(("variants",), set())
     yield from _check_model(recipe)
+    if recipe.data.samples is not None and recipe.data.samples.synthetic is not None:
+        hint = "leave data.samples out: parity is then held on drawn inputs, and the report says so"
+        yield ("data", "samples"), "synthetic data is for calibration", hint
     yield from _check_targets(recipe, variants)
     yield from _check_gates(recipe, targets, variants)
     for i, waiver in enumerate(recipe.waivers):

@@ -77,16 +77,23 @@ def _model(
 
 
 def _data() -> Iterator[str]:
-    yield _line("# data:", "each a path or {path: ..}: .npz, a folder of .npy, or file.py:function")
+    yield _line("# data:", "each a path or {path: ..}: .npz, a folder of .npy or images, or file.py:function")
     yield _line("#   samples: samples.npz", "for parity; inputs are generated without it")
     yield _line("#   calibration:", "for the ranges that decide what fp16 can hold")
     yield "#     path: calibration.npz"
     yield _line("#     samples: 256", "use only so many, from the start")
+    yield _line("#   selection: selection.npz", "for the search for what stays float in int8")
     yield _line("#   evaluation:", "for accuracy")
     yield "#     path: evaluation.npz"
     yield _line("#     labels: label", "the array that holds the labels")
     yield _line("#     metric: top1", "top1, top5 or file.py:function")
     yield "#     samples: 1000"
+    yield _line("#   preprocess:", "how images become inputs, in every set that is a folder of them")
+    yield _line("#     resize: 256", "the shorter side, or [height, width]")
+    yield _line("#     crop: 224", "from the centre")
+    yield _line("#     scale: 1/255", "then mean is subtracted, and std divided by")
+    yield "#     mean: [0.485, 0.456, 0.406]"
+    yield "#     std: [0.229, 0.224, 0.225]"
 
 
 def _build(targets: Sequence[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 
 from retarget import catalog, recipe_schema
 from retarget.errors import RecipeError
+from retarget.preprocess import Preprocess
 from retarget.recipe import (
     IMPLEMENTED,
     PRECISIONS,
@@ -326,6 +327,30 @@ hint: write YEAR-MONTH-DAY, as in 2027-01-31"""
     )
 
 
+def test_data_and_how_files_become_inputs(tmp_path: Path) -> None:
+    text = LEAST.replace(
+        "name: x",
+        """name: x
+data:
+  calibration: {synthetic: normal, samples: 32}
+  selection: held/
+  evaluation: {path: images, labels: folder, classes: [cat, dog]}
+  preprocess: {resize: 256, crop: [224, 192], scale: 1/255, mean: 0.5, std: [0.5, 0.25, 1], color: bgr}
+""",
+    )
+    data = load_text(tmp_path, text).data
+    assert data == Data(
+        calibration=Samples(synthetic="normal", samples=32),
+        selection=Samples(path=Source(tmp_path / "held")),
+        evaluation=Evaluation(path=Source(tmp_path / "images"), labels="folder", classes=("cat", "dog")),
+        preprocess=Preprocess(resize=256, crop=(224, 192), scale="1/255", mean=0.5, std=(0.5, 0.25, 1.0), color="bgr"),
+    )
+    written = dump(load_text(tmp_path, text), relative_to=tmp_path)
+    assert "preprocess:\n    resize: 256\n" in written
+    assert "scale: 1/255\n" in written
+    assert load_text(tmp_path, written).data == data
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -345,7 +370,20 @@ hint: write YEAR-MONTH-DAY, as in 2027-01-31"""
         ("name: x", "name: x\ntoolchains: {}", "3:1: toolchains: is not there yet"),
         ("name: x", "name: x\nextend: a.yaml", "3:1: extend: unknown key\nhint: did you mean 'extends'?"),
         ("name: x", "name: x\noptimize: agressive", "optimize: expected one of aggressive, default, none"),
-        ("name: x", "name: x\ndata: {selection: a}", "3:8: data.selection: is not there yet"),
+        (
+            "name: x",
+            "name: x\ndata: {calibration: {samples: 8}}",
+            "data.calibration: no data is given\nhint: give path",
+        ),
+        ("name: x", "name: x\ndata: {calibration: {path: a, synthetic: normal}}", "path and synthetic are both given"),
+        ("name: x", "name: x\ndata: {calibration: {synthetic: yes}}", "data.calibration.synthetic: expected normal"),
+        ("name: x", "name: x\ndata: {samples: {synthetic: normal}}", "data.samples: synthetic data is for calibration"),
+        ("name: x", "name: x\ndata: {evaluation: {synthetic: normal}}", "data.evaluation.synthetic: unknown key"),
+        ("name: x", "name: x\ndata: {preprocess: {resise: 8}}", "data.preprocess.resise: unknown key\nhint: did you"),
+        ("name: x", "name: x\ndata: {preprocess: {scale: 1:255}}", "data.preprocess.scale: expected a number or"),
+        ("name: x", "name: x\ndata: {preprocess: {mean: [1, 2]}}", "3:20: data.preprocess: mean has 2 numbers"),
+        ("name: x", "name: x\ndata: {preprocess: {length: 9}}", "data.preprocess: length is for sound"),
+        ("name: x", "name: x\ndata: {evaluation: {path: e, classes: 3}}", "data.evaluation.classes: expected"),
         ("name: x", "name: x\ndata: {samples: {path: a, samples: 0}}", "data.samples.samples: must be at least 1"),
         ("name: x", "name: x\ndata: {calibration: [a]}", "3:21: data.calibration: expected a map, got a list"),
         ("name: x", "name: x\nvariants: [fp61]", "'fp61' is no precision, so it must be told one\nhint: did you mean"),
@@ -495,6 +533,18 @@ TOLERANCES = st.builds(
     BOUNDS,
     st.fixed_dictionaries({"max_abs": BOUNDS, "mean_abs": BOUNDS, "cosine": BOUNDS, "top1_agreement": BOUNDS}),
 )
+SIZES = st.none() | COUNTS | st.tuples(COUNTS, COUNTS)
+NUMBERS = st.floats(0.01, 1e6) | st.tuples(st.floats(-9, -0.1), st.floats(0.1, 9), st.floats(1, 2))
+PREPROCESS = st.builds(
+    Preprocess,
+    resize=SIZES,
+    crop=SIZES,
+    color=st.sampled_from(["rgb", "bgr"]),
+    layout=st.sampled_from(["nchw", "nhwc"]),
+    scale=st.floats(0.001, 9) | st.just("1/255"),
+    mean=NUMBERS,
+    std=NUMBERS,
+) | st.builds(Preprocess, sample_rate=COUNTS, length=st.none() | COUNTS)
 
 
 @st.composite
@@ -541,7 +591,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
             options=draw(st.dictionaries(TEXTS.filter(lambda key: key not in {"", "<<"}), JSON_VALUES, max_size=2)),
         ),
         outputs=tuple(draw(st.lists(TEXTS, unique=True, max_size=2))),
-        data=Data(samples=draw(st.none() | st.builds(Samples, path=SOURCES, samples=COUNTS)), evaluation=evaluation),
+        data=Data(
+            samples=draw(st.none() | st.builds(Samples, path=SOURCES, samples=COUNTS)),
+            calibration=draw(st.none() | st.builds(Samples, synthetic=st.just("normal"), samples=st.none() | COUNTS)),
+            selection=draw(st.none() | st.builds(Samples, path=SOURCES)),
+            evaluation=evaluation,
+            preprocess=draw(st.none() | PREPROCESS),
+        ),
         optimize=draw(st.just("aggressive") | passes),  # type: ignore[arg-type]
         variants=tuple(variants),
         targets=tuple(targets),
