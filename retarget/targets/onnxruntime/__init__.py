@@ -18,8 +18,8 @@ extra: str | None = None
 precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
 scheme: QuantScheme | None = schemes.U8S8
-lower: tuple[str, ...] = ("delay_transposes",)
-"""Nothing else: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
+lower: tuple[str, ...] = ("delay_transposes", "pick_codes")
+"""No fusion: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -148,12 +148,12 @@ def _entries(specs: tuple[TensorSpec, ...], values: Sequence[ir.Value]) -> tuple
 
 
 def _weights(model: ir.Model) -> str:
-    """The type that holds most bytes of the initializers with two axes or more."""
+    """The type of most elements of the initializers with two axes or more."""
     held: Counter[str] = Counter()
     for value in graph.initializers(model):
         tensor = value.const_value
         if tensor is not None and len(tensor.shape) > 1:
-            held[graph.dtype_name(tensor.dtype)] += tensor.nbytes
+            held[graph.dtype_name(tensor.dtype)] += tensor.size
     return work.most(held)
 
 

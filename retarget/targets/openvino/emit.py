@@ -24,7 +24,6 @@ from retarget.targets.openvino.executed import (
     Executed,
     activations,
     at,
-    compiled,
     compressed_elements,
     executed,
     weights,
@@ -254,11 +253,10 @@ def _partial(spec: TensorSpec, shapes: Mapping[str, DimRange]) -> openvino.Parti
 
 def _facts(job: EmitJob, path: Path, wide: tuple[str, ...]) -> EmitFacts:
     sizes = {symbol: extent.opt for symbol, extent in job.shapes.items()}
-    if any(extent.min < extent.max for extent in job.shapes.values()):
-        # The plugin takes less with open dimensions than with those that the work is counted at.
-        compiled(core().read_model(path))
+    # The plugin takes less with open dimensions than with those that the work is counted at, and may run it otherwise.
+    is_open = any(extent.min < extent.max for extent in job.shapes.values())
     written = at(path, job.inputs, sizes)
-    done = executed(written)
+    done = executed(written, core().read_model(path) if is_open else None)
     share = work.low_precision_share(done.work, job.precision)
     held, computed = weights(written), activations(written)
     notes = []

@@ -45,12 +45,11 @@ class Executed:
 
 
 def weights(model: openvino.Model) -> str:
-    """The type that holds most bytes of the constants with two axes or more."""
+    """The type of most elements of the constants with two axes or more."""
     held: Counter[str] = Counter()
     for node in _nodes(model):
         if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1:
-            kind = node.get_element_type()
-            held[dtype_name(kind.get_type_name())] += math.prod(node.get_output_shape(0)) * kind.get_bitwidth() // 8
+            held[_dtype(node.output(0))] += math.prod(node.get_output_shape(0))
     return work.most(held)
 
 
@@ -109,23 +108,38 @@ def compiled(model: openvino.Model) -> openvino.CompiledModel:
         raise failure("OpenVINO cannot compile the model", error) from error
 
 
-def executed(model: openvino.Model) -> Executed:
-    """What the CPU plugin runs by default on this machine."""
+def executed(model: openvino.Model, written: openvino.Model | None = None) -> Executed:
+    """What the CPU plugin runs by default on this machine.
+
+    ``model`` has fixed sizes, so that work can be counted. ``written``: the same with open ones, of which the plugin
+    may make something else: then types are those of its nodes, as far as they have the same names.
+    """
+    fixed = list(compiled(model).get_runtime_model().get_ops())
+    real = fixed if written is None else list(compiled(written).get_runtime_model().get_ops())
+    types = {node.get_friendly_name(): _computed(node) for node in (*fixed, *real) if node.get_input_size()}
     done: Counter[str] = Counter()
-    kept = 0
-    for node in compiled(model).get_runtime_model().get_ops():
+    for node in fixed:
         if node.get_input_size():
-            # Not its `runtimePrecision`: that is float16 too where float16 weights are widened to meet float32 data.
-            kind = node.get_rt_info()["layerType"].astype(str)
-            dtype = "int8" if _rounds(kind, node) else _dtype(node.input_value(0))
-            done[dtype] += _macs(kind, node)
-        elif len(node.get_output_partial_shape(0)) > 1 and _dtype(node.output(0)) in COMPRESSED:
-            kept += math.prod(node.get_output_shape(0))
+            done[types[node.get_friendly_name()]] += _macs(node.get_rt_info()["layerType"].astype(str), node)
+    kept = sum(
+        math.prod(node.get_output_shape(0))
+        for node in real
+        if not node.get_input_size()
+        and len(node.get_output_partial_shape(0)) > 1
+        and _dtype(node.output(0)) in COMPRESSED
+    )
     return Executed(done, kept)
 
 
-def _rounds(kind: str, node: openvino.Node) -> bool:
+def _computed(node: openvino.Node) -> str:
+    """The type that a node of the executed graph takes its first operand in."""
+    # Not its `runtimePrecision`: that is float16 too where float16 weights are widened to meet float32 data.
+    return "int8" if _rounds(node) else _dtype(node.input_value(0))
+
+
+def _rounds(node: openvino.Node) -> bool:
     """Whether a node of the executed graph rounds its float activations to int8, to meet compressed weights."""
+    kind = node.get_rt_info()["layerType"].astype(str)
     if kind != "FullyConnected" or node.get_input_size() < 4 or not node.get_input_element_type(0).is_real():
         return False
     weights, scales = node.input(1), node.input(3)
