@@ -359,6 +359,11 @@ class _Planner:
         media = check_folder(given.path.file, block) if given.path.file.is_dir() else None
         if media:
             _require(f"a folder of {media}", READERS[media], media)
+        classes = given.classes if isinstance(given, Evaluation) else None
+        if classes is not None and not media:
+            raise RetargetError(
+                "data.evaluation.classes is for a folder of images or sound", "labels in an array are numbers already"
+            )
         readers = {name: _version(name) for name in READERS[media]} if media else {}
         self.versions.update(readers)
         return told.DataOptions(
@@ -367,7 +372,7 @@ class _Planner:
             limit=given.samples,
             digest=digest,
             preprocess=block if media else None,
-            classes=given.classes if isinstance(given, Evaluation) else None,
+            classes=classes,
             readers=readers,
         )
 

@@ -41,14 +41,13 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     With ``sample_rate`` it is for sound, and without it for images.
     """
 
+    color: Annotated[Literal["rgb", "bgr", "gray"], Meta(description="What the channels are.")] = "rgb"
     resize: Annotated[Sizes | None, Meta(description="Length of the shorter side, or [height, width].")] = None
     interpolation: Annotated[
         Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"],
         Meta(description="Of resize. All pixels that a smaller one stands for take part, as in Pillow."),
     ] = "bilinear"
     crop: Annotated[Sizes | None, Meta(description="Side of a square in the centre, or [height, width].")] = None
-    color: Annotated[Literal["rgb", "bgr", "gray"], Meta(description="What the channels are.")] = "rgb"
-    layout: Annotated[Literal["nchw", "nhwc"], Meta(description="Order of the axes.")] = "nchw"
     scale: Annotated[
         float | Annotated[str, Meta(pattern=r"^\d+(\.\d+)?/\d+(\.\d+)?$")],
         Meta(description="Factor on the pixels, which are 0 to 255; may be written 1/255."),
@@ -57,6 +56,7 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Numbers, Meta(description="Subtracted from the scaled pixels: one number, or one for each channel.")
     ] = 0.0
     std: Annotated[Numbers, Meta(description="Divided by in the end: one number, or one for each channel.")] = 1.0
+    layout: Annotated[Literal["nchw", "nhwc"], Meta(description="Order of the axes.")] = "nchw"
     sample_rate: Annotated[Size | None, Meta(description="Of sound: samples a second, which its files must have.")] = (
         None
     )
@@ -136,7 +136,13 @@ def check_folder(folder: Path, preprocess: Preprocess | None) -> Media | None:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below ``folder``, those that are hidden left out."""
+    """All files below ``folder``, linked folders included, each folder once; those that are hidden left out."""
+    visited = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in files if not name.startswith("."))

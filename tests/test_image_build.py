@@ -168,6 +168,7 @@ def test_what_changes_in_the_data_makes_other_keys(digits: Digits) -> None:
     [
         ("  preprocess:", "  #", "images: images need a `preprocess:` block", "preprocess: {resize: 256, crop: 224"),
         ("images, labels", "nowhere, labels", "nowhere: no such file or folder", "a relative path starts"),
+        ("path: images, labels: folder", "path: digits.onnx, classes: sorted", "classes is for a folder of images", ""),
         ("color: gray, scale: 1/255, mean: 0.5, std: 0.5", "sample_rate: 8", "a `preprocess:` block of their own", ""),
     ],
 )

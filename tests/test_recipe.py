@@ -346,7 +346,7 @@ data:
         preprocess=Preprocess(resize=256, crop=(224, 192), scale="1/255", mean=0.5, std=(0.5, 0.25, 1.0), color="bgr"),
     )
     written = dump(load_text(tmp_path, text), relative_to=tmp_path)
-    assert "preprocess:\n    resize: 256\n" in written
+    assert "preprocess:\n    color: bgr\n    resize: 256\n" in written
     assert "scale: 1/255\n" in written
     assert load_text(tmp_path, written).data == data
 

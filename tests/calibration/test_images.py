@@ -239,6 +239,13 @@ def test_order_and_repetition(tmp_path: Path) -> None:
     assert first.count == 2
 
 
+def test_folders_that_link_to_each_other(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png", picture(2, 2))
+    (tmp_path / "a" / "round").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert opened(tmp_path).count == 1
+
+
 def test_batches_are_of_one_size(tmp_path: Path) -> None:
     for index, width in enumerate((5, 5, 6, 6, 6)):
         save(tmp_path / f"{index}.png", picture(4, width))
