@@ -250,15 +250,22 @@ class _Spread:
         return user if constants and user.inputs[0] is value and not touches_quantization(user) else None
 
     def _find_anchors(self) -> None:
-        """Leave out anchors whose ranges are not known."""
+        """Leave out anchors whose ranges are not known, or are not for them."""
         for node, anchor in list(self.plan.anchors.items()):
             needed = [node.inputs[at] for at in anchor.activations]
             if node.op_type in self.scheme.rounded:
                 needed.append(self.ends[node][0])
-            missing = self._without_range(needed)
-            if missing is not None:
+            reason = self._without_range(needed) or self._below_zero(node)
+            if reason is not None:
                 del self.plan.anchors[node]
-                self.plan.kept[node] = missing
+                self.plan.kept[node] = reason
+
+    def _below_zero(self, node: ir.Node) -> str | None:
+        data = node.inputs[0]
+        found = self.range_of(data) if data is not None and node.op_type in self.scheme.positive else None
+        if data is None or found is None or found[0] >= 0:
+            return None
+        return f"{self.scheme.name} has no int8 {node.op_type} of values below zero, and those of '{data.name}' are"
 
     def _without_range(self, values: Iterable[ir.Value | None]) -> str | None:
         for value in values:

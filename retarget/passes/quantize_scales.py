@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from retarget.schemes import Grid
@@ -20,7 +18,9 @@ SMALLEST = 2.0**-56
 BIAS_LIMIT = 2.0**30
 """Largest integer of an int32 bias: half the accumulator is left to the products."""
 _CHUNK = 1 << 20
-"""Elements of a weight that are looked at together."""
+"""Elements of a weight that are worked on together: intermediate results take no more."""
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,22 @@ def activation_levels(low: float, high: float, grid: Grid) -> Levels:
 def weight_scales(weight: NDArray[np.float32], axis: int, low: int) -> NDArray[np.float32]:
     """A scale for each channel of ``axis``: its largest magnitude is the last integer. A channel of zeros gets 0.
 
-    Not the scale of the smallest squared error: on trained weights that is 0.0 to 0.3 dB better for the weights and
-    no better for the outputs, as the largest weights are the ones that matter.
+    Not the scale of the smallest squared error, and not all 256 integers. On networks trained on small images the
+    outputs of the first were 0 to 0.6 dB worse, as the largest weights matter most; of the second 0.9 to 1.5 dB, as
+    half a step is cut off at the positive end.
     """
     largest = np.zeros(weight.shape[axis], np.float32)
-    for rows in _blocks(weight, axis):
-        others = tuple(at for at in range(weight.ndim) if at != axis)
+    others = tuple(at for at in range(weight.ndim) if at != axis)
+    for piece in _pieces(weight, axis):
         # Without `abs`: that would be a copy of the weight.
-        np.maximum(largest, np.maximum(rows.max(axis=others), -rows.min(axis=others)), out=largest)
+        np.maximum(largest, np.maximum(piece.max(axis=others), -piece.min(axis=others)), out=largest)
     return largest / np.float32(min(127, -low))
 
 
-def _blocks(weight: NDArray[np.float32], axis: int) -> Sequence[NDArray[np.float32]]:
-    """``weight`` in pieces along another axis than ``axis``."""
-    sizes = [(size, at) for at, size in enumerate(weight.shape) if at != axis]
-    _, longest = max(sizes)
-    pieces = max(1, min(weight.shape[longest], math.ceil(weight.size / _CHUNK)))
-    return np.array_split(weight, pieces, axis=longest)
+def _pieces(weight: NDArray[_T], axis: int) -> list[NDArray[_T]]:
+    """``weight`` in views of about ``_CHUNK`` elements, cut along another axis than ``axis``."""
+    size, longest = max((size, at) for at, size in enumerate(weight.shape) if at != axis)
+    return np.array_split(weight, max(1, min(size, math.ceil(weight.size / _CHUNK))), axis=longest)
 
 
 def bias_floor(bias: NDArray[np.float32], input_scale: float) -> NDArray[np.float64]:
@@ -95,11 +94,7 @@ def quantize_weight(weight: NDArray[np.float32], scales: NDArray[np.float32], ax
     shape[axis] = -1
     result = np.empty(weight.shape, np.int8)
     divisor = scales.reshape(shape)
-    longest = max((size, at) for at, size in enumerate(weight.shape) if at != axis)[1]
-    pieces = max(1, min(weight.shape[longest], math.ceil(weight.size / _CHUNK)))
-    for source, target in zip(
-        np.array_split(weight, pieces, axis=longest), np.array_split(result, pieces, axis=longest), strict=True
-    ):
+    for source, target in zip(_pieces(weight, axis), _pieces(result, axis), strict=True):
         target[...] = np.clip(np.rint(source / divisor), low, 127)
     return result
 

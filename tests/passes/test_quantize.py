@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pass_testing as testing
 import pytest
-from quantizing import Quantized, drawn, executed, f32, min_max, run
+from quantizing import Quantized, drawn, f32, min_max, run
 
 from retarget import schemes
 from retarget.compare import snr_db
@@ -444,7 +443,7 @@ def test_weights_are_rounded_when_they_are_read() -> None:
 
 @pytest.mark.parametrize("scheme", [OPENVINO, TFLITE], ids=lambda scheme: scheme.name)
 def test_a_transposed_convolution_in_groups(scheme: QuantScheme) -> None:
-    text = "m (float[N,4,5,5] x) => (float[N,6,6,6] y) { y = ConvTranspose<group = 2>(x, w, b) }"
+    text = "m (float[N,4,5,5] x) => (float[N,6,6,6] y) { p = Abs(x)\n y = ConvTranspose<group = 2>(p, w, b) }"
     constants = {"w": drawn(4, 3, 2, 2) * np.array([1, 5, 25], np.float32).reshape(3, 1, 1), "b": drawn(6, seed=1)}
     found = Quantized(text, scheme, constants)
     assert found.constant("w_scale").shape == (3,)
@@ -457,31 +456,7 @@ def test_folding_constants_leaves_quantized_weights() -> None:
     assert not FoldConstants()(found.model).modified
 
 
-# ---- what the runtimes make of it
-
-
-def test_onnxruntime_computes_a_residual_network_in_integers(tmp_path: Path) -> None:
-    found = Quantized(RESIDUAL, U8S8, RESIDUAL_WEIGHTS)
-    ops = executed(found.model, tmp_path)
-    assert [op for op in ops if op not in ("Transpose", "Flatten", "NhwcMaxPool", "MaxPool")] == [
-        "QuantizeLinear", "QLinearConv", "QLinearConv", "QLinearConv", "QLinearAdd", "QLinearConv",
-        "QLinearGlobalAveragePool", "QGemm",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("bias", ["", "[bias] c = Add(a, b)\n"])
-def test_onnxruntime_computes_products_in_integers(bias: str, tmp_path: Path) -> None:
-    text = f"m (float[4,3,8] x) => (float[4,3,6] y) {{ a = MatMul(x, w)\n {bias} y = Gelu({'c' if bias else 'a'}) }}"
-    constants = {"w": drawn(8, 6)} | ({"b": drawn(6, seed=3)} if bias else {})
-    found = Quantized(text, U8S8, constants)
-    ops = executed(found.model, tmp_path)
-    assert "QGemm" in ops or "MatMulIntegerToFloat" in ops
-    assert not {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"} & set(ops)
-
-
 def test_schemes_are_plain_data() -> None:
-    import msgspec
-
     for scheme in ALL:
         assert msgspec.json.decode(msgspec.json.encode(scheme), type=QuantScheme) == scheme
     assert len({scheme.name for scheme in ALL}) == len(ALL)
