@@ -217,7 +217,8 @@ class _Build:
         """In a thread of the pool: run the step, commit what it made."""
         started = time.monotonic()
         inputs = self._inputs(step)
-        with owned:
+        key = _key(step, inputs)
+        with owned, self._store.scratch(key) as scratch:
             request = Request(
                 function=self._function_of(step),
                 toolchain=step.toolchain,
@@ -228,6 +229,8 @@ class _Build:
                 out=str(staging.out),
                 log=str(staging.log),
                 temporary=str(staging.temporary),
+                scratch=None if scratch is None else str(scratch),
+                memory_bytes=self._limits.memory_bytes,
             )
             answer = worker.run(
                 request,
@@ -236,7 +239,6 @@ class _Build:
                 lambda done, total, text: self._messages.put(Event("progress", step, done, total, text)),
             )
             result = answer.result
-            key = _key(step, inputs)
             error = artifact = None
             if isinstance(result, Failed):
                 error = self._error(result, key, staging)

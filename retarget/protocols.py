@@ -104,6 +104,10 @@ class StepRequest:
     """Role to an artifact's directory."""
     files: Mapping[str, Path]
     out: Path
+    scratch: Path | None = None
+    """A folder for what the step wants to find again when it is run anew after a failure or a kill."""
+    memory_bytes: int | None = None
+    """What the step may take of anonymous memory; None: no limit."""
 
 
 # ---- execution

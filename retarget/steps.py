@@ -152,7 +152,8 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
         feeds = _watched(samples, _batch(source), statistics)
     else:
         feeds = (recorded.feeds for recorded in reference.read(request.inputs["source"]))
-    ranges = observe(model, feeds)
+    checkpoint = request.scratch and request.scratch / "counted.npz"
+    ranges = observe(model, feeds, memory_bytes=request.memory_bytes, checkpoint=checkpoint)
     ranges.save(request.out)
     return CalibrateFacts(
         origin=options.data.origin if options.data else source.origin,

@@ -3,6 +3,7 @@
 ```
 objects/ab/abcd…/    an artifact: the step's files, manifest.json, log.txt
 staging/             folders being written; each is locked by the process that owns it
+scratch/<key>/       what a step that failed or was killed goes on from; locked by the build that runs it
 leases/              what running builds use; each file is locked by its build
 logs/<key>.txt       output of the last failed run of a step
 digests.sqlite       memo of the digests of the user's files
@@ -194,10 +195,11 @@ class Store:
         self.root = root.expanduser().absolute()
         self._objects = self.root / "objects"
         self._staging = self.root / "staging"
+        self._scratch = self.root / "scratch"
         self._leases = self.root / "leases"
         self._logs = self.root / "logs"
         with self._disk():
-            for folder in (self._objects, self._staging, self._leases, self._logs):
+            for folder in (self._objects, self._staging, self._scratch, self._leases, self._logs):
                 folder.mkdir(parents=True, exist_ok=True)
         self._digests = Digests(self.root / "digests.sqlite")
 
@@ -288,6 +290,29 @@ class Store:
                 staging.temporary.mkdir()
             yield staging
 
+    @contextlib.contextmanager
+    def scratch(self, key: str) -> Iterator[Path | None]:
+        """A folder that stays when the step of ``key`` fails or is killed, until its artifact is there or ``gc`` runs.
+
+        None when another build is at the same step: it has the folder.
+        """
+        folder = self._scratch / key
+        with self._disk(), self._lock(fcntl.LOCK_SH):
+            folder.mkdir(exist_ok=True)
+            held = try_hold(folder)
+        if held is None:
+            yield None
+            return
+        with contextlib.ExitStack() as owned:
+            owned.callback(os.close, held)
+            yield folder
+            if self.get(key) is not None:
+                remove(folder)
+            else:
+                # Most steps leave nothing in it, and then it goes.
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
     def commit(
         self,
         staging: Staging,
@@ -371,10 +396,11 @@ class Store:
     def gc(self, max_bytes: int) -> tuple[Entry, ...]:
         """Remove artifacts, longest unused first, until all take at most ``max_bytes``. Leased ones stay.
 
-        Returns the removed. Those without a readable manifest go in any case.
+        Returns the removed. Those without a readable manifest go in any case, and the scratch of steps that do not run.
         """
         with self._disk():
             self.sweep()
+            self._clear_scratch()
             oldest = time.time() - LOG_DAYS * 86400
             for log in self._logs.iterdir():
                 if log.stat().st_mtime < oldest:
@@ -453,6 +479,14 @@ class Store:
             else:
                 sync(path.parent)
                 return
+
+    def _clear_scratch(self) -> None:
+        with self._lock(fcntl.LOCK_EX):
+            leased = self._leased()
+            for folder in self._scratch.iterdir():
+                if folder.name not in leased and (held := try_hold(folder)) is not None:
+                    remove(folder)
+                    os.close(held)
 
     def _discard(self, path: Path, identity: int | None = None, *, unleased: bool = False) -> bool:
         """Remove an artifact at once for all readers, unless it is no longer the folder with inode ``identity``."""

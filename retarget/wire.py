@@ -12,7 +12,7 @@ from retarget.protocols import Kind
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Run ``function`` (``module:name``) on a ``StepRequest`` of the other fields, its output into ``log``.
 
-    Temporary files go into the folder ``temporary``, which is there.
+    Temporary files go into the folder ``temporary``, which is there, as ``scratch`` is.
     """
 
     function: str
@@ -24,6 +24,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     out: str
     log: str
     temporary: str
+    scratch: str | None = None
+    memory_bytes: int | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):

@@ -368,6 +368,39 @@ def test_lease_ends_with_its_process(store: Store) -> None:
     assert leftovers(store) == []
 
 
+def test_scratch_stays_until_its_artifact_is_there(store: Store) -> None:
+    made = named("a")
+    with store.scratch(made.key) as scratch:
+        assert scratch is not None
+        (scratch / "half").write_text("counted")
+        with Store(store.root).scratch(made.key) as other:
+            assert other is None, "it belongs to the first"
+    with store.scratch(made.key) as scratch:
+        assert scratch is not None
+        assert (scratch / "half").read_text() == "counted"
+        put(store, made)
+    assert list((store.root / "scratch").iterdir()) == []
+
+
+def test_scratch_that_nothing_was_put_in_goes(store: Store) -> None:
+    with store.scratch("a" * 64) as scratch:
+        assert scratch is not None
+    assert list((store.root / "scratch").iterdir()) == []
+
+
+def test_gc_removes_scratch_of_no_running_build(store: Store) -> None:
+    other = Store(store.root)
+    for key in ("held", "leased", "left"):
+        with store.scratch(key) as scratch:
+            assert scratch is not None
+            (scratch / "half").write_text("counted")
+    with store.scratch("held"), store.lease(["leased"]):
+        other.gc(max_bytes=0)
+        assert sorted(path.name for path in (store.root / "scratch").iterdir()) == ["held", "leased"]
+    other.gc(max_bytes=0)
+    assert list((store.root / "scratch").iterdir()) == []
+
+
 def test_gc_removes_what_has_no_manifest(store: Store) -> None:
     artifact = put(store, named("a"))
     damage_no_manifest(artifact.path)

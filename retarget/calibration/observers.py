@@ -18,19 +18,24 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from retarget import graph
+from retarget.calibration.cases import batch_symbol, batched_inputs
 from retarget.calibration.ranges import Ranges, TensorRange
 from retarget.errors import RetargetError
+from retarget.memory import anonymous_bytes
 from retarget.processor import cores
 from retarget.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from retarget.protocols import Array, Feeds, Outputs
 
-ACTIVATION_BYTES = 256 << 20
-"""Observed values that are held at a time unless the caller says otherwise."""
+PIECE_BYTES = 64 << 20
+"""A batch is cut into pieces whose observed values take no more, unless a single row does."""
+
+GROUP_BYTES = 1 << 30
+"""Observed values that one session computes; where a row has more, it runs in several sessions, group by group."""
 
 PACK_LIMIT = 512 << 20
 """ONNX Runtime's optimizations copy the weights of a session: only below this many bytes are they worth it."""
@@ -127,19 +132,20 @@ def observe(
     *,
     values: Sequence[str] | None = None,
     threads: int | None = None,
-    activation_bytes: int = ACTIVATION_BYTES,
+    memory_bytes: int | None = None,
     checkpoint: Path | None = None,
 ) -> Ranges:
     """Run ``model`` on ``feeds``, once each, and count ``values``: by default every float tensor of the main graph.
 
-    ``threads``: all cores if None. Values that take more than ``activation_bytes`` for a batch are computed group by
-    group. ``checkpoint`` is a file that keeps what was counted: where it is there, the same feeds go on from it.
-    Raises ``RetargetError`` when there are no feeds.
+    ``threads``: all cores if None. ``memory_bytes`` is what this process may take of anonymous memory: with less of
+    it left, fewer values are computed at a time, in more runs. ``checkpoint`` is a file that keeps what was counted:
+    where it is there already, the same feeds go on from it. Raises ``RetargetError`` when there are no feeds.
     """
     names = observable(model) if values is None else list(values)
     threads = cores() if threads is None else threads
     followers = _followers(model, names)
-    counting = _Counting(model, [name for name in names if name not in followers], threads, activation_bytes)
+    group_bytes = GROUP_BYTES if memory_bytes is None else _left(model, memory_bytes)
+    counting = _Counting(model, [name for name in names if name not in followers], threads, group_bytes)
     kept: Ranges | None = None
     written = time.monotonic()
     with counting:
@@ -165,11 +171,13 @@ def observe(
 class _Counting:
     """The sessions that compute ``names``, opened for the first batch, and what was counted of their outputs."""
 
-    def __init__(self, model: ir.Model, names: Sequence[str], threads: int, activation_bytes: int) -> None:
+    def __init__(self, model: ir.Model, names: Sequence[str], threads: int, group_bytes: int) -> None:
         self._model = model
         self._threads = threads
-        self._activation_bytes = activation_bytes
+        self._group_bytes = group_bytes
         self._observers = {name: Observer() for name in names}
+        self._batched: tuple[str, ...] = ()
+        self._rows = 0
         self._sessions: list[tuple[Session, list[str]]] = []
         self._samples = self._batches = 0
         self._stack = ExitStack()
@@ -183,20 +191,38 @@ class _Counting:
     def add(self, batch: Feeds) -> None:
         """Run the model on ``batch`` and count."""
         if not self._sessions:
-            optimize = graph.initializer_bytes(self._model) < PACK_LIMIT
-            for group in _groups(self._model, list(self._observers), batch, self._activation_bytes):
-                # No arena: it would keep the outputs' memory twice over when their sizes vary.
-                session = Session(
-                    self._model, extra_outputs=group, optimize=optimize, threads=self._threads, arena=False
-                )
-                self._sessions.append((self._stack.enter_context(session), group))
-        for session, group in self._sessions:
-            outputs = session.run(batch, group)
-            # Numpy counts without holding Python's lock.
-            for _ in self._pool.map(lambda name, outputs=outputs: self._count(name, outputs), group):
-                pass
+            self._open(batch)
+        for piece in _pieces(batch, self._batched, self._rows):
+            for session, group in self._sessions:
+                outputs = session.run(piece, group)
+                # Numpy counts without holding Python's lock.
+                for _ in self._pool.map(lambda name, outputs=outputs: self._count(name, outputs), group):
+                    pass
         self._samples += _samples(batch)
         self._batches += 1
+
+    def _open(self, batch: Feeds) -> None:
+        """Decide how many rows and values are computed at a time, and make the sessions."""
+        inputs, outputs = (
+            tuple(map(graph.value_spec, ends)) for ends in (self._model.graph.inputs, self._model.graph.outputs)
+        )
+        sizes = _sizes(self._model, batch)
+        symbol = batch_symbol(inputs, outputs)
+        if symbol is not None:
+            row = sum(_bytes(self._model, self._observers, {**sizes, symbol: 1}).values())
+            self._rows = max(1, min(PIECE_BYTES, self._group_bytes) // max(row, 1))
+            self._batched = batched_inputs(inputs, symbol)
+            sizes[symbol] = min(sizes[symbol], self._rows)
+        for group in _groups(_bytes(self._model, self._observers, sizes), self._group_bytes):
+            # No arena: it would keep the memory of outputs that are counted and freed.
+            session = Session(
+                self._model,
+                extra_outputs=group,
+                optimize=_optimized(self._model),
+                threads=self._threads,
+                arena=False,
+            )
+            self._sessions.append((self._stack.enter_context(session), group))
 
     def _count(self, name: str, outputs: Outputs) -> None:
         array = outputs.pop(name)
@@ -307,25 +333,55 @@ def _write(ranges: Ranges, checkpoint: Path) -> None:
 # ---- sizes
 
 
-def _groups(model: ir.Model, names: Sequence[str], batch: Feeds, limit: int) -> Iterator[list[str]]:
-    """``names`` in runs whose values take at most ``limit`` bytes at the sizes of ``batch``."""
-    sizes: dict[str, int] = {}
-    known = {value.name: value for value in model.graph.inputs}
-    for name, array in batch.items():
-        if name in known:
-            dims = zip(known[name].shape or (), array.shape, strict=False)
-            sizes |= {dim.value: size for dim, size in dims if isinstance(dim, ir.SymbolicDim) and dim.value}
-    known |= {value.name: value for node in model.graph for value in node.outputs}
+def _left(model: ir.Model, memory_bytes: int) -> int:
+    """Bytes of values that fit below a limit of our memory: half of what is left, the rest is the runtime's own."""
+    copies = 2 * graph.initializer_bytes(model) if _optimized(model) else 0
+    return max(0, (memory_bytes - anonymous_bytes(os.getpid()) - copies) // 2)
+
+
+def _optimized(model: ir.Model) -> bool:
+    return graph.initializer_bytes(model) < PACK_LIMIT
+
+
+def _sizes(model: ir.Model, batch: Feeds) -> dict[str, int]:
+    """The size of each symbolic dimension of the inputs in ``batch``."""
+    return {
+        dim.value: size
+        for value in model.graph.inputs
+        if value.name is not None and value.name in batch
+        for dim, size in zip(value.shape or (), batch[value.name].shape, strict=False)
+        if isinstance(dim, ir.SymbolicDim) and dim.value
+    }
+
+
+def _bytes(model: ir.Model, names: Iterable[str], sizes: Mapping[str, int]) -> dict[str, int]:
+    """How much each of ``names`` takes; 0 where the graph does not tell."""
+    values = {value.name: value for value in model.graph.inputs}
+    values |= {value.name: value for node in model.graph for value in node.outputs}
+    return {name: 4 * (graph.numel(values.get(name), sizes) or 0) for name in names}
+
+
+def _groups(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
+    """Names in runs that take at most ``limit`` bytes together."""
     group: list[str] = []
     held = 0
-    for name in names:
-        size = 4 * ((graph.numel(known[name], sizes) if name in known else None) or 0)
+    for name, size in sizes.items():
         if group and held + size > limit:
             yield group
             group, held = [], 0
         group.append(name)
         held += size
     yield group
+
+
+def _pieces(batch: Feeds, batched: Sequence[str], rows: int) -> Iterator[Feeds]:
+    """``batch`` cut along the first axis of the inputs ``batched``, into at most ``rows`` each."""
+    count = len(batch[batched[0]]) if batched else 0
+    if count <= rows:
+        yield batch
+        return
+    for start in range(0, count, rows):
+        yield {name: array[start : start + rows] if name in batched else array for name, array in batch.items()}
 
 
 def _samples(batch: Feeds) -> int:

@@ -168,10 +168,32 @@ def test_many_tensors_are_observed_in_groups(monkeypatch: pytest.MonkeyPatch) ->
             super().__init__(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(observers, "Session", Counted)
-    grouped = observe(model, batches(), threads=1, activation_bytes=100)
-    assert opened == [["x", "row", "sum"], ["y"]]
+    monkeypatch.setattr(observers, "GROUP_BYTES", 40)
+    grouped = observe(model, batches(), threads=1)
+    assert opened == [["x", "row"], ["sum", "y"]]
     assert list(grouped) == list(whole)
     assert all(same(grouped[name], whole[name]) for name in whole)
+
+
+def test_with_little_memory_rows_and_values_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ShapeInferencePass()(ir.from_onnx_text(MODEL)).model
+    whole = observe(model, batches(), threads=1)
+    ran: list[tuple[int, object]] = []
+    run = Session.run
+
+    def counted(self: Session, feeds: Feeds, outputs: list[str]) -> object:
+        ran.append((len(feeds["x"]), outputs))
+        return run(self, feeds, outputs)
+
+    monkeypatch.setattr(Session, "run", counted)
+    pieces = observe(model, batches(), threads=1, memory_bytes=1)
+    assert ran == [(1, [name]) for _ in range(6) for name in ("x", "row", "sum", "y")]
+    assert (pieces.samples, pieces.batches) == (whole.samples, whole.batches)
+    assert all(same(pieces[name], whole[name]) for name in whole)
+    ran.clear()
+    monkeypatch.setattr(observers, "PIECE_BYTES", 2 * 4 * 16)
+    observe(model, batches(), threads=1, memory_bytes=64 << 30)
+    assert [rows for rows, _ in ran] == [2, 2, 1, 1]
 
 
 def test_a_choice_of_values_and_no_samples() -> None:
