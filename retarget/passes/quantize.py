@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from retarget.facts import KeptNode
 from retarget.passes.library import InferShapes, LiftConstants
-from retarget.passes.quantize_rules import Anchor, Plan, decide, find_anchors
+from retarget.passes.quantize_rules import Anchor, Plan, decide, find_anchors, name_of
 from retarget.passes.quantize_scales import (
     Levels,
     activation_levels,
@@ -47,7 +47,7 @@ _TYPES = {"uint8": ir.DataType.UINT8, "int8": ir.DataType.INT8}
 
 def candidates(model: ir.Model, scheme: QuantScheme) -> tuple[str, ...]:
     """Names of the nodes that ``scheme`` quantizes where their ranges are known, in the order of the graph."""
-    return tuple(_name(node) for node in find_anchors(model.graph, scheme)[0])
+    return tuple(name_of(node) for node in find_anchors(model.graph, scheme)[0])
 
 
 class Quantize(ir.passes.InPlacePass):
@@ -78,9 +78,9 @@ class Quantize(ir.passes.InPlacePass):
             modified |= InferShapes()(model).modified
         ranges = _Ranges(self.choose, self.scheme.grid)
         plan = decide(model.graph, self.scheme, ranges, self.keep)
-        self.quantized = tuple(_name(node) for node in plan.anchors)
+        self.quantized = tuple(name_of(node) for node in plan.anchors)
         self.kept = tuple(
-            KeptNode(name=_name(node), op=node.op_type, reason=plan.kept[node])
+            KeptNode(name=name_of(node), op=node.op_type, reason=plan.kept[node])
             for node in model.graph
             if node in plan.kept
         )
@@ -348,7 +348,3 @@ def _unused(name: str, taken: set[str | None]) -> str:
         found, count = f"{name}_{count}", count + 1
     taken.add(found)
     return found
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or node.outputs[0].name or ""

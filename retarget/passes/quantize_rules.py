@@ -90,7 +90,7 @@ def find_anchors(
     for node in nodes:
         if node.domain or not (node.op_type in scheme.weighted or (scheme.products and node.op_type == "MatMul")):
             continue
-        found = ASKED if node.name in keep else _anchor(node, scheme, keep)
+        found = ASKED if name_of(node) in keep else _anchor(node, scheme, keep)
         if isinstance(found, Anchor):
             anchors[node] = found
         else:
@@ -160,7 +160,7 @@ def _bias(node: ir.Node, channels: int, keep: Collection[str]) -> tuple[ir.Node,
     place: tuple[ir.Node, int] | None = None
     if node.op_type == "MatMul":
         add = _sole_user(node.outputs[0])
-        if add is None or add.op_type != "Add" or add.domain or add.name in keep or touches_quantization(add):
+        if add is None or add.op_type != "Add" or add.domain or name_of(add) in keep or touches_quantization(add):
             return None
         at = 1 if add.inputs[0] is node.outputs[0] else 0
         operand = add.inputs[at]
@@ -187,6 +187,11 @@ def _is_vector(value: ir.Value | None, size: int) -> bool:
     assert value.const_value is not None
     shape = [int(dim) for dim in value.const_value.shape.numpy()]
     return bool(shape) and shape[-1] == size and value.const_value.size == size
+
+
+def name_of(node: ir.Node) -> str:
+    """Its name, or that of its output where it has none."""
+    return node.name or node.outputs[0].name or ""
 
 
 def touches_quantization(node: ir.Node) -> bool:
@@ -236,15 +241,19 @@ class _Spread:
                 fused.append(anchor.bias[0])
                 end = anchor.bias[0].outputs[0]
             # The levels of a fixed output are those of the operator's own result.
-            while node.op_type not in self.scheme.fixed and (user := self._fused_user(end)) is not None:
+            while node.op_type not in self.scheme.fixed and (user := self._fused_user(node, end)) is not None:
                 fused.append(user)
                 end = user.outputs[0]
             inside.update(fused)
             self.ends[node] = end, frozenset(fused)
 
-    def _fused_user(self, value: ir.Value) -> ir.Node | None:
+    def _fused_user(self, node: ir.Node, value: ir.Value) -> ir.Node | None:
+        """The activation function of ``value`` that runs inside the kernel of ``node``."""
         user = _sole_user(value)
-        if user is None or user.op_type not in self.scheme.fused or user.domain or user.name in self.keep:
+        if user is None or user.op_type not in self.scheme.fused or user.domain or name_of(user) in self.keep:
+            return None
+        if user.op_type == "Clip" and node.op_type in self.scheme.rounded and scalar(user.inputs[1]) != 0:
+            # A kernel that only gives integers clips by them: at 0 exactly, elsewhere up to half a step off.
             return None
         constants = all(other is None or other is value or is_constant(other) for other in user.inputs)
         return user if constants and user.inputs[0] is value and not touches_quantization(user) else None
@@ -301,7 +310,7 @@ class _Spread:
 
     def _able(self, node: ir.Node) -> tuple[int, ...] | str:
         """The positions to be rounded if int8 may spread through this arithmetic, else why it may not."""
-        if node.name in self.keep:
+        if name_of(node) in self.keep:
             return ASKED
         if not _is_float32(node):
             return "it does not compute in float32"
@@ -332,7 +341,7 @@ class _Spread:
         return positions
 
     def _moves(self, node: ir.Node) -> bool:
-        if node.op_type not in self.scheme.moving or node.domain or node.name in self.keep or not _is_float32(node):
+        if node.op_type not in self.scheme.moving or node.domain or name_of(node) in self.keep or not _is_float32(node):
             return False
         if not node.inputs or is_constant(node.inputs[0]) or touches_quantization(node):
             return False
@@ -376,7 +385,7 @@ class _Spread:
     def _asks(self, node: ir.Node) -> bool:
         """Whether this mover shall move integers."""
         data, rounded = node.inputs[0], self.plan.rounded
-        if data is None or self.range_of(data) is None or not any(value in rounded for value in node.outputs):
+        if self._without_range([data]) is not None or not any(value in rounded for value in node.outputs):
             return False
         return node.op_type not in _SELECTING or (data in rounded and all(value in rounded for value in node.outputs))
 
@@ -457,7 +466,7 @@ def _computes_floats(node: ir.Node) -> bool:
 
 
 def _reason(node: ir.Node, scheme: QuantScheme, keep: Collection[str]) -> str:
-    if node.name in keep:
+    if name_of(node) in keep:
         return ASKED
     if any(subgraphs(attribute) for attribute in node.attributes.values()):
         return "its subgraphs stay in float32"

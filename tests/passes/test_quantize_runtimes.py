@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from quantizing import Quantized, drawn, executed
@@ -87,6 +88,32 @@ def test_onnxruntime_computes_gated_activations_in_integers(tmp_path: Path) -> N
     assert abs(found.optimized_snr - found.snr) < 1
 
 
+def test_onnxruntime_computes_squeeze_and_excitation_in_integers(tmp_path: Path) -> None:
+    text = """m (float[N,4,8,8] x) => (float[N,4,8,8] y) {
+        a = Conv(x, w0)
+        g = GlobalAveragePool(a)
+        s = Conv(g, w1)
+        h = HardSigmoid(s)
+        m = Mul(a, h)
+        y = Conv(m, w2)
+    }"""
+    weights = {f"w{at}": drawn(4, 4, 1, 1, seed=at) for at in range(3)}
+    found = Quantized(text, U8S8, weights)
+    ops = executed(found.model, tmp_path)
+    assert [ops.count(op) for op in ("QLinearConv", "QLinearGlobalAveragePool", "QLinearMul", "Mul")] == [3, 1, 1, 0]
+    assert abs(found.optimized_snr - found.snr) < 1
+
+
+@pytest.mark.parametrize("clip", [(0.0, 6.0), (-1.0, 1.0), (0.0, 0.7)])
+def test_onnxruntime_computes_clipped_convolutions_in_integers(clip: tuple[float, float], tmp_path: Path) -> None:
+    """It removes a Clip only where the rounding cuts off no later, and computes in float where it stays."""
+    text = "m (float[N,4,8,8] x) => (float[N,4,8,8] y) { a = Conv(x, w)\n b = Clip(a, lo, hi)\n y = Conv(b, w) }"
+    bounds = {name: np.array(value, np.float32) for name, value in zip(("lo", "hi"), clip, strict=True)}
+    found = Quantized(text, U8S8, {"w": drawn(4, 4, 1, 1, scale=3), **bounds})
+    assert executed(found.model, tmp_path).count("QLinearConv") == 2
+    assert abs(found.optimized_snr - found.snr) < 1
+
+
 @pytest.mark.parametrize("batch", ["N", "4"])
 @pytest.mark.parametrize("bias", ["", "[bias] c = Add(a, b)\n"])
 def test_onnxruntime_computes_products_in_integers(bias: str, batch: str, tmp_path: Path) -> None:
@@ -111,8 +138,6 @@ def test_onnxruntime_computes_the_weights_of_a_transformer_in_integers(tmp_path:
 
 def openvino_run(model: ir.Model, feeds: dict[str, Array], path: Path) -> tuple[dict[str, Array], list[str]]:
     """Outputs, and the types that convolutions and products are computed in."""
-    import numpy as np
-
     from retarget.targets.openvino.runtime import core
 
     ir.save(model, path)
