@@ -13,9 +13,11 @@ import pytest
 import quantized
 from target_testing import CNN, assert_close, emit, job, model, normal, oracle, run
 
-from retarget import catalog
+from retarget import catalog, graph, schemes
+from retarget.calibration.observers import observe
 from retarget.compare import snr_db
 from retarget.errors import RetargetError, ToolchainFailure, Unsupported
+from retarget.passes.quantize import Quantize
 from retarget.spec import DimRange
 from retarget.targets import machine, openvino
 
@@ -571,3 +573,41 @@ def test_compressed_weights_that_are_expanded_are_told(tmp_path: Path) -> None:
     assert any("expands 100% of the compressed weights" in note for note in facts.notes)
     feeds = {"x": normal(2, 8, 9, 9)}
     assert_close(run(TARGET, tmp_path, facts, feeds)["y"], oracle(kernel, feeds)["y"])
+
+
+ENCODER = """g (float[N,6,32] x, float[32,32] w_q, float[32,32] w_k, float[32,32] w_v, float[32,64] w_o)
+              => (float[N,6,64] y) {
+    [query] q = MatMul(x, w_q)
+    [key] k = MatMul(x, w_k)
+    [value] v = MatMul(x, w_v)
+    shape = Constant <value_ints = [0, 6, 4, 8]> ()
+    back = Constant <value_ints = [0, 6, 32]> ()
+    q4 = Reshape(q, shape)
+    k4 = Reshape(k, shape)
+    v4 = Reshape(v, shape)
+    qt = Transpose <perm = [0, 2, 1, 3]> (q4)
+    kt = Transpose <perm = [0, 2, 3, 1]> (k4)
+    vt = Transpose <perm = [0, 2, 1, 3]> (v4)
+    [scores] s = MatMul(qt, kt)
+    p = Softmax(s)
+    [mix] m = MatMul(p, vt)
+    mt = Transpose <perm = [0, 2, 1, 3]> (m)
+    h = Reshape(mt, back)
+    [out] y = MatMul(h, w_o)
+}"""
+
+
+def test_shapes_are_given_without_losing_int8_and_attention_is_counted(tmp_path: Path) -> None:
+    """``Model.reshape`` folds what lies between QuantizeLinear and DequantizeLinear, and most would run in float32."""
+    encoder = model(ENCODER)
+    spec = graph.value_spec(encoder.graph.inputs[0])
+    ranges = observe(encoder, [{spec.name: normal(2, 6, 32)}])
+    Quantize(schemes.OPENVINO, lambda name, _: (ranges[name].min, ranges[name].max) if name in ranges else None)(
+        encoder
+    )
+    projections, attention = 6 * 32 * (3 * 32 + 64), 2 * 6 * 6 * 32
+    for shapes in ({"N": DimRange(2, 2, 2)}, {"N": DimRange(1, 4, 8)}):
+        facts = catalog.target_emit(TARGET).emit(
+            encoder, dataclasses.replace(job(TARGET, encoder, "int8"), shapes=shapes), tmp_path
+        )
+        assert facts.precision.low_precision_share == pytest.approx(projections / (projections + attention))

@@ -29,7 +29,7 @@ from retarget.targets.openvino.executed import (
     weights,
 )
 from retarget.targets.openvino.legal import LEGAL, dft_axis, dft_length
-from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes, words
+from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes, set_shapes, words
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -64,9 +64,7 @@ def _write(model: ir.Model, job: EmitJob, path: Path) -> tuple[str, ...]:
     """Write both files. Returns the names of the constants that stay float32 where float16 was asked for."""
     converted = _read(_adjusted(model))
     try:
-        converted.reshape(
-            {port: _partial(spec, job.shapes) for port, spec in zip(converted.inputs, job.inputs, strict=True)}
-        )
+        set_shapes(converted, [_partial(spec, job.shapes) for spec in job.inputs])
         _order_ties(converted)
         if job.io == "float16":
             converted = _with_float16_io(converted)

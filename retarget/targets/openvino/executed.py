@@ -14,7 +14,7 @@ import numpy as np
 
 from retarget.spec import TensorSpec
 from retarget.targets import work
-from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes
+from retarget.targets.openvino.runtime import core, dtype_name, failure, openvino, scopes, set_shapes
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -30,7 +30,7 @@ def at(path: Path, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> op
     """The artifact with its dimensions at ``sizes``, so that the amount of work is known."""
     model = core().read_model(path)
     try:
-        model.reshape({port: list(spec.at(sizes)) for port, spec in zip(model.inputs, inputs, strict=True)})
+        set_shapes(model, [openvino.PartialShape(list(spec.at(sizes))) for spec in inputs])
     except RuntimeError as error:
         raise failure(f"OpenVINO cannot give its own model the sizes {dict(sizes)}", error) from error
     return model
@@ -117,10 +117,14 @@ def executed(model: openvino.Model, written: openvino.Model | None = None) -> Ex
     fixed = list(compiled(model).get_runtime_model().get_ops())
     real = fixed if written is None else list(compiled(written).get_runtime_model().get_ops())
     types = {node.get_friendly_name(): _computed(node) for node in (*fixed, *real) if node.get_input_size()}
+    named = {node.get_friendly_name(): _macs(node.get_type_name(), node) for node in _nodes(model)}
     done: Counter[str] = Counter()
     for node in fixed:
         if node.get_input_size():
-            done[types[node.get_friendly_name()]] += _macs(node.get_rt_info()["layerType"].astype(str), node)
+            kind = _told(node, "layerType")
+            # A chain that is compiled as one has no products of its own, but says which nodes it was made of.
+            fused = _told(node, "originalLayersNames").split(",") if kind == "Subgraph" else []
+            done[types[node.get_friendly_name()]] += _macs(kind, node) + sum(named.get(name, 0) for name in fused)
     kept = sum(
         math.prod(node.get_output_shape(0))
         for node in real
@@ -131,6 +135,12 @@ def executed(model: openvino.Model, written: openvino.Model | None = None) -> Ex
     return Executed(done, kept)
 
 
+def _told(node: openvino.Node, what: str) -> str:
+    """What a node of the executed graph says of itself."""
+    told: str = node.get_rt_info()[what].astype(str)
+    return told
+
+
 def _computed(node: openvino.Node) -> str:
     """The type that a node of the executed graph takes its first operand in."""
     # Not its `runtimePrecision`: that is float16 too where float16 weights are widened to meet float32 data.
@@ -139,8 +149,11 @@ def _computed(node: openvino.Node) -> str:
 
 def _rounds(node: openvino.Node) -> bool:
     """Whether a node of the executed graph rounds its float activations to int8, to meet compressed weights."""
-    kind = node.get_rt_info()["layerType"].astype(str)
-    if kind != "FullyConnected" or node.get_input_size() < 4 or not node.get_input_element_type(0).is_real():
+    if (
+        _told(node, "layerType") != "FullyConnected"
+        or node.get_input_size() < 4
+        or not node.get_input_element_type(0).is_real()
+    ):
         return False
     weights, scales = node.input(1), node.input(3)
     if dtype_name(weights.get_element_type().get_type_name()) not in COMPRESSED or not math.prod(scales.get_shape()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 # Importing openvino sends an event to a server on the web. Without this package it uses its own stub, which does not.
@@ -36,6 +36,17 @@ def scopes(model: openvino.Model, place: str = "") -> Iterator[tuple[str, openvi
             bodies = [node.get_function()]
         for index, body in enumerate(bodies):
             yield from scopes(body, f"{place}{node.get_friendly_name()}[{index}]/")
+
+
+def set_shapes(model: openvino.Model, shapes: Sequence[openvino.PartialShape]) -> None:
+    """Give the inputs their shapes, and infer all others. Raises ``RuntimeError`` where they do not fit.
+
+    Not ``Model.reshape``: it folds Converts too, those between QuantizeLinear and DequantizeLinear among them, and
+    the plugin then computes in float what it would compute in int8.
+    """
+    for parameter, shape in zip(model.get_parameters(), shapes, strict=True):
+        parameter.set_partial_shape(shape)
+    model.validate_nodes_and_infer_types()
 
 
 def dtype_name(short: str) -> str:
