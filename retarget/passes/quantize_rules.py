@@ -322,8 +322,10 @@ class _Spread:
         positions = tuple(at for at in range(count) if node.inputs[at] is not None)
         values = _values(node, positions)
         end = self.ends[node][0]
-        if not any(value in self.reach for value in values) or not all(
-            value in self.reach or is_constant(value) or _is_small(value, values) for value in values
+        # What a Concat takes is rounded with its output anyway.
+        if not any(value in self.reach for value in values) or not (
+            node.op_type == "Concat"
+            or all(value in self.reach or is_constant(value) or _is_small(value, values) for value in values)
         ):
             return NO_GAIN
         missing = self._without_range([*values, end])

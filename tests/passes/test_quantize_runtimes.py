@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 import pytest
-from quantizing import Quantized, drawn, executed
+from quantizing import Quantized, drawn, executed, run
 from test_quantize import RESIDUAL, RESIDUAL_WEIGHTS
 
 from retarget import graph
@@ -86,6 +86,50 @@ def test_onnxruntime_computes_gated_activations_in_integers(tmp_path: Path) -> N
     assert [ops.count(op) for op in ("QLinearConv", "QLinearSigmoid", "QLinearMul", "QLinearConcat")] == [3, 1, 1, 1]
     assert not {"Sigmoid", "Mul", "Concat"} & set(ops)
     assert abs(found.optimized_snr - found.snr) < 1
+
+
+@pytest.mark.parametrize(
+    ("op", "kernel"),
+    [
+        ("AveragePool<kernel_shape = [3,3], pads = [1,1,1,1]>(a)", "QLinearAveragePool"),
+        ("AveragePool<kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1>(a)", "QLinearAveragePool"),
+        ("AveragePool<kernel_shape = [3,3], strides = [2,2], ceil_mode = 1>(a)", "QLinearAveragePool"),
+        ("GlobalAveragePool(a)", "QLinearGlobalAveragePool"),
+        ("MaxPool<kernel_shape = [3,3], pads = [1,1,1,1]>(a)", "MaxPool"),
+        ("LeakyRelu<alpha = 0.2>(a)", "QLinearLeakyRelu"),
+        ("Sigmoid(a)", "QLinearSigmoid"),
+        ("Mul(a, k)", "QLinearMul"),
+        ("Add(a, k)", "QLinearAdd"),
+        ("Concat<axis = 2>(a, e)", "QLinearConcat"),
+        ('Resize<mode = "nearest">(a, , scales)', "Resize"),
+        ("Slice(a, one, four, one)", "Slice"),
+        ("DepthToSpace<blocksize = 1>(a)", "DepthToSpace"),
+    ],
+)
+def test_onnxruntime_computes_what_the_graph_means(op: str, kernel: str, tmp_path: Path) -> None:
+    """Of values of both signs, whose zero point is in the middle."""
+    text = f"""m (float[N,4,8,8] x) => (float[N,4,H,W] y) {{
+        a = Conv(x, w0)
+        e = Exp(x)
+        m = {op}
+        y = Conv(m, w1)
+    }}"""
+    constants = {
+        "w0": drawn(4, 4, 1, 1),
+        "w1": drawn(4, 4, 1, 1, seed=1),
+        "k": drawn(4, 1, 1, seed=2),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "one": np.array([2], np.int64),
+        "four": np.array([6], np.int64),
+    }
+    found = Quantized(
+        text, U8S8, {name: array for name, array in constants.items() if name[0] == "w" or f", {name}" in op}
+    )
+    ops = executed(found.model, tmp_path)
+    assert ops.count("QLinearConv") == 2
+    assert any(kernel in op for op in ops)
+    optimized = run(found.model, found.feeds, optimize=True)["y"]
+    assert snr_db(found.outputs["y"], optimized) > found.snr + 10
 
 
 def test_onnxruntime_computes_squeeze_and_excitation_in_integers(tmp_path: Path) -> None:
