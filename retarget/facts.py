@@ -67,7 +67,9 @@ class PassFact(Fact, frozen=True, kw_only=True):
     bytes_after: int
     seconds: float
     reason: str | None = None
-    """Why the pass was dropped: what broke, or how it crashed."""
+    """Why the pass was dropped: what broke, how it crashed, or that it does not gain."""
+    gain_db: float | None = None
+    """Of a pass that prepares for int8: what int8 gained in SNR by it, or would lose."""
 
 
 class OptimizeFacts(Fact, frozen=True, kw_only=True):
@@ -133,8 +135,6 @@ class BudgetFacts(Fact, frozen=True, kw_only=True):
 
     goal: str
     """In words, such as ``min_snr_db 30``."""
-    judged_on: str
-    """The data that it was judged on, in words."""
     before: float
     """What was judged, with every node in int8: a drop, or decibels."""
     after: float
@@ -148,23 +148,29 @@ class BudgetFacts(Fact, frozen=True, kw_only=True):
     """How many models were judged."""
 
 
+class Int8Facts(Fact, frozen=True, kw_only=True):
+    """How a model was brought to int8, and what that was judged at."""
+
+    scheme: str
+    """The dialect that it is written in."""
+    method: str
+    """How clipping ranges were found."""
+    judged_on: str
+    """The data behind ``snr_db`` and the budget, in words."""
+    snr_db: float
+    """Smallest over the outputs, against the float model, simulated in ONNX Runtime."""
+    bias_gain_db: float | None = None
+    """What correcting the biases gained; None where it was left out."""
+    budget: BudgetFacts | None = None
+    notes: tuple[str, ...] = ()
+
+
 class QuantizeFacts(Fact, frozen=True, kw_only=True):
     precision: str
     nodes: int
     """Nodes that now compute in the low precision."""
     kept: tuple[KeptNode, ...]
-    scheme: str | None = None
-    """int8: the dialect that the model is written in."""
-    method: str | None = None
-    """int8: how clipping ranges were found."""
-    judged_on: str | None = None
-    """int8: the data that ``snr_db`` was measured on, in words."""
-    snr_db: float | None = None
-    """int8: smallest over the outputs, against the float model, simulated in ONNX Runtime."""
-    bias_gain_db: float | None = None
-    """What correcting the biases gained; None where it was left out because it did not."""
-    budget: BudgetFacts | None = None
-    notes: tuple[str, ...] = ()
+    int8: Int8Facts | None = None
 
 
 # ---- emit

@@ -5,7 +5,7 @@ The counterpart of ``facts``. Everything here enters the step's key, so nothing 
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import msgspec
 
@@ -58,7 +58,7 @@ class OptimizeOptions(Options, frozen=True, kw_only=True):
     preset: str | tuple[tuple[str, dict[str, object]], ...]
     strict: bool
     data: DataOptions | None = None
-    """What passes that look at data look at; None: the feeds of the parity cases."""
+    """Of an equalize step: the calibration data, which decides what is kept of `equalization.PASSES`."""
 
 
 class CalibrateOptions(Options, frozen=True, kw_only=True):
@@ -94,7 +94,7 @@ class Int8Options(Options, frozen=True, kw_only=True):
 
 
 class WeightsOptions(Options, frozen=True, kw_only=True):
-    bits: int
+    bits: Literal[4, 8]
     block: int
     keep: tuple[str, ...]
 

@@ -24,11 +24,12 @@ from retarget.errors import MissingToolchain, RetargetError, did_you_mean
 from retarget.facts import DataOrigin
 from retarget.preprocess import READERS, check_folder
 from retarget.protocols import JSON, Kind, Step
-from retarget.recipe import Evaluation
+from retarget.recipe import Evaluation, Int8, WeightsOnly
 from retarget.tolerance import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from retarget.recipe import Recipe, Samples, TargetEntry, Variant
+    from retarget.schemes import QuantScheme
     from retarget.store import Store
 
 CORE = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "ml_dtypes")
@@ -113,10 +114,9 @@ class _Planner:
         if self.recipe.data.evaluation:
             self.evaluate_source(convert)
 
-        graphs = self.float16(convert, optimize, wanted)
         emitted: dict[str, Step] = {}
         for target, variant in wanted:
-            model = graphs.get(variant.name, optimize) if catalog.target(target.name).fp16 == "graph" else optimize
+            model = self.model_of(target, variant, convert, optimize)
             emitted[f"{target.name}/{variant.name}"] = self.artifact(target, variant, model, convert)
         if emitted and self.invocation.bench:
             self.add(
@@ -219,37 +219,120 @@ class _Planner:
             return optimize
         return tuple((entry.name, entry.options) for entry in optimize)
 
-    def float16(self, convert: Step, optimize: Step, wanted: Sequence[tuple[TargetEntry, Variant]]) -> dict[str, Step]:
-        """The quantize step of each variant whose low precision some target takes from the graph."""
-        variants = {
-            variant.name: variant
-            for target, variant in wanted
-            if variant.precision == "fp16" and catalog.target(target.name).fp16 == "graph"
-        }
-        if not variants:
-            return {}
+    def model_of(self, target: TargetEntry, variant: Variant, convert: Step, optimize: Step) -> Step:
+        """The step whose model is emitted: artifacts that need the same one share it."""
+        light = catalog.target(target.name)
+        if isinstance(variant.options, Int8):
+            assert light.scheme is not None
+            return self.int8(variant, variant.options, light.scheme, convert, optimize)
+        if isinstance(variant.options, WeightsOnly):
+            weights = told.WeightsOptions(
+                bits=4 if variant.precision == "int4_weights" else 8,
+                block=variant.options.block,
+                keep=variant.options.keep,
+            )
+            return self.quantize(variant.name, variant, convert, {"model": optimize}, weights=weights)
+        if variant.precision == "fp16" and light.fp16 == "graph":
+            ranges = self.calibrate("calibrate", optimize, convert)
+            return self.quantize(variant.name, variant, convert, {"model": optimize, "ranges": ranges})
+        return optimize
+
+    def int8(self, variant: Variant, wanted: Int8, scheme: QuantScheme, convert: Step, optimize: Step) -> Step:
+        """Equalize and calibrate once for all schemes, then quantize once for each."""
+        calibration, selection = self.recipe.data.calibration, self.recipe.data.selection
+        assert calibration is not None
+        model, ranges = optimize, "calibrate optimized"
+        if wanted.equalize:
+            model, ranges = self.equalize(calibration, convert, optimize), "calibrate equalized"
+        files = _data_files(calibration)
+        told_selection = None
+        if selection is not None:
+            files |= _data_files(selection, "selection")
+            evaluation = self.recipe.data.evaluation
+            told_selection = told.SelectionOptions(
+                data=self.data(selection, "samples"),
+                labels=evaluation.labels if evaluation else None,
+                metric=_metric(evaluation) if evaluation else "top1",
+            )
+            if evaluation and not isinstance(evaluation.metric, str):
+                files["metric"] = evaluation.metric.file
+        int8 = told.Int8Options(
+            scheme=scheme,
+            method=wanted.method,
+            percentile=wanted.percentile,
+            max_drop=wanted.max_drop,
+            min_snr_db=wanted.min_snr_db,
+            correct_bias=wanted.correct_bias,
+            keep=wanted.keep,
+            data=self.data(calibration, "calibration"),
+            selection=told_selection,
+        )
+        inputs = {"model": model, "ranges": self.calibrate(ranges, model, convert, hold_out=selection is None)}
+        return self.quantize(f"{variant.name}/{scheme.name}", variant, convert, inputs, files, int8=int8)
+
+    def equalize(self, calibration: Samples, convert: Step, optimize: Step) -> Step:
+        if (known := self.found("equalize")) is not None:
+            return known
+        equalize = self.add(
+            "equalize",
+            "optimize",
+            ONNX,
+            told.OptimizeOptions(
+                preset="equalize",
+                strict=self.invocation.strict,
+                data=self.data(calibration, "calibration"),
+            ),
+            inputs={"model": optimize, "source": convert},
+            files=_data_files(calibration),
+        )
+        self.compare("equalized", equalize, convert)
+        return equalize
+
+    def calibrate(self, name: str, model: Step, convert: Step, *, hold_out: bool = False) -> Step:
+        if (known := self.found(name)) is not None:
+            return known
         calibration = self.recipe.data.calibration
-        calibrate = self.add(
-            "calibrate",
+        return self.add(
+            name,
             "calibrate",
             ONNX,
             told.CalibrateOptions(
-                data=self.data(calibration, "calibration") if calibration else None
+                data=self.data(calibration, "calibration") if calibration else None,
+                hold_out=hold_out,
             ),
-            inputs={"model": optimize, "source": convert},
+            inputs={"model": model, "source": convert},
             files=_data_files(calibration) if calibration else {},
         )
-        graphs: dict[str, Step] = {}
-        for variant in variants.values():
-            graphs[variant.name] = self.add(
-                f"quantize {variant.name}",
-                "quantize",
-                ONNX,
-                told.QuantizeOptions(variant=variant.name, precision=variant.precision, io=_io(variant)),
-                inputs={"model": optimize, "ranges": calibrate},
-            )
-            self.compare(variant.name, graphs[variant.name], convert, variant)
-        return graphs
+
+    def quantize(
+        self,
+        subject: str,
+        variant: Variant,
+        convert: Step,
+        inputs: Mapping[str, Step],
+        files: Mapping[str, Path] | None = None,
+        *,
+        int8: told.Int8Options | None = None,
+        weights: told.WeightsOptions | None = None,
+    ) -> Step:
+        if (known := self.found(f"quantize {subject}")) is not None:
+            return known
+        step = self.add(
+            f"quantize {subject}",
+            "quantize",
+            ONNX,
+            told.QuantizeOptions(
+                variant=variant.name, precision=variant.precision, io=_io(variant), int8=int8, weights=weights
+            ),
+            inputs={**inputs, "source": convert},
+            files=files,
+        )
+        self.compare(subject, step, convert, variant)
+        return step
+
+    def found(self, name: str) -> Step | None:
+        """The step of that name, if the plan has it already."""
+        return next((step for step in self.steps if step.id == name), None)
 
     def artifact(self, target: TargetEntry, variant: Variant, model: Step, convert: Step) -> Step:
         """Emit one artifact, compare it, and evaluate it where there is data."""
@@ -346,7 +429,7 @@ class _Planner:
             source=source,
             data=self.data(evaluation, "samples"),
             labels=evaluation.labels,
-            metric=evaluation.metric if isinstance(evaluation.metric, str) else evaluation.metric.function,
+            metric=_metric(evaluation),
             threads=self.invocation.threads,
         )
 
@@ -483,6 +566,10 @@ def _io(variant: Variant) -> str:
 
 def _data_files(given: Samples | Evaluation, role: str = "data") -> dict[str, Path]:
     return {} if given.path is None else {role: given.path.file}
+
+
+def _metric(evaluation: Evaluation) -> str:
+    return evaluation.metric if isinstance(evaluation.metric, str) else evaluation.metric.function
 
 
 def _evaluation_files(evaluation: Evaluation) -> dict[str, Path]:

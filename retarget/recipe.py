@@ -22,6 +22,7 @@ from retarget.errors import RecipeError, RetargetError, did_you_mean
 from retarget.preprocess import Classes, Preprocess
 from retarget.recipe_nodes import Map, open_tree, parse_path, resolve, write_path
 from retarget.recipe_yaml import KeyPath, Reader, Settings, Written, struct_type
+from retarget.schemes import Method
 from retarget.spec import DEFAULT_RANGE, SPEC_PATTERN, DimRange, TensorSpec, symbols
 from retarget.tolerance import Tolerance
 
@@ -36,6 +37,11 @@ Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 
 PLACES = ".npz, a folder of .npy, images or .wav, or FILE.py:FUNCTION that yields dicts."
+
+NO_CALIBRATION = (
+    "give `data.calibration` (--calibration): some hundred inputs as the model will meet them; "
+    "`synthetic: normal` stands in for them to try it out"
+)
 
 _CODE = re.compile(r"(?P<file>.*\.py):(?P<function>[^\W\d]\w*)", re.DOTALL)
 
@@ -213,7 +219,52 @@ class Fp16(Settings, frozen=True, kw_only=True):
     io: Annotated[Literal["float32", "float16"], Meta(description="Type of inputs and outputs.")] = "float32"
 
 
-IMPLEMENTED: dict[str, type[Settings]] = {"fp32": Fp32, "fp16": Fp16}
+class Int8(Settings, frozen=True, kw_only=True):
+    """int8 weights and activations, on ranges that calibration data gave."""
+
+    method: Annotated[
+        Method, Meta(description="How a tensor's clipping range is found: mse, minmax, percentile or entropy.")
+    ] = "mse"
+    percentile: Annotated[
+        float, Meta(gt=50, le=100, description="For `method: percentile`: share of the values that are kept.")
+    ] = 99.99
+    max_drop: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="Return nodes to float until the metric loses no more on the selection data."),
+    ] = None
+    min_snr_db: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Return nodes to float until every output has this SNR on the selection data."),
+    ] = None
+    equalize: Annotated[
+        bool, Meta(description="Even out channels between layers, and outliers, before the ranges are taken.")
+    ] = True
+    correct_bias: Annotated[bool, Meta(description="Correct biases where that measures better.")] = True
+    keep: Annotated[
+        tuple[str, ...], Meta(description="Nodes that stay float, by name or operator, such as `Softmax`.")
+    ] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and self.min_snr_db is not None:
+            raise RetargetError("max_drop and min_snr_db are two budgets", "set one of them")
+
+
+class WeightsOnly(Settings, frozen=True, kw_only=True):
+    """Weights in blocks that share a scale, activations in float32; no calibration."""
+
+    block: Annotated[Literal[16, 32, 64, 128, 256], Meta(description="How many weights of a column share a scale.")] = (
+        32
+    )
+    keep: Annotated[tuple[str, ...], Meta(description="Nodes whose weights stay float, by name or operator.")] = ()
+
+
+IMPLEMENTED: dict[str, type[Settings]] = {
+    "fp32": Fp32,
+    "fp16": Fp16,
+    "int8": Int8,
+    "int8_weights": WeightsOnly,
+    "int4_weights": WeightsOnly,
+}
 """Each precision that can be built, with the settings that it takes."""
 
 
@@ -394,6 +445,7 @@ def check(recipe: Recipe, names: Mapping[KeyPath, set[str]] | None = None) -> It
     if recipe.data.samples is not None and recipe.data.samples.synthetic is not None:
         hint = "leave data.samples out: parity is then held on drawn inputs, and the report says so"
         yield ("data", "samples"), "synthetic data is for calibration", hint
+    yield from _check_variants(recipe)
     yield from _check_targets(recipe, variants)
     yield from _check_gates(recipe, targets, variants)
     for i, waiver in enumerate(recipe.waivers):
@@ -422,6 +474,16 @@ def _check_model(recipe: Recipe) -> Iterator[Finding]:
                 yield ("model", "shapes", symbol), f"no input has a dimension '{symbol}'", hint
     if len(set(recipe.outputs)) < len(recipe.outputs):
         yield ("outputs",), "two outputs have the same name", None
+
+
+def _check_variants(recipe: Recipe) -> Iterator[Finding]:
+    for i, variant in enumerate(recipe.variants):
+        if isinstance(variant.options, Int8) and recipe.data.calibration is None:
+            yield (
+                ("variants", i),
+                f"'{variant.name}' is int8, and there is no data to calibrate it with",
+                NO_CALIBRATION,
+            )
 
 
 def _check_targets(recipe: Recipe, variants: set[str]) -> Iterator[Finding]:

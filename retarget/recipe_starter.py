@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from retarget import catalog
-from retarget.recipe import IMPLEMENTED, scalar
+from retarget.recipe import scalar
 from retarget.recipe_nodes import write_path
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 
@@ -99,7 +99,12 @@ def _data() -> Iterator[str]:
 def _build(targets: Sequence[str]) -> Iterator[str]:
     yield _line("optimize: default", "none, default, aggressive, or a list of passes")
     yield _line("variants:", "each a precision, or {name: settings}")
-    yield from (f"  - {precision}" for precision in IMPLEMENTED)
+    yield "  - fp32"
+    yield "  - fp16"
+    yield _line("  # - int8:", "needs data.calibration")
+    yield _line("  #     method: mse", "how clipping ranges are found: mse, minmax, percentile or entropy")
+    yield _line("  #     max_drop: 0.01", "return nodes to float until the metric loses no more")
+    yield _line("  # - int4_weights", "weights alone; also int8_weights")
     yield _line("  # - half:", "a variant with a name of its own")
     yield "  #     precision: fp16"
     yield _line("  #     io: float16", "type of inputs and outputs; float32 if absent")

@@ -28,6 +28,7 @@ from retarget.facts import (
 from retarget.figures import plain_text
 from retarget.likeness import unlike
 from retarget.report_artifacts import Done, artifact_rows, latency_row, measures
+from retarget.report_int8 import unpaid
 from retarget.report_schema import (
     ArtifactRow,
     ChangeRow,
@@ -96,7 +97,7 @@ def build(
         reference=None if reference is None else latency_row(reference),
         bench=None if bench is None else _sizes(bench),
         bench_together=bench is None or bench.together,
-        warnings=tuple(dict.fromkeys((*warnings, *_warnings(done), *_misnamed(artifacts)))),
+        warnings=tuple(dict.fromkeys((*warnings, *_warnings(done), *_misnamed(artifacts), *unpaid(artifacts)))),
         baseline=changes,
     )
 
@@ -296,7 +297,7 @@ def _warnings(done: Done) -> Iterator[str]:
 
 def _misnamed(artifacts: Sequence[ArtifactRow]) -> Iterator[str]:
     """Artifacts that are not in the precision that they are called by: the source is in another, or all was kept."""
-    meant = {"fp32": "float32", "fp16": "float16"}
+    meant = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
     for row in artifacts:
         wanted = meant.get(row.requested)
         if row.precision is not None and wanted is not None and row.precision.weights not in (wanted, "none"):

@@ -17,7 +17,6 @@ from retarget.facts import (
     EmitFacts,
     EvaluateFacts,
     Fact,
-    KeptNode,
     Latency,
     QuantizeFacts,
 )
@@ -171,7 +170,8 @@ def _artifact(emit: Step, done: Done, plan: Plan, source: ConvertFacts | None) -
         outputs=facts.outputs,
         notes=facts.notes,
         budget=tuple(_budget(emit, done)),
-        kept=_kept(emit, done),
+        kept=tuple(node for facts in _quantized(emit, done) for node in facts.kept),
+        int8=next((facts.int8 for facts in _quantized(emit, done)), None),
         files={name: file.sha256 for name, file in manifest.files.items()},
         reproduce=f"retarget build recipe.yaml --locked --only {target}/{variant}",
     )
@@ -295,11 +295,8 @@ def _budget(emit: Step, done: Done) -> Iterator[StageRow]:
         yield StageRow(step=step.id, output=worst, snr_db=snr_db, share=power / total if total else None)
 
 
-def _kept(emit: Step, done: Done) -> tuple[KeptNode, ...]:
-    """The nodes that a quantize step on the way left in float32."""
-    return tuple(
-        node
-        for step in _chain(emit)
-        if step.kind == "quantize" and (facts := done.facts(step, QuantizeFacts)) is not None
-        for node in facts.kept
-    )
+def _quantized(emit: Step, done: Done) -> Iterator[QuantizeFacts]:
+    """What the quantize steps on the way did."""
+    for step in _chain(emit):
+        if step.kind == "quantize" and (facts := done.facts(step, QuantizeFacts)) is not None:
+            yield facts

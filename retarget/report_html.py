@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retarget import report_int8
 from retarget.figures import (
     CAP_DB,
     bytes_text,
@@ -58,6 +59,7 @@ def render(report: Report) -> str:
         drop=drop_text,
         signed=signed_text,
         first_line=first_line,
+        int8=report_int8.made,
     )
     loud = [row for row in report.gates if row.status != "passed"]
     failures = [step for step in report.steps if step.is_cause]

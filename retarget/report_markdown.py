@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from retarget import report_int8
 from retarget.figures import (
     NONE,
     bytes_text,
@@ -41,6 +42,7 @@ def render(report: Report) -> str:
     lines += ["", *_artifacts(report)]
     lines += ["", *_gates(report)]
     lines += _baseline(report)
+    lines += _int8(report)
     lines += _failures(report)
     lines += _warnings(report)
     lines += ["", _footer(report)]
@@ -120,6 +122,15 @@ def _baseline(report: Report) -> Iterator[str]:
     ]
     head = ("Artifact", "", "Latency", "Accuracy", "SNR", "Size")
     yield from _table(head, cells, right=frozenset({2, 3, 4, 5}))
+
+
+def _int8(report: Report) -> Iterator[str]:
+    """How each int8 artifact was made, folded away."""
+    for row in report.artifacts:
+        if row.int8 is not None:
+            yield from ("", f"<details><summary>{_text(row.name)}: how it was made</summary>", "")
+            yield from (f"- {_text(sentence)}" for sentence in report_int8.made(row.int8))
+            yield from ("", "</details>")
 
 
 def _failures(report: Report) -> Iterator[str]:

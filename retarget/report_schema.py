@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from retarget.facts import IoEntry, KeptNode, PassFact, Precision, Verified
+from retarget.facts import Int8Facts, IoEntry, KeptNode, PassFact, Precision, Verified
 from retarget.protocols import Kind, Status
 from retarget.spec import DimRange, TensorSpec
 
@@ -206,6 +206,8 @@ class ArtifactRow(Row, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     budget: tuple[StageRow, ...] = ()
     kept: tuple[KeptNode, ...] = ()
+    int8: Int8Facts | None = None
+    """How it was brought to int8, if it was."""
     files: dict[str, str] = {}
     """File to its sha256."""
     reproduce: str | None = None

@@ -10,15 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from retarget import catalog, graph, reference
+from retarget import catalog, graph, int8, reference
 from retarget import options as told
 from retarget.bench import Timing, interleave
+from retarget.budget import Batch
 from retarget.calibration.cases import MAX_DATA_CASES, batch_symbol, batched_inputs, parity_cases
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
@@ -26,6 +28,7 @@ from retarget.calibration.ranges import Ranges
 from retarget.calibration.statistics import Statistics
 from retarget.calibration.synthetic import SyntheticSamples
 from retarget.compare import check_batch, check_repeats, compare_outputs
+from retarget.equalization import equalize
 from retarget.errors import RetargetError
 from retarget.facts import (
     BenchEntry,
@@ -61,6 +64,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Fact)
 MODEL = "model.onnx"
+MAX_JUDGED = 32
+"""At most so many batches are kept in memory to judge int8 on."""
 TOGETHER_BYTES = 1 << 30
 """Up to so many bytes of files `bench` opens all artifacts at once; runtimes keep about twice as much."""
 
@@ -128,8 +133,14 @@ def optimize(request: StepRequest) -> OptimizeFacts:
     options = told.read(request.options, told.OptimizeOptions)
     source = facts_of(request.inputs["source"], ConvertFacts)
     model = graph.load(request.inputs["model"] / MODEL)
-    passes = presets.build(options.preset, source.shapes)
     feeds = {recorded.case: recorded.feeds for recorded in reference.read(request.inputs["source"])}
+    if options.data is not None:
+        samples = _samples(options.data, request.files, source.inputs, model=model, shapes=source.shapes)
+        batches = list(islice(samples.batches(_batch(source)), MAX_JUDGED))
+        optimized, facts = equalize(model, batches, feeds, strict=options.strict)
+        graph.save(optimized, request.out / MODEL)
+        return facts
+    passes = presets.build(options.preset, source.shapes)
     name = options.preset if isinstance(options.preset, str) else "custom"
     optimized, facts = run_checked(model, passes, feeds, preset=name, strict=options.strict)
     graph.save(optimized, request.out / MODEL)
@@ -150,6 +161,8 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
     feeds: Iterable[Feeds]
     if samples:
         feeds = _watched(samples, _batch(source), statistics)
+        if options.hold_out:
+            feeds = (batch for index, batch in enumerate(feeds) if not int8.is_held_out(index))
     else:
         feeds = (recorded.feeds for recorded in reference.read(request.inputs["source"]))
     checkpoint = request.scratch and request.scratch / "counted.npz"
@@ -165,13 +178,59 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
 
 
 def quantize(request: StepRequest) -> QuantizeFacts:
-    """The model in a lower precision; today that is float16."""
+    """The model in a lower precision: float16, int8, or with its weights alone in fewer bits."""
     options = told.read(request.options, told.QuantizeOptions)
     model = graph.load(request.inputs["model"] / MODEL)
-    cast = CastFloat16(Ranges.load(request.inputs["ranges"]), io=options.io)
-    result = cast(model)
-    graph.save(result.model, request.out / MODEL)
-    return QuantizeFacts(precision=options.precision, nodes=cast.converted, kept=tuple(cast.kept))
+    if options.int8 is not None:
+        model, facts = int8.quantize(model, options.int8, _int8_data(model, options.int8, request))
+    elif options.weights is not None:
+        from retarget.passes.quantize_weights import QuantizeWeights
+
+        kept = int8.named(model, options.weights.keep)
+        narrow = QuantizeWeights(options.weights.bits, options.weights.block, kept)
+        model = narrow(model).model
+        facts = QuantizeFacts(precision=options.precision, nodes=len(narrow.quantized), kept=narrow.kept)
+    else:
+        cast = CastFloat16(Ranges.load(request.inputs["ranges"]), io=options.io)
+        model = cast(model).model
+        facts = QuantizeFacts(precision=options.precision, nodes=cast.converted, kept=cast.kept)
+    graph.save(model, request.out / MODEL)
+    return facts
+
+
+def _int8_data(model: ir.Model, options: told.Int8Options, request: StepRequest) -> int8.Data:
+    """Ranges, the batches that gave them, and those to judge on: the selection, or what calibration held out."""
+    source = facts_of(request.inputs["source"], ConvertFacts)
+    size = _batch(source)
+
+    def calibration(*, held_out: bool) -> Iterator[Feeds]:
+        samples = _samples(options.data, request.files, source.inputs, model=model, shapes=source.shapes)
+        for index, batch in enumerate(samples.batches(size)):
+            if (options.selection is None and int8.is_held_out(index)) == held_out:
+                yield batch
+
+    metric = None
+    if options.selection is not None:
+        labels = options.selection.labels
+        extra = () if labels is None else (labels,)
+        chosen = _samples(options.selection.data, request.files, source.inputs, extra, role="selection")
+        judged = [Batch(batch, None if labels is None else batch.pop(labels)) for batch in chosen.batches(size)]
+        words = "rows of the selection data"
+        if labels is not None:
+            metric = partial(open_metric, options.selection.metric, request.files.get("metric"))
+    else:
+        judged = [Batch(batch) for batch in islice(calibration(held_out=True), MAX_JUDGED)]
+        words = "rows held out of the calibration data"
+        if not judged:
+            judged = [Batch(batch) for batch in calibration(held_out=False)]
+            words = "rows of calibration data, those that gave the ranges: there are too few to hold some out"
+    return int8.Data(
+        ranges=Ranges.load(request.inputs["ranges"]),
+        calibration=partial(calibration, held_out=False),
+        judged_on=judged,
+        words=words,
+        metric=metric,
+    )
 
 
 def emit(request: StepRequest) -> EmitFacts:

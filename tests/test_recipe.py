@@ -268,11 +268,11 @@ model:
 variants:
   - fp32
   - fp16: {io: float17}
-  - int8: {method: mse}
+  - int16x8: {method: mse}
   - fast
   - fp32
 targets:
-  - onnxruntime: {variants: [fp23, int8]}
+  - onnxruntime: {variants: [fp23, int16x8]}
   - openvino: {varients: [fp16]}
   - opnvino
 gates:
@@ -298,8 +298,8 @@ hint: did you mean 'float32'?
 hint: remove it: this version of retarget cannot do it
 11:16: variants[1].io: expected one of float16, float32, got 'float17'
 hint: did you mean 'float16'?
-12:5: variants[2]: precision 'int8' is not there yet
-hint: known today: fp32, fp16
+12:5: variants[2]: precision 'int16x8' is not there yet
+hint: known today: fp32, fp16, int8, int8_weights, int4_weights
 13:5: variants[3]: 'fast' is no precision, so it must be told one
 hint: write `fast: {precision: fp16}`
 14:5: variants[4]: duplicate 'fp32'
@@ -405,7 +405,8 @@ def test_a_mistake_says_its_place_and_the_way_out(tmp_path: Path, old: str, new:
 def test_a_precision_that_is_not_there_yet_is_one_clear_error(tmp_path: Path, precision: str) -> None:
     text = LEAST + f"variants: [fp32, {precision}: {{method: mse}}]\n"
     assert problems(tmp_path, text) == [
-        f"5:18: variants[1]: precision '{precision}' is not there yet\nhint: known today: fp32, fp16"
+        f"5:18: variants[1]: precision '{precision}' is not there yet\n"
+        "hint: known today: fp32, fp16, int8, int8_weights, int4_weights"
     ]
 
 

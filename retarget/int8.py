@@ -1,0 +1,196 @@
+"""int8 inside the quantize step: ranges to integers, nodes back to float while a budget asks for it, better biases.
+
+Everything is judged by ONNX Runtime with its optimizations off, which computes Q/DQ as it is written, on rows that gave
+no range where there are such. So it is the scheme that is judged, and not one runtime's kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retarget import graph
+from retarget.bench import interleave
+from retarget.budget import Batch, Found, Goal, Selection, describe, search
+from retarget.calibration.methods import clip
+from retarget.correction import corrected
+from retarget.errors import RetargetError, did_you_mean
+from retarget.facts import BudgetFacts, Int8Facts, KeptNode, QuantizeFacts
+from retarget.metrics import Metric, open_metric
+from retarget.passes.quantize import Quantize, candidates
+from retarget.session import Session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from retarget.calibration.ranges import Ranges
+    from retarget.options import Int8Options
+    from retarget.protocols import Feeds
+    from retarget.schemes import Grid
+
+HELD_OUT = 5
+"""Of the calibration data, every so many-th batch gives no range: int8 is judged on it."""
+
+LATENCY_SECONDS = 1.0
+"""Spent on timing what the nodes that went back to float cost."""
+
+
+def is_held_out(index: int) -> bool:
+    """Whether the batch of that number judges instead of giving ranges."""
+    return index % HELD_OUT == HELD_OUT - 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the step is given to quantize with."""
+
+    ranges: Ranges
+    calibration: Callable[[], Iterator[Feeds]]
+    """Gives the batches anew that gave the ranges."""
+    judged_on: Sequence[Batch]
+    words: str
+    """What ``judged_on`` is, such as ``rows held out of the calibration data``."""
+    metric: Callable[[], Metric] | None
+    """Makes a metric anew; None where ``judged_on`` has no labels."""
+
+
+def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Model, QuantizeFacts]:
+    """``model`` in int8 as ``options`` ask, and what was done. Raises ``RetargetError`` if the budget cannot be met."""
+    goal = None
+    if options.max_drop is not None or options.min_snr_db is not None:
+        goal = Goal(min_snr_db=options.min_snr_db, max_drop=options.max_drop)
+    notes: list[str] = []
+    metric, batches = data.metric, data.judged_on
+    if goal is not None and goal.max_drop is not None and metric is None:
+        metric, batches = partial(open_metric, "top1"), _labelled(model, batches)
+        notes.append("max_drop counts answers other than the float model's own: there are no labels to judge on")
+    selection = Selection(model, batches, metric)
+
+    scheme = _Scheme(model, options, data.ranges)
+    result = scheme.quantized(())
+    found: Found | None = None
+    if goal is not None:
+        nodes = describe(model, scheme.candidates, batches[0].feeds)
+        found = search(nodes, lambda keep: scheme.quantized(keep).model, goal, selection.judge(goal), selection.error)
+        result = scheme.quantized(found.keep)
+    keep = found.keep if found is not None else frozenset[str]()
+    final, gain = result.model, None
+    if options.correct_bias:
+        final, gain = corrected(
+            model, lambda changed: scheme.quantized(keep, changed).model, data.calibration, selection.snr_db
+        )
+    budget = None
+    if goal is not None and found is not None:
+        after = selection.judge(goal)(final)
+        if not goal.holds(after):
+            raise RetargetError(_missed(goal, found, after, options), "loosen it, or build this variant as fp16")
+        budget = BudgetFacts(
+            goal=str(goal),
+            before=found.before,
+            after=after,
+            returned=tuple(KeptNode(name=one.name, op=one.op, reason=one.reason) for one in found.reverted),
+            macs_share=found.macs_share,
+            latency_ratio=_latency_ratio(final, scheme.quantized(()).model, batches[0].feeds) if keep else None,
+            tried=found.tried,
+        )
+    reasons = {one.name: f"returned to float: {one.reason}" for one in (budget.returned if budget else ())}
+    return final, QuantizeFacts(
+        precision="int8",
+        nodes=len(result.quantized),
+        kept=tuple(KeptNode(name=one.name, op=one.op, reason=reasons.get(one.name, one.reason)) for one in result.kept),
+        int8=Int8Facts(
+            scheme=options.scheme.name,
+            method=options.method,
+            judged_on=f"{selection.rows} {data.words}",
+            snr_db=selection.snr_db(final),
+            bias_gain_db=gain,
+            budget=budget,
+            notes=tuple(notes),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    model: ir.Model
+    quantized: tuple[str, ...]
+    kept: tuple[KeptNode, ...]
+
+
+class _Scheme:
+    """One model under one scheme: makes it anew for each set of nodes that stay float; tensors are shared."""
+
+    def __init__(self, model: ir.Model, options: Int8Options, ranges: Ranges) -> None:
+        self._model = model
+        self._options = options
+        self._ranges = ranges
+        self._clipped: dict[str, tuple[float, float] | None] = {}
+        self._asked = named(model, options.keep)
+        self.candidates = tuple(name for name in candidates(model, options.scheme) if name not in self._asked)
+
+    def quantized(self, keep: Collection[str], changed: ir.Model | None = None) -> _Quantized:
+        """The model, or ``changed`` of the same nodes, with ``keep`` in float beside what the user keeps there."""
+        one = Quantize(self._options.scheme, self._clip, {*self._asked, *keep})
+        model = one(graph.clone(changed or self._model)).model
+        return _Quantized(model, one.quantized, one.kept)
+
+    def _clip(self, name: str, grid: Grid) -> tuple[float, float] | None:
+        if name not in self._clipped:
+            recorded = self._ranges.get(name)
+            usable = recorded is not None and recorded.elements
+            self._clipped[name] = (
+                clip(recorded, grid, self._options.method, percentile=self._options.percentile)
+                if recorded is not None and usable
+                else None
+            )
+        return self._clipped[name]
+
+
+def named(model: ir.Model, keep: Sequence[str]) -> set[str]:
+    """Names of the nodes that ``keep`` names, each by its own name or by operator. Raises ``RetargetError``."""
+    names = {node.name or "" for node in model.graph}
+    operators = {node.op_type for node in model.graph}
+    found: set[str] = set()
+    for word in keep:
+        if word not in names and word not in operators:
+            raise RetargetError(
+                f"keep: no node or operator '{word}' in the optimized model", did_you_mean(word, names | operators)
+            )
+        found |= {node.name or "" for node in model.graph if word in (node.name, node.op_type)}
+    return found
+
+
+def _labelled(model: ir.Model, batches: Sequence[Batch]) -> list[Batch]:
+    """``batches`` with the float model's own answers, the class of the largest score, as labels."""
+    found: list[Batch] = []
+    with Session(model, threads=2) as session:
+        for batch in batches:
+            name, scores = next(iter(session.run(batch.feeds).items()))
+            if scores.ndim < 2:
+                raise RetargetError(
+                    f"max_drop needs class scores [rows, classes], output '{name}' has shape {list(scores.shape)}",
+                    "set min_snr_db, or give data.selection with labels and a metric in data.evaluation",
+                )
+            found.append(Batch(batch.feeds, np.asarray(scores.argmax(axis=-1))))
+    return found
+
+
+def _latency_ratio(model: ir.Model, whole: ir.Model, feeds: Feeds) -> float:
+    """Time of a call of ``model`` over that of ``whole``, which take turns, as ONNX Runtime optimizes them here."""
+    with Session(model, optimize=True, threads=2) as one, Session(whole, optimize=True, threads=2) as other:
+        calls = {"model": partial(one.run, feeds), "whole": partial(other.run, feeds)}
+        timings = interleave(calls, LATENCY_SECONDS / 2)
+    return timings["model"].p50 / timings["whole"].p50
+
+
+def _missed(goal: Goal, found: Found, after: float, options: Int8Options) -> str:
+    unit = "dB" if goal.min_snr_db is not None else "drop"
+    return (
+        f"{goal} cannot be met in {options.scheme.name} int8: the best that was found has {after:.3g} {unit} with "
+        f"{len(found.reverted)} nodes ({found.macs_share:.0%} of the multiply-accumulates) in float, "
+        f"{found.before:.3g} {unit} with none, after {found.tried} models"
+    )
