@@ -27,8 +27,10 @@ def inspect(path: Path) -> Inspection:
 
 def inspect_file(path: Path) -> Inspection:
     """``path`` by its own content, whatever lies beside it."""
-    from retarget.inspection import checkpoint, engine, openvino_ir
+    from retarget.inspection import checkpoint, engine, openvino_ir, ranges
 
+    if ranges.matches(path):
+        return ranges.inspect(path)
     if engine.matches(path):
         return engine.inspect(path)
     if openvino_ir.matches(path):

@@ -10,8 +10,8 @@ from retarget import store
 from retarget.facts import ConvertFacts, EmitFacts
 from retarget.inspection.result import Inspection
 
-MODELS = ("model.onnx", "model.xml", "model.engine")
-"""What the model's file is called in an artifact."""
+MODELS = ("model.onnx", "model.xml", "model.engine", "ranges.json")
+"""What the model's file is called in an artifact, or what there is instead."""
 
 
 def is_artifact(path: Path) -> bool:

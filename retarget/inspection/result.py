@@ -13,6 +13,23 @@ SHOWN = 24
 """Tensors and operators that the table shows; JSON has all of them."""
 
 
+class Extent(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the values of a tensor reached in calibration, NaN and infinities aside."""
+
+    min: float
+    max: float
+    elements: int
+    nan_count: int
+    inf_count: int
+    percentiles: dict[str, float]
+    """Percent to the value that so many percent do not exceed."""
+
+    def __str__(self) -> str:
+        inner = " ".join(f"{percent} %: {value:.4g}" for percent, value in self.percentiles.items())
+        odd = [f"{count:,} {what}" for count, what in ((self.nan_count, "NaN"), (self.inf_count, "infinite")) if count]
+        return ", ".join([f"{self.min:.4g} to {self.max:.4g} ({inner})", *odd])
+
+
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """What is really in a model or an artifact. None where the file does not say; nothing is executed."""
 
@@ -41,6 +58,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """Type of the data to multiply-accumulates in it, the most first."""
     tensors: tuple[TensorSpec, ...] = ()
     """Of a checkpoint."""
+    ranges: dict[str, Extent] = {}
+    """Tensor to its extent in calibration."""
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
@@ -60,6 +79,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
             ("multiply-accumulates", "" if self.macs is None else f"{self.macs:,}{size}"),
             ("computed in", shares(self.compute)),
             ("tensors", _shortened([str(spec) for spec in self.tensors], "\n")),
+            ("ranges", _shortened([f"{name}  {extent}" for name, extent in self.ranges.items()], "\n")),
             ("notes", "\n".join(self.notes)),
         ]
         return [(label, text) for label, text in rows if text]

@@ -13,6 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from retarget.calibration.observers import Observer
+from retarget.calibration.ranges import Ranges
 from retarget.errors import RetargetError
 from retarget.facts import EmitFacts, IoEntry, Precision
 from retarget.inspection import Inspection, inspect
@@ -298,3 +300,29 @@ def test_rows_leave_out_what_is_not_known_and_shorten_what_is_long() -> None:
         "dtype": "float32",
         "shape": [30],
     }
+
+
+# ---- ranges
+
+
+def test_ranges(tmp_path: Path) -> None:
+    observer = Observer()
+    observer.add(np.arange(-100, 101, dtype=np.float32))
+    odd = Observer()
+    odd.add(np.array([np.nan, np.inf, 2], np.float32))
+    Ranges({"image": observer.result(), "c": odd.result()}, samples=5).save(tmp_path)
+    for path in (tmp_path, tmp_path / "ranges.json"):
+        found = inspect(path)
+        assert found.what == "ranges of 2 tensors over 5 samples"
+        assert (found.ranges["image"].min, found.ranges["image"].max) == (-100, 100)
+        assert (found.ranges["c"].nan_count, found.ranges["c"].inf_count, found.ranges["c"].elements) == (1, 1, 1)
+        assert found.notes == ("NaN or infinities arise in c",)
+        text = dict(found.rows())["ranges"]
+        assert text.startswith("image  -100 to 100 (0.1 %: -100 ")
+        assert text.endswith("99.99 %: 2), 1 NaN, 1 infinite")
+
+
+def test_damaged_ranges(tmp_path: Path) -> None:
+    (tmp_path / "ranges.json").write_text("{")
+    with pytest.raises(RetargetError, match="not readable ranges"):
+        inspect(tmp_path)
