@@ -22,7 +22,7 @@ from retarget import catalog
 from retarget import options as told
 from retarget.errors import MissingToolchain, RetargetError, did_you_mean
 from retarget.facts import DataOrigin
-from retarget.preprocess import READERS, check_folder
+from retarget.preprocess import READERS, Classes, check_folder
 from retarget.protocols import JSON, Kind, Step
 from retarget.recipe import Evaluation, Int8, WeightsOnly
 from retarget.tolerance import DEFAULT_TOLERANCE
@@ -250,8 +250,8 @@ class _Planner:
             files |= _data_files(selection, "selection")
             evaluation = self.recipe.data.evaluation
             told_selection = told.SelectionOptions(
-                data=self.data(selection, "samples"),
-                labels=evaluation.labels if evaluation else None,
+                data=self.data(selection, "samples", evaluation.classes if evaluation else None),
+                labels=evaluation.labels if evaluation and selection.path else None,  # drawn data has none
                 metric=_metric(evaluation) if evaluation else "top1",
             )
             if evaluation and not isinstance(evaluation.metric, str):
@@ -433,8 +433,11 @@ class _Planner:
             threads=self.invocation.threads,
         )
 
-    def data(self, given: Samples | Evaluation, origin: DataOrigin) -> told.DataOptions:
-        """How to read a set. Raises ``RetargetError`` for a folder of images or sound that nothing says how to read."""
+    def data(self, given: Samples | Evaluation, origin: DataOrigin, classes: Classes | None = None) -> told.DataOptions:
+        """How to read a set; ``classes`` of one that is labelled as the evaluation data are.
+
+        Raises ``RetargetError`` for a folder of images or sound that nothing says how to read.
+        """
         if given.path is None:
             return told.DataOptions(origin="synthetic", limit=given.samples or SYNTHETIC_SAMPLES)
         digest = self.digest(given.path.file)
@@ -442,7 +445,8 @@ class _Planner:
         media = check_folder(given.path.file, block) if given.path.file.is_dir() else None
         if media:
             _require(f"a folder of {media}", READERS[media], media)
-        classes = given.classes if isinstance(given, Evaluation) else None
+        if isinstance(given, Evaluation):
+            classes = given.classes
         if classes is not None and not media:
             raise RetargetError(
                 "data.evaluation.classes is for a folder of images or sound", "labels in an array are numbers already"

@@ -50,6 +50,8 @@ data:
   preprocess: {color: gray, scale: 1/255, mean: 0.5, std: 0.5}
 """
 
+QUANTIZE = "quantize int8/u8s8"
+
 
 class Digits:
     """A folder with a classifier of digits, its images a folder a class, and what is right."""
@@ -161,6 +163,26 @@ def test_what_changes_in_the_data_makes_other_keys(digits: Digits) -> None:
     finally:
         moved.unlink()
     assert keys() == before
+
+
+def test_selection_data_is_labelled_as_the_evaluation_data(digits: Digits) -> None:
+    text = RECIPE.replace("fp16", "int8").replace("labels: folder}", "labels: folder, classes: numbers}")
+    (told,) = [
+        step.options["int8"] for step in digits.plan(text + "  selection: images\n").steps if step.id == QUANTIZE
+    ]
+    assert isinstance(told, dict)
+    selection = told["selection"]
+    assert isinstance(selection, dict)
+    assert isinstance(selection["data"], dict)
+    assert (selection["labels"], selection["data"]["classes"]) == ("folder", "numbers")
+    (told,) = [
+        step.options["int8"]
+        for step in digits.plan(text + "  selection: {synthetic: normal}\n").steps
+        if step.id == QUANTIZE
+    ]
+    assert isinstance(told, dict)
+    assert isinstance(told["selection"], dict)
+    assert told["selection"]["labels"] is None
 
 
 @pytest.mark.parametrize(
