@@ -21,6 +21,7 @@ from retarget.correction import corrected
 from retarget.errors import RetargetError, did_you_mean
 from retarget.facts import BudgetFacts, Int8Facts, KeptNode, QuantizeFacts
 from retarget.metrics import Metric, open_metric
+from retarget.passes.fp16 import CastFloat16
 from retarget.passes.quantize import Quantize, candidates
 from retarget.session import Session
 
@@ -83,6 +84,12 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
         final, gain = corrected(
             model, lambda changed: scheme.quantized(keep, changed).model, data.calibration, selection.snr_db
         )
+    kept = result.kept
+    if options.rest == "fp16":
+        cast = CastFloat16(data.ranges)
+        final = cast(graph.clone(final)).model
+        in_float32 = {one.name for one in cast.kept}
+        kept = tuple(one for one in kept if one.name in in_float32)
     budget = None
     if goal is not None and found is not None:
         after = selection.judge(goal)(final)

@@ -88,6 +88,7 @@ class Int8Options(Options, frozen=True, kw_only=True):
     min_snr_db: float | None
     correct_bias: bool
     keep: tuple[str, ...]
+    rest: Literal["fp32", "fp16"]
     data: DataOptions
     selection: SelectionOptions | None
     """None: the calibration batches that ``calibrate`` held out."""

@@ -264,6 +264,7 @@ class _Planner:
             min_snr_db=wanted.min_snr_db,
             correct_bias=wanted.correct_bias,
             keep=wanted.keep,
+            rest=wanted.rest,
             data=self.data(calibration, "calibration"),
             selection=told_selection,
         )

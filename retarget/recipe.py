@@ -236,6 +236,9 @@ class Int8(Settings, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="Return nodes to float until every output has this SNR on the selection data."),
     ] = None
+    rest: Annotated[
+        Literal["fp32", "fp16"], Meta(description="What nodes that are not int8 compute in, as far as they can.")
+    ] = "fp32"
     equalize: Annotated[
         bool, Meta(description="Even out channels between layers, and outliers, before the ranges are taken.")
     ] = True
