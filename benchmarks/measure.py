@@ -67,9 +67,9 @@ def cost(work: Callable[[], object]) -> Cost:
     return Cost(time.perf_counter() - started, peak.megabytes)
 
 
-def in_process(module: str, arguments: Sequence[str], timeout: float) -> Cost:
-    """The cost that ``python -m module arguments`` prints as JSON on its last line."""
-    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+def in_process(module: str, arguments: Sequence[str], timeout: float, interpreter: Path = Path(sys.executable)) -> Cost:
+    """The cost that ``interpreter -m module arguments`` prints as JSON on its last line."""
+    command = [str(interpreter), "-W", "ignore", "-m", module, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
