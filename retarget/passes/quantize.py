@@ -34,7 +34,6 @@ from retarget.passes.quantize_scales import (
     fill_scales,
     quantize_bias,
     quantize_weight,
-    weight_scales,
 )
 from retarget.passes.rewriting import computed, constant, is_constant, rewire
 from retarget.schemes import Grid, QuantScheme
@@ -258,7 +257,7 @@ class _Rewrite:
     def _weight(self, weight: ir.Value, axis: int, anchors: list[Anchor]) -> None:
         assert weight.const_value is not None
         low = self.scheme.weight_low
-        found = weight_scales(np.asarray(weight.const_value.numpy(), np.float32), axis, low)
+        found = self.plan.scales[weight, axis]
         floor = np.zeros(len(found), np.float64)
         biases: dict[Anchor, NDArray[np.float32]] = {}
         for anchor in anchors if self.scheme.bias == "int32" else ():

@@ -18,11 +18,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
+from retarget.passes.quantize_scales import weight_scales
 from retarget.passes.rewriting import dims, is_constant, rank, scalar, sole_use, subgraphs
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from retarget.schemes import QuantScheme
 
 ASKED = "it was asked to stay in float32"
@@ -78,6 +82,8 @@ class Plan:
     """Values of ``rounded`` that have the same levels."""
     fixed: dict[ir.Value, tuple[float, int]] = field(default_factory=dict)
     """Scale and zero point that the scheme gives."""
+    scales: dict[tuple[ir.Value, int], NDArray[np.float32]] = field(default_factory=dict)
+    """Weight and axis of its channels → the scale that its values ask for, 0 for a channel of zeros."""
     kept: dict[ir.Node, str] = field(default_factory=dict)
 
 
@@ -264,7 +270,7 @@ class _Spread:
             needed = [node.inputs[at] for at in anchor.activations]
             if node.op_type in self.scheme.rounded:
                 needed.append(self.ends[node][0])
-            reason = self._without_range(needed) or self._below_zero(node)
+            reason = self._without_range(needed) or self._below_zero(node) or self._not_finite(anchor)
             if reason is not None:
                 del self.plan.anchors[node]
                 self.plan.kept[node] = reason
@@ -275,6 +281,24 @@ class _Spread:
         if data is None or found is None or found[0] >= 0:
             return None
         return f"{self.scheme.name} has no int8 {node.op_type} of values below zero, and those of '{data.name}' are"
+
+    def _not_finite(self, anchor: Anchor) -> str | None:
+        """Read the weight for its scales, which are not finite where one of its elements is not."""
+        if anchor.weight is None:
+            return None
+        weight = anchor.node.inputs[anchor.weight]
+        assert weight is not None
+        assert weight.const_value is not None
+        if (weight, anchor.axis) not in self.plan.scales:
+            array = np.asarray(weight.const_value.numpy(), np.float32)
+            self.plan.scales[weight, anchor.axis] = weight_scales(array, anchor.axis, self.scheme.weight_low)
+        operands = [self.plan.scales[weight, anchor.axis]]
+        if anchor.bias is not None:
+            bias = anchor.bias[0].inputs[anchor.bias[1]]
+            assert bias is not None
+            assert bias.const_value is not None
+            operands.append(np.asarray(bias.const_value.numpy(), np.float32))
+        return None if all(np.isfinite(array).all() for array in operands) else "its weight or bias is not finite"
 
     def _without_range(self, values: Iterable[ir.Value | None]) -> str | None:
         for value in values:
@@ -368,6 +392,7 @@ class _Spread:
             plan.rounded.update(_values(node, anchor.activations))
             if node.op_type in self.scheme.rounded:
                 plan.rounded.add(self.ends[node][0])
+        order: dict[ir.Value | None, int] = {self.ends[node][0]: at for at, node in enumerate(plan.anchors)}
         before = -1
         while before != len(plan.carried):
             before = len(plan.carried)
@@ -377,7 +402,7 @@ class _Spread:
                 positions: tuple[int, ...] | None = None
                 if node in self.able:
                     if self.ends[node][0] in plan.rounded:
-                        positions = self._without_merged(node)
+                        positions = self._without_merged(node, order)
                 elif self._moves(node) and self._asks(node):
                     positions = (0,)
                 if positions is not None:
@@ -391,15 +416,17 @@ class _Spread:
             return False
         return node.op_type not in _SELECTING or (data in rounded and all(value in rounded for value in node.outputs))
 
-    def _without_merged(self, node: ir.Node) -> tuple[int, ...]:
-        """The positions to be rounded, without that of the input whose kernel does this sum as well."""
+    def _without_merged(self, node: ir.Node, order: Mapping[ir.Value | None, int]) -> tuple[int, ...]:
+        """The positions to be rounded, without that of the input whose kernel does this sum as well.
+
+        ``order`` numbers the results of anchors.
+        """
         positions = self.able[node]
         if self.scheme.residual != "skip" or node.op_type != "Add":
             return positions
-        ends = {self.ends[anchor][0]: order for order, anchor in enumerate(self.plan.anchors)}
-        own = [at for at in positions if node.inputs[at] in ends and _sole_user(node.inputs[at]) is node]
+        own = [at for at in positions if node.inputs[at] in order and _sole_user(node.inputs[at]) is node]
         # A kernel can only take what is there when it runs: the sum goes to the later one.
-        merged = max(own, key=lambda at: _order(ends, node.inputs[at]), default=None)
+        merged = max(own, key=lambda at: order[node.inputs[at]], default=None)
         return tuple(at for at in positions if at != merged)
 
     # ---- levels
@@ -427,10 +454,6 @@ class _Spread:
 
 def _values(node: ir.Node, positions: Iterable[int]) -> list[ir.Value]:
     return [value for at in positions if (value := node.inputs[at]) is not None]
-
-
-def _order(ends: Mapping[ir.Value, int], value: ir.Value | None) -> int:
-    return -1 if value is None else ends[value]
 
 
 def _sole_user(value: ir.Value | None) -> ir.Node | None:

@@ -417,6 +417,15 @@ def test_a_node_without_a_range_stays() -> None:
     assert found.kept["conv"] == "the range of 'x' is not finite"
 
 
+@pytest.mark.parametrize("name", ["w", "b"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_stays(name: str, value: float) -> None:
+    constants = {key: array.copy() for key, array in WEIGHTS.items()}
+    constants[name].flat[3] = value
+    found = Quantized(CONV, U8S8, constants, choose=lambda name, grid: (-1.0, 1.0), modified=False)
+    assert found.kept["conv"] == "its weight or bias is not finite"
+
+
 def test_nodes_can_be_asked_to_stay() -> None:
     found = Quantized(RESIDUAL, U8S8, RESIDUAL_WEIGHTS, keep=("inner", "sum"))
     assert found.quantize.quantized == ("first", "last", "wide", "head")
