@@ -258,7 +258,8 @@ class _Spread:
         user = _sole_user(value)
         if user is None or user.op_type not in self.scheme.fused or user.domain or name_of(user) in self.keep:
             return None
-        if user.op_type == "Clip" and node.op_type in self.scheme.rounded and scalar(user.inputs[1]) != 0:
+        low = user.inputs[1] if len(user.inputs) > 1 else None
+        if user.op_type == "Clip" and node.op_type in self.scheme.rounded and scalar(low) != 0:
             # A kernel that only gives integers clips by them: at 0 exactly, elsewhere up to half a step off.
             return None
         constants = all(other is None or other is value or is_constant(other) for other in user.inputs)
@@ -468,10 +469,10 @@ def _is_small(value: ir.Value, others: Iterable[ir.Value]) -> bool:
     """Whether ``value`` is stretched over another of these, along an axis at least: quantizing it costs little."""
     one = dims(value)
     for other in map(dims, others):
-        if (
-            one
-            and other
-            and any(left == 1 and right != 1 for left, right in zip(reversed(one), reversed(other), strict=False))
+        if one is None or other is None:
+            continue
+        if len(one) < len(other) or any(
+            left == 1 != right for left, right in zip(one[::-1], other[::-1], strict=False)
         ):
             return True
     return False

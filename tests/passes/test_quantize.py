@@ -297,6 +297,15 @@ def test_the_scale_of_a_relu6_does_not_reach_beyond_six() -> None:
     assert 5.99999 < float(np.float32(scale) * np.float32(255)) <= 6
 
 
+@pytest.mark.parametrize("clip", ["Clip(c)", "Clip(c, , hi)", "Clip(c, lo)"])
+def test_a_clip_with_a_side_open(clip: str) -> None:
+    text = f"m (float[N,4,9,9] x) => (float[N,8,9,9] y) {{ c = Conv<pads = [1,1,1,1]>(x, w, b)\n y = {clip} }}"
+    bounds = {name: np.asarray(value, np.float32) for name, value in (("lo", -0.5), ("hi", 1.5)) if name in clip}
+    found = Quantized(text, U8S8, {**WEIGHTS, **bounds})
+    assert "c" in found.ranges
+    assert found.snr > 35
+
+
 def test_a_bias_beyond_the_accumulator_widens_the_scale_of_its_weight() -> None:
     constants = {"w": WEIGHTS["w"].copy(), "b": WEIGHTS["b"].copy()}
     constants["w"][0] *= 1e-9
