@@ -88,12 +88,14 @@ def _sites(graph: ir.Graph) -> dict[str, tuple[ir.Node, int, int]]:
 def _outputs(node: ir.Node) -> int | None:
     """How many output channels a layer has."""
     shape = dims(node.inputs[1]) or ()
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get_int("transB", False)):
-        size = shape[0]
-    elif len(shape) > 2 or node.op_type != "ConvTranspose":
-        size = shape[1] if node.op_type == "ConvTranspose" or len(shape) == 2 else None
-    groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
-    return size * groups if isinstance(size, int) else None
+    if node.op_type == "ConvTranspose":
+        size = shape[1] if len(shape) > 2 else None
+        return size * node.attributes.get_int("group", 1) if isinstance(size, int) else None
+    if len(shape) < 2 or (node.op_type == "MatMul" and len(shape) > 2):
+        return None
+    first = node.op_type == "Conv" or bool(node.attributes.get_int("transB", False))
+    size = shape[0] if first else shape[1]
+    return size if isinstance(size, int) else None
 
 
 def _add(node: ir.Node, at: int, missing: Floats) -> None:
