@@ -102,7 +102,8 @@ class _Rewrite:
         for node in self.low:
             self._set_type(node)
         for value in self.half:
-            value.dtype = _HALF
+            # A new type: setting its dtype would change that of the model which this one was cloned from, too.
+            value.type = ir.TensorType(_HALF)
         self.changed = bool(self.low) or bool(self.half)
         for value, uses in wanted.items():
             for dtype, places in uses.items():
@@ -185,7 +186,7 @@ class _Rewrite:
             name=name,
         )
         if only:
-            value.const_value, value.dtype = half, _HALF
+            value.const_value, value.type = half, ir.TensorType(_HALF)
             return value
         copy = ir.Value(name=name, shape=half.shape, type=ir.TensorType(_HALF), const_value=half)
         self.graph.register_initializer(copy)
