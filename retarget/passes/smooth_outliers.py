@@ -34,8 +34,8 @@ Floats: TypeAlias = NDArray[np.float64]
 
 WORTH_DB = 6.0
 """Estimated gain below which a value is left as it is. Of models without outliers estimates went to 4.1 dB, and what
-they gained was -10 to +4: the estimate knows no value larger than the samples', and not what else is rounded on the way.
-Outliers 30 times as large as the others are worth more than 20 dB."""
+they gained was -10 to +4: the estimate knows no value larger than the samples', and not what else is rounded on the
+way. Outliers 30 times as large as the others are worth more than 20 dB."""
 
 ALPHAS = np.linspace(0, 1, 21)
 

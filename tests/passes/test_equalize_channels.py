@@ -347,6 +347,9 @@ def digits() -> tuple[ir.Model, Array, Array]:
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
     images, labels = (data.images[order, None] / 16).astype("f"), data.target[order]
+    threads = torch.get_num_threads()
+    # Threads that wait for each other over such small tensors take several times as long on a busy machine.
+    torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(
@@ -361,6 +364,7 @@ def digits() -> tuple[ir.Model, Array, Array]:
                 loss = functional.cross_entropy(net(torch.tensor(images)[rows]), torch.tensor(labels)[rows])
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+    torch.set_num_threads(threads)
     text = """
     g (float[N,1,8,8] x) => (float[N,10] y) {
       a = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
