@@ -24,6 +24,7 @@ from retarget.budget import Batch
 from retarget.calibration.cases import MAX_DATA_CASES, batch_symbol, batched_inputs, parity_cases
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
+from retarget.calibration.plot import plot
 from retarget.calibration.ranges import Ranges
 from retarget.calibration.statistics import Statistics
 from retarget.calibration.synthetic import SyntheticSamples
@@ -168,6 +169,9 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
     checkpoint = request.scratch and request.scratch / "counted.npz"
     ranges = observe(model, feeds, memory_bytes=request.memory_bytes, checkpoint=checkpoint)
     ranges.save(request.out)
+    # Entropy is left out: its search would take longer than all the rest of the page.
+    page = plot(ranges, methods=("minmax", "percentile", "mse"))
+    (request.out / "ranges.html").write_text(page, encoding="utf-8")
     return CalibrateFacts(
         origin=options.data.origin if options.data else source.origin,
         samples=ranges.samples,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from retarget.calibration.methods import clip
+from retarget.figures import count_text
 from retarget.schemes import Grid, Method
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def plot(ranges: Ranges, *, grid: Grid = GRID, methods: Sequence[Method] = METHO
         f'<svg viewBox="0 0 16 6"><line class="{method}" x1="0" x2="16" y1="3" y2="3"/></svg> {method}'
         for method in methods
     )
-    title = f"{len(ranges)} tensors over {ranges.samples} samples"
+    title = f"{count_text(len(ranges), 'tensor')} over {count_text(ranges.samples, 'sample')}"
     return _PAGE.format(title=title, key=f"Clipped for {grid.high - grid.low + 1} levels by {key}", rows=rows)
 
 
