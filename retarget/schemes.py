@@ -51,6 +51,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Those of ``weighted`` (and MatMul of two activations) whose int8 kernel has no float output."""
     positive: tuple[str, ...] = ()
     """Those of ``weighted`` whose int8 kernel takes no zero point, and so no activation below zero."""
+    apart: tuple[str, ...] = ()
+    """Operators that must not stand between Dequantize- and QuantizeLinear: what they give is not rounded."""
     fused: tuple[str, ...] = ()
     """Operators that run inside the int8 kernel in front of them, in float: quantized is what comes out of them."""
     arithmetic: tuple[str, ...] = ()
@@ -95,6 +97,8 @@ U8S8 = QuantScheme(
     weighted=("Conv", "Gemm", "MatMul"),
     # Without a QuantizeLinear right behind it a Conv runs in float. Gemm and MatMul have kernels with float outputs.
     rounded=("Conv",),
+    # Between convolutions it would compute a QLinearSoftmax along another axis: it changes the layout around it (1.31).
+    apart=("Softmax",),
     # It removes both where the QuantizeLinear behind them cuts off as much, and fuses no other activation function:
     # behind those a Conv would run in float.
     fused=("Relu", "Clip"),
@@ -111,6 +115,7 @@ OPENVINO = msgspec.structs.replace(
     weighted=("Conv", "ConvTranspose", "Gemm", "MatMul"),
     rounded=(),
     positive=("ConvTranspose",),
+    apart=(),
     # All of them run as post-operations of the int8 kernel.
     fused=(
         "Clip",

@@ -268,13 +268,29 @@ class _Spread:
     def _find_anchors(self) -> None:
         """Leave out anchors whose ranges are not known, or are not for them."""
         for node, anchor in list(self.plan.anchors.items()):
-            needed = [node.inputs[at] for at in anchor.activations]
+            needed: list[ir.Value | None] = [node.inputs[at] for at in anchor.activations]
             if node.op_type in self.scheme.rounded:
                 needed.append(self.ends[node][0])
-            reason = self._without_range(needed) or self._below_zero(node) or self._not_finite(anchor)
+            inputs = _values(node, anchor.activations)
+            reason = (
+                self._without_range(needed)
+                or self._behind_apart(inputs)
+                or self._below_zero(node)
+                or self._not_finite(anchor)
+            )
             if reason is not None:
                 del self.plan.anchors[node]
                 self.plan.kept[node] = reason
+
+    def _behind_apart(self, values: Iterable[ir.Value]) -> str | None:
+        """Why one of ``values`` is not rounded: what it comes from, as it is or moved, must not be."""
+        for value in values:
+            maker = value.producer()
+            while maker is not None and self._moves(maker) and maker.inputs[0] is not None:
+                maker = maker.inputs[0].producer()
+            if maker is not None and not maker.domain and maker.op_type in self.scheme.apart:
+                return f"it is behind a {maker.op_type}, whose result {self.scheme.name} does not round"
+        return None
 
     def _below_zero(self, node: ir.Node) -> str | None:
         data = node.inputs[0]
@@ -353,9 +369,9 @@ class _Spread:
             or all(value in self.reach or is_constant(value) or _is_small(value, values) for value in values)
         ):
             return NO_GAIN
-        missing = self._without_range([*values, end])
-        if missing is not None:
-            return missing
+        reason = self._without_range([*values, end]) or self._behind_apart(values)
+        if reason is not None:
+            return reason
         if any(low <= MASK_FLOOR for low, _ in filter(None, map(self.range_of, [*values, end]))):
             return "the masks in its range would leave no levels for the values"
         if node.op_type in self.scheme.same_scale:
