@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from retarget import graph
+from retarget.calibration.statistics import rows
 from retarget.compare import compare_outputs
 from retarget.errors import RetargetError
 from retarget.metrics import Metric
@@ -112,7 +113,7 @@ class Selection:
 
     @property
     def rows(self) -> int:
-        return sum(map(_rows, self._batches))
+        return sum(rows(batch.feeds) for batch in self._batches)
 
     def judge(self, goal: Goal) -> Callable[[ir.Model], float]:
         """What `search` needs to judge a model by: decibels or the drop."""
@@ -126,7 +127,7 @@ class Selection:
         """Noise by signal of the worst output over the first `RANKING_ROWS` rows or the batch that they end in."""
         few: list[Batch] = []
         for batch in self._batches:
-            if sum(map(_rows, few)) < RANKING_ROWS:
+            if sum(rows(batch.feeds) for batch in few) < RANKING_ROWS:
                 few.append(batch)
         return 10 ** (-min(self._snrs_db(model, few)) / 10)
 
@@ -157,12 +158,6 @@ class Selection:
                 raise RetargetError("the selection data has no labels, and max_drop needs a metric", "use min_snr_db")
             metric.add(found, batch.labels)
         return metric.value()
-
-
-def _rows(batch: Batch) -> int:
-    """Rows of a batch: the first dimension that all inputs share, else the batch is one row."""
-    firsts = {array.shape[0] if array.ndim else 1 for array in batch.feeds.values()}
-    return firsts.pop() if len(firsts) == 1 else 1
 
 
 # ---- the search

@@ -15,6 +15,7 @@ from retarget.output import OutputFolder
 from retarget.plan import Invocation
 from retarget.plan import make as make_plan
 from retarget.protocols import Outcome
+from retarget.report_artifacts import ranges_page
 
 if TYPE_CHECKING:
     from retarget.recipe import Recipe
@@ -100,6 +101,11 @@ def _place(output: OutputFolder, outcome: Outcome) -> None:
             output.place(outcome.artifact, name)
         else:
             output.remove(name)
+    elif step.kind == "calibrate" and step.options["plot"]:
+        name = ranges_page(step)
+        output.remove(name)
+        if outcome.artifact:
+            output.place_file(outcome.artifact.path / "ranges.html", name)
     elif step.kind == "convert":
         output.remove("reference*.npz")
         for file in outcome.artifact.path.glob("reference*.npz") if outcome.artifact else ():

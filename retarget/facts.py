@@ -192,7 +192,8 @@ class Precision(Fact, frozen=True, kw_only=True):
     activations: str
     io: str
     low_precision_share: float | None
-    """Share, 0 to 1, of the multiply-accumulates that the executed graph does below float32; None if unknown."""
+    """Share, 0 to 1, of the multiply-accumulates that the executed graph does below float32, of int8 in 8 bits; None if
+    unknown."""
 
 
 class EmitFacts(Fact, frozen=True, kw_only=True):

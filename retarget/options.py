@@ -66,6 +66,8 @@ class CalibrateOptions(Options, frozen=True, kw_only=True):
     """None: the feeds of the parity cases."""
     hold_out: bool = False
     """Leave some batches out of the statistics: the quantize step judges on them."""
+    plot: bool = False
+    """Show the ranges in ``ranges.html`` too."""
 
 
 class SelectionOptions(Options, frozen=True, kw_only=True):

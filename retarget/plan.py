@@ -268,7 +268,10 @@ class _Planner:
             data=self.data(calibration, "calibration"),
             selection=told_selection,
         )
-        inputs = {"model": model, "ranges": self.calibrate(ranges, model, convert, hold_out=selection is None)}
+        inputs = {
+            "model": model,
+            "ranges": self.calibrate(ranges, model, convert, hold_out=selection is None, plot=True),
+        }
         return self.quantize(f"{variant.name}/{scheme.name}", variant, convert, inputs, files, int8=int8)
 
     def equalize(self, calibration: Samples, convert: Step, optimize: Step) -> Step:
@@ -289,7 +292,7 @@ class _Planner:
         self.compare("equalized", equalize, convert)
         return equalize
 
-    def calibrate(self, name: str, model: Step, convert: Step, *, hold_out: bool = False) -> Step:
+    def calibrate(self, name: str, model: Step, convert: Step, *, hold_out: bool = False, plot: bool = False) -> Step:
         if (known := self.found(name)) is not None:
             return known
         calibration = self.recipe.data.calibration
@@ -300,6 +303,7 @@ class _Planner:
             told.CalibrateOptions(
                 data=self.data(calibration, "calibration") if calibration else None,
                 hold_out=hold_out,
+                plot=plot,
             ),
             inputs={"model": model, "source": convert},
             files=_data_files(calibration) if calibration else {},

@@ -172,6 +172,7 @@ def _artifact(emit: Step, done: Done, plan: Plan, source: ConvertFacts | None) -
         budget=tuple(_budget(emit, done)),
         kept=tuple(node for facts in _quantized(emit, done) for node in facts.kept),
         int8=next((facts.int8 for facts in _quantized(emit, done)), None),
+        ranges=_ranges(emit, done),
         files={name: file.sha256 for name, file in manifest.files.items()},
         reproduce=f"retarget build recipe.yaml --locked --only {target}/{variant}",
     )
@@ -293,6 +294,19 @@ def _budget(emit: Step, done: Done) -> Iterator[StageRow]:
     total = sum(added)
     for (step, snr_db), power in zip(stages, added, strict=True):
         yield StageRow(step=step.id, output=worst, snr_db=snr_db, share=power / total if total else None)
+
+
+def ranges_page(calibrate: Step) -> str:
+    """The name beside the report of the page that a calibrate step plotted: ``ranges-equalized.html``."""
+    return f"{calibrate.id.replace('calibrate', 'ranges').replace(' ', '-')}.html"
+
+
+def _ranges(emit: Step, done: Done) -> str | None:
+    for step in _chain(emit):
+        calibrate = step.inputs.get("ranges")
+        if calibrate is not None and calibrate.options["plot"] and done.manifest(calibrate) is not None:
+            return ranges_page(calibrate)
+    return None
 
 
 def _quantized(emit: Step, done: Done) -> Iterator[QuantizeFacts]:

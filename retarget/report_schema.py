@@ -208,6 +208,8 @@ class ArtifactRow(Row, frozen=True, kw_only=True):
     kept: tuple[KeptNode, ...] = ()
     int8: Int8Facts | None = None
     """How it was brought to int8, if it was."""
+    ranges: str | None = None
+    """The page beside the report that shows the ranges behind it."""
     files: dict[str, str] = {}
     """File to its sha256."""
     reproduce: str | None = None

@@ -169,14 +169,15 @@ def calibrate(request: StepRequest) -> CalibrateFacts:
     checkpoint = request.scratch and request.scratch / "counted.npz"
     ranges = observe(model, feeds, memory_bytes=request.memory_bytes, checkpoint=checkpoint)
     ranges.save(request.out)
-    # Entropy is left out: its search would take longer than all the rest of the page.
-    page = plot(ranges, methods=("minmax", "percentile", "mse"))
-    (request.out / "ranges.html").write_text(page, encoding="utf-8")
+    if options.plot:
+        # Entropy is left out: its search would take longer than all the rest of the page.
+        page = plot(ranges, methods=("minmax", "percentile", "mse"))
+        (request.out / "ranges.html").write_text(page, encoding="utf-8")
     return CalibrateFacts(
         origin=options.data.origin if options.data else source.origin,
         samples=ranges.samples,
         tensors=len(ranges),
-        data=_data_facts(options.data, ranges.samples, statistics) if options.data else None,
+        data=_data_facts(options.data, statistics) if options.data else None,
         notes=samples.notes if samples else (),
     )
 
@@ -308,7 +309,7 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
         value=metric.value(),
         samples=metric.samples,
         settings=runner.settings,
-        data=_data_facts(options.data, metric.samples, statistics),
+        data=_data_facts(options.data, statistics),
         notes=(*samples.notes, *_fewer_classes(samples, source.outputs[0])),
     )
 
@@ -423,8 +424,8 @@ def _fewer_classes(samples: Samples, scores: TensorSpec) -> Iterator[str]:
         )
 
 
-def _data_facts(options: told.DataOptions, samples: int, statistics: Statistics) -> DataFacts:
-    return DataFacts(digest=options.digest, samples=samples, inputs=statistics.result())
+def _data_facts(options: told.DataOptions, statistics: Statistics) -> DataFacts:
+    return DataFacts(digest=options.digest, samples=statistics.samples, inputs=statistics.result())
 
 
 def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulted: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from retarget import graph
 from retarget.calibration.cases import batch_symbol, batched_inputs
 from retarget.calibration.ranges import Ranges, TensorRange
+from retarget.calibration.statistics import rows
 from retarget.errors import RetargetError
 from retarget.memory import anonymous_bytes
 from retarget.processor import cores
@@ -198,7 +199,7 @@ class _Counting:
                 # Numpy counts without holding Python's lock.
                 for _ in self._pool.map(lambda name, outputs=outputs: self._count(name, outputs), group):
                     pass
-        self._samples += _samples(batch)
+        self._samples += rows(batch)
         self._batches += 1
 
     def _open(self, batch: Feeds) -> None:
@@ -317,7 +318,7 @@ def _resumable(checkpoint: Path, first: Feeds) -> Ranges | None:
     except RetargetError:
         # Not there yet.
         return None
-    return kept if kept.samples == kept.batches * _samples(first) else None
+    return kept if kept.samples == kept.batches * rows(first) else None
 
 
 def _write(ranges: Ranges, checkpoint: Path) -> None:
@@ -382,9 +383,3 @@ def _pieces(batch: Feeds, batched: Sequence[str], rows: int) -> Iterator[Feeds]:
         return
     for start in range(0, count, rows):
         yield {name: array[start : start + rows] if name in batched else array for name, array in batch.items()}
-
-
-def _samples(batch: Feeds) -> int:
-    """Rows of a batch: the first dimension that all inputs share, else the batch is one sample."""
-    firsts = {array.shape[0] if array.ndim else 1 for array in batch.values()}
-    return firsts.pop() if len(firsts) == 1 else 1

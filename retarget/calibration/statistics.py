@@ -41,14 +41,23 @@ class _Running:
         self.min, self.max = min(self.min, float(wide.min())), max(self.max, float(wide.max()))
 
 
+def rows(batch: Mapping[str, Array]) -> int:
+    """Rows of a batch: the first dimension that all inputs share, else the batch is one sample."""
+    firsts = {array.shape[0] if array.ndim else 1 for array in batch.values()}
+    return firsts.pop() if len(firsts) == 1 else 1
+
+
 class Statistics:
     """Of each float input among ``specs``, over all batches that are added. Integers are names of something."""
 
     def __init__(self, specs: Sequence[TensorSpec]) -> None:
         self._inputs = {spec.name: _Running() for spec in specs if "float" in spec.dtype}
+        self._names = [spec.name for spec in specs]
+        self.samples = 0
 
     def add(self, batch: Mapping[str, Array]) -> None:
-        """Count what ``batch`` feeds those inputs; all values are finite."""
+        """Count what ``batch`` feeds those inputs; all values are finite. Other arrays in it, as labels, are not."""
+        self.samples += rows({name: batch[name] for name in self._names})
         for name, running in self._inputs.items():
             flat = batch[name].reshape(-1)
             for start in range(0, flat.size, _CHUNK):
