@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from retarget.calibration.ranges import Ranges
     from retarget.options import Int8Options
     from retarget.protocols import Feeds
-    from retarget.schemes import Grid
+    from retarget.schemes import Grid, QuantScheme
 
 HELD_OUT = 5
 """Of the calibration data, every so many-th batch gives no range: int8 is judged on it."""
@@ -72,27 +72,22 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
     selection = Selection(model, batches, metric)
 
     scheme = _Scheme(model, options, data.ranges)
-    result = scheme.quantized(())
+    keep: frozenset[str] = frozenset()
     found: Found | None = None
     if goal is not None:
         nodes = describe(model, scheme.candidates, batches[0].feeds)
-        found = search(nodes, lambda keep: scheme.quantized(keep).model, goal, selection.judge(goal), selection.error)
-        result = scheme.quantized(found.keep)
-    keep = found.keep if found is not None else frozenset[str]()
-    final, gain = result.model, None
+        found = search(nodes, partial(scheme.simulated, model), goal, selection.judge(goal), selection.error)
+        keep = found.keep
+    best, gain = model, None
     if options.correct_bias:
-        final, gain = corrected(
-            model, lambda changed: scheme.quantized(keep, changed).model, data.calibration, selection.snr_db
+        best, gain = corrected(
+            model, lambda changed: scheme.simulated(changed, keep), data.calibration, selection.snr_db
         )
-    kept = result.kept
-    if options.rest == "fp16":
-        cast = CastFloat16(data.ranges)
-        final = cast(graph.clone(final)).model
-        in_float32 = {one.name for one in cast.kept}
-        kept = tuple(one for one in kept if one.name in in_float32)
+    final = scheme.quantized(best, keep)
+    simulated = scheme.simulated(best, keep)
     budget = None
     if goal is not None and found is not None:
-        after = selection.judge(goal)(final)
+        after = selection.judge(goal)(simulated)
         if not goal.holds(after):
             raise RetargetError(_missed(goal, found, after, options), "loosen it, or build this variant as fp16")
         budget = BudgetFacts(
@@ -101,19 +96,21 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
             after=after,
             returned=tuple(KeptNode(name=one.name, op=one.op, reason=one.reason) for one in found.reverted),
             macs_share=found.macs_share,
-            latency_ratio=_latency_ratio(final, scheme.quantized(()).model, batches[0].feeds) if keep else None,
+            latency_ratio=_latency_ratio(final.model, scheme.quantized(best, ()).model, batches[0].feeds)
+            if keep
+            else None,
             tried=found.tried,
         )
     reasons = {one.name: f"returned to float: {one.reason}" for one in (budget.returned if budget else ())}
-    return final, QuantizeFacts(
+    return final.model, QuantizeFacts(
         precision="int8",
-        nodes=len(result.quantized),
-        kept=tuple(KeptNode(name=one.name, op=one.op, reason=reasons.get(one.name, one.reason)) for one in result.kept),
+        nodes=len(final.quantized),
+        kept=tuple(KeptNode(name=one.name, op=one.op, reason=reasons.get(one.name, one.reason)) for one in final.kept),
         int8=Int8Facts(
             scheme=options.scheme.name,
             method=options.method,
             judged_on=f"{selection.rows} {data.words}",
-            snr_db=selection.snr_db(final),
+            snr_db=selection.snr_db(simulated),
             bias_gain_db=gain,
             budget=budget,
             notes=tuple(notes),
@@ -129,21 +126,32 @@ class _Quantized:
 
 
 class _Scheme:
-    """One model under one scheme: makes it anew for each set of nodes that stay float; tensors are shared."""
+    """A model under one scheme: made anew for each set of nodes that stay float; tensors are shared."""
 
     def __init__(self, model: ir.Model, options: Int8Options, ranges: Ranges) -> None:
-        self._model = model
         self._options = options
         self._ranges = ranges
         self._clipped: dict[str, tuple[float, float] | None] = {}
         self._asked = named(model, options.keep)
         self.candidates = tuple(name for name in candidates(model, options.scheme) if name not in self._asked)
 
-    def quantized(self, keep: Collection[str], changed: ir.Model | None = None) -> _Quantized:
-        """The model, or ``changed`` of the same nodes, with ``keep`` in float beside what the user keeps there."""
-        one = Quantize(self._options.scheme, self._clip, {*self._asked, *keep})
-        model = one(graph.clone(changed or self._model)).model
-        return _Quantized(model, one.quantized, one.kept)
+    def quantized(self, model: ir.Model, keep: Collection[str]) -> _Quantized:
+        """``model``, of the same nodes as the first, with ``keep`` in float beside what the user keeps there."""
+        return self._make(self._options.scheme, model, keep)
+
+    def simulated(self, model: ir.Model, keep: Collection[str]) -> ir.Model:
+        """What the runtime makes of `quantized`, as a graph that computes as it is written."""
+        return self._make(self._options.scheme.simulated, model, keep).model
+
+    def _make(self, scheme: QuantScheme, model: ir.Model, keep: Collection[str]) -> _Quantized:
+        one = Quantize(scheme, self._clip, {*self._asked, *keep})
+        made = one(graph.clone(model)).model
+        if self._options.rest == "fp32":
+            return _Quantized(made, one.quantized, one.kept)
+        cast = CastFloat16(self._ranges)
+        made = cast(made).model
+        in_float32 = {node.name for node in cast.kept}
+        return _Quantized(made, one.quantized, tuple(node for node in one.kept if node.name in in_float32))
 
     def _clip(self, name: str, grid: Grid) -> tuple[float, float] | None:
         if name not in self._clipped:
