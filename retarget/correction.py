@@ -31,23 +31,23 @@ def corrected(
     feeds: Callable[[], Iterable[Feeds]],
     judge: Callable[[ir.Model], float],
 ) -> tuple[ir.Model, float | None]:
-    """``model`` quantized with corrected biases, and the gain in dB; None if it is better without, and is so.
+    """The float ``model`` with corrected biases, and the gain in dB; itself and None if it is better without.
 
     ``quantize`` makes a new quantized model of a float one. The means are those over ``feeds``, calibration data;
     ``judge`` gives the SNR, in dB, of a quantized model on data held out from them.
     """
-    best = quantize(model)
-    without = most = judge(best)
     values = correctable(model)
     if not values:
-        return best, None
+        return model, None
+    best, current = model, quantize(model)
+    without = most = judge(current)
     expected = channel_means(model, values, feeds())
-    changed, current = graph.clone(model), best
     for _ in range(ROUNDS):
+        changed = graph.clone(best)
         CorrectBias(expected, channel_means(current, values, feeds()))(changed)
         current = quantize(changed)
         reached = judge(current)
         if reached < most + WORTH_DB:
             break
-        best, most = current, reached
+        best, most = changed, reached
     return best, most - without if most > without else None

@@ -255,9 +255,10 @@ class Int8(Settings, frozen=True, kw_only=True):
 class WeightsOnly(Settings, frozen=True, kw_only=True):
     """Weights in blocks that share a scale, activations in float32; no calibration."""
 
-    block: Annotated[Literal[16, 32, 64, 128, 256], Meta(description="How many weights of a column share a scale.")] = (
-        32
-    )
+    block: Annotated[
+        Literal[16, 32, 64, 128, 256] | None,
+        Meta(description="How many weights of a column share a scale; 32 of 8 bits and 128 of 4 bits if absent."),
+    ] = None
     keep: Annotated[tuple[str, ...], Meta(description="Nodes whose weights stay float, by name or operator.")] = ()
 
 

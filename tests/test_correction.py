@@ -73,7 +73,7 @@ def test_gains_on_data_that_it_has_not_seen(model: ir.Model) -> None:
     result, gain = corrected(model, rounded, feeds, measure)
     assert gain is not None
     assert gain > 3
-    assert measure(result) == pytest.approx(before + gain)
+    assert measure(rounded(result)) == pytest.approx(before + gain)
 
 
 def test_the_float_model_stays(model: ir.Model) -> None:
@@ -87,7 +87,7 @@ def test_dropped_where_it_hurts(model: ir.Model) -> None:
     measure = judge(model, rows(9, -1.0))
     result, gain = corrected(model, rounded, lambda: feeds(3.0), measure)
     assert gain is None
-    assert measure(result) == measure(rounded(model))
+    assert result is model
 
 
 def test_a_gain_that_may_be_chance_is_none(model: ir.Model) -> None:
