@@ -90,7 +90,7 @@ def test_artifacts_flow(store: Store, tmp_path: Path) -> None:
     assert text(outcomes["second"]) == "2|model=1|calibration:rows"
     manifest = read_manifest(store.verified(second.key).path)
     assert (manifest.id, manifest.kind, manifest.key) == ("second", "emit", second.key)
-    assert manifest.facts == {"origin": "samples", "samples": 1, "tensors": 2, "notes": []}
+    assert manifest.facts == {"origin": "samples", "samples": 1, "tensors": 2, "data": None, "notes": []}
     assert set(manifest.files) == {"text", "nested/pid"}
     assert outcomes["second"].peak_rss is not None
     assert outcomes["second"].seconds > 0

@@ -106,7 +106,7 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 def test_a_step_says_its_facts(worker: Worker, bench: Bench) -> None:
     done = bench.done(worker, bench.request("write", text="hello"))
-    assert done.facts == {"origin": "samples", "samples": 1, "tensors": 2, "notes": []}
+    assert done.facts == {"origin": "samples", "samples": 1, "tensors": 2, "data": None, "notes": []}
     assert (bench.out / "text").read_text() == "hello"
     assert done.versions["msgspec"]
     assert done.versions["retarget"]
