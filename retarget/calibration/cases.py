@@ -1,8 +1,9 @@
 """Parity cases: the feeds on which every artifact is held against the source framework.
 
-The data itself; all dimensions at min, at opt and at max (no product). Samples are tiled or cropped along the batch,
-other dimensions need generated inputs. Generated ones come from a fixed seed and look at what the graph does with an
-input: an index stays within the table that it indexes, a mask leaves something unmasked in every row.
+The data itself; all dimensions at min, at opt and at max (no product). Samples are tiled or cropped along the batch.
+Where another dimension changes, floats are tiled or cropped along it too, so that they stay in the range that int8 was
+calibrated for; integers and masks are generated. What is generated comes from a fixed seed and looks at what the graph
+does with an input: an index stays within the table that it indexes, a mask leaves something unmasked in every row.
 """
 
 from __future__ import annotations
@@ -87,7 +88,13 @@ def parity_cases(
             continue
         feeds = pool.at(sizes)
         found: DataOrigin = origin if feeds else "generated"
-        feeds = feeds or {spec.name: _draw(spec, roles[spec.name], spec.at(sizes), SEED) for spec in inputs}
+        if feeds is None:
+            feeds = pool.floats_at([spec for spec in inputs if not roles[spec.name].mask], sizes)
+            feeds |= {
+                spec.name: _draw(spec, roles[spec.name], spec.at(sizes), SEED)
+                for spec in inputs
+                if spec.name not in feeds
+            }
         cases.append((Case(name=name, sizes=sizes, origin=found), feeds))
     return cases
 
@@ -164,6 +171,19 @@ class _Pool:
                 feeds[name] = rows[wanted % len(rows)]
             else:
                 feeds[name] = parts[0]
+        return feeds
+
+    def floats_at(self, inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> Feeds:
+        """Those of ``inputs`` that are floats in the data, repeated or cut along every axis to ``sizes``."""
+        feeds: dict[str, Array] = {}
+        for spec in inputs:
+            parts = self._rows.get(spec.name, [])
+            if not parts or "float" not in spec.dtype:
+                continue
+            array = np.concatenate(parts) if spec.name in self._batched else parts[0]
+            for axis, size in enumerate(spec.at(sizes)):
+                array = array.take(np.arange(size) % array.shape[axis], axis)
+            feeds[spec.name] = array
         return feeds
 
 

@@ -70,9 +70,10 @@ def test_samples_are_batched_then_tiled_or_cut(tmp_path: Path, count: int) -> No
         np.testing.assert_array_equal(cases["min"][1]["x"], x[:1])
 
 
-def test_other_dimensions_are_generated(tmp_path: Path) -> None:
+def test_at_other_dimensions_floats_stay_those_of_the_data(tmp_path: Path) -> None:
     spec = TensorSpec.parse("x=float32[N,T]")
-    np.savez(tmp_path / "d.npz", x=drawn(4, 6))
+    x = 100 + drawn(4, 6)
+    np.savez(tmp_path / "d.npz", x=x)
     shapes = {"N": DimRange(1, 2, 2), "T": DimRange(3, 6, 9)}
     samples = open_samples(tmp_path / "d.npz", [spec], function=None, limit=None)
     model = parse("m (float[N, T] x) => (float[N, T] y) { y = Relu(x) }")
@@ -83,6 +84,22 @@ def test_other_dimensions_are_generated(tmp_path: Path) -> None:
         ("min", {"N": 1, "T": 3}, "generated"),
         ("max", {"N": 2, "T": 9}, "generated"),
     ]
+    np.testing.assert_array_equal(cases[2][1]["x"], x[:1, :3])
+    np.testing.assert_array_equal(cases[3][1]["x"], np.concatenate([x[:2], x[:2, :3]], axis=1))
+
+
+def test_at_other_dimensions_integers_and_masks_are_generated(tmp_path: Path) -> None:
+    """Cut, a mask might leave nothing, and numbers that belong together would not."""
+    specs = [TensorSpec.parse(text) for text in ("x=float32[2,T]", "mask=float32[2,T]", "ids=int64[2,T]")]
+    np.savez(tmp_path / "d.npz", x=drawn(2, 4), mask=np.array([[0, 0, 0, 1]] * 2, "f"), ids=np.full((2, 4), 7))
+    samples = open_samples(tmp_path / "d.npz", specs, function=None, limit=None)
+    model = parse("m (float[2,T] x, float[2,T] mask, int64[2,T] ids) => (float[2,T] y) { y = Relu(x) }")
+    (_, data), *others = parity_cases(model, specs, {"T": DimRange(2, 4, 6)}, samples, "calibration")
+    assert [case.origin for case, _ in others] == ["generated", "generated"]
+    for case, feeds in others:
+        np.testing.assert_array_equal(feeds["x"], np.tile(data["x"], 2)[:, : case.sizes["T"]])
+        assert feeds["mask"][:, 0].tolist() == [1, 1]
+        assert set(feeds["ids"].ravel().tolist()) != {7}
 
 
 def test_data_beyond_the_shapes_is_the_users_error(tmp_path: Path) -> None:
