@@ -246,10 +246,12 @@ def _budget(artifact: ArtifactRow, top: int) -> Chart:
     bound = artifact.tolerance.get("snr_db")
     bars, before = [], float(top)
     for number, stage in enumerate(artifact.budget):
-        kind = stage.step.split()[0]
+        kind, _, subject = stage.step.partition(" ")
+        # Of `quantize int8/u8s8` the scheme is what the title does not say.
+        label = f"{kind} {subject.rpartition('/')[2]}" if kind == "quantize" else kind
         bars.append(
             BudgetBar(
-                label=_shortened(stage.step if kind == "quantize" else kind, 16),
+                label=_shortened(label, 17),
                 x=left,
                 y=number * ROW,
                 length=round(x(stage.snr_db) - left, 1),
