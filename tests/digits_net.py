@@ -69,7 +69,7 @@ def _convolution(
     gamma, beta, mean, variance = (
         checkpoint[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
     )
-    factor = gamma / np.sqrt(variance + 1e-5)
+    factor = gamma / np.sqrt(np.add(variance, np.float32(1e-5)))
     weights[f"{name}.w"] = checkpoint[f"{name}.weight"] * factor[:, None, None, None]
     weights[f"{name}.b"] = beta - mean * factor
     out = f'["{name}"] "{name}" = Conv <{attributes}> ("{x}", "{name}.w", "{name}.b")'

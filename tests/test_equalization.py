@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from digits_net import CALIBRATION, digits_model, rows
 
+from retarget.compare import snr_db
 from retarget.equalization import PASSES, WORTH_DB, equalize
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def test_uneven_channels_gain(count: int) -> None:
     assert done.gain_db is not None
     assert done.gain_db > 6
     feeds = batches(5)[-1]
-    np.testing.assert_allclose(outputs(changed, feeds), outputs(model, feeds), rtol=1e-3, atol=1e-4)
+    assert snr_db(outputs(model, feeds), outputs(changed, feeds)) > 90
     # By the end all channels have about as much to say.
     spread = np.abs(changed.graph.initializers["w1"].const_value.numpy()).max(axis=(1, 2, 3))  # type: ignore[union-attr]
     before = np.abs(model.graph.initializers["w1"].const_value.numpy()).max(axis=(1, 2, 3))  # type: ignore[union-attr]

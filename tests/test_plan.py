@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from retarget import plan
+from retarget import catalog, plan
 from retarget import recipe as recipes
 from retarget.errors import MissingToolchain, RetargetError
 from retarget.plan import Invocation, Plan
@@ -60,11 +60,11 @@ def test_steps_stand_in_an_order_in_which_they_can_run(folder: Path) -> None:
         "optimize",
         "compare onnx",
         "compare optimized",
+        "emit onnxruntime/fp32",
+        "compare onnxruntime/fp32",
         "calibrate",
         "quantize fp16",
         "compare fp16",
-        "emit onnxruntime/fp32",
-        "compare onnxruntime/fp32",
         "emit onnxruntime/fp16",
         "compare onnxruntime/fp16",
         "emit openvino/fp32",
@@ -153,3 +153,107 @@ def test_a_file_that_nobody_reads_is_refused(folder: Path) -> None:
 def test_the_options_of_every_step_are_plain_json(folder: Path) -> None:
     for step in plan_of(folder).steps:
         assert msgspec.json.decode(msgspec.json.encode(step.options)) == step.options
+
+
+# ---- int8
+
+INT8 = """
+version: 1
+name: net
+model: {path: net.onnx, shapes: {N: {min: 1, opt: 2, max: 4}}}
+data: {calibration: rows.npz}
+variants: [fp32, fp16, int8, {int8-kl: {precision: int8, method: entropy}}]
+targets: [onnxruntime, openvino, {tensorrt_rtx: {optional: true}}]
+"""
+
+
+@pytest.fixture
+def with_data(folder: Path) -> Path:
+    (folder / "rows.npz").write_bytes(b"rows")  # a plan reads its digest alone
+    (folder / "others.npz").write_bytes(b"others")
+    return folder
+
+
+def changed(folder: Path, old: str, new: str, text: str = INT8) -> set[str]:
+    """Steps of both recipes that have another key in the second."""
+    assert old in text
+    before, after = keys(plan_of(folder, text)), keys(plan_of(folder, text.replace(old, new)))
+    return {step for step in before.keys() & after.keys() if before[step] != after[step]}
+
+
+def test_all_schemes_and_int8_variants_share_one_calibration_and_one_equalization(with_data: Path) -> None:
+    made = plan_of(with_data, INT8)
+    steps = {step.id: step for step in made.steps}
+    assert len(steps) == len(made.steps)
+    assert [step.id for step in made.steps if step.kind == "optimize"] == ["optimize", "equalize"]
+    # fp16 has ranges of the model before equalization.
+    calibrations = {step.id: step.inputs["model"].id for step in made.steps if step.kind == "calibrate"}
+    assert calibrations == {"calibrate": "optimize", "calibrate equalized": "equalize"}
+    quantized = {
+        step.id: (step.inputs["model"].id, step.inputs["ranges"].id) for step in made.steps if step.kind == "quantize"
+    }
+    assert quantized.pop("quantize fp16") == ("optimize", "calibrate")
+    assert set(quantized) == {
+        f"quantize {variant}/{scheme}" for variant in ("int8", "int8-kl") for scheme in ("u8s8", "openvino", "tensorrt")
+    }
+    assert set(quantized.values()) == {("equalize", "calibrate equalized")}
+    assert steps["emit openvino/int8-kl"].inputs["model"].id == "quantize int8-kl/openvino"
+
+
+def test_targets_of_one_scheme_share_its_step(with_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog.target("openvino"), "scheme", catalog.target("onnxruntime").scheme)
+    steps = {step.id: step for step in plan_of(with_data, INT8).steps}
+    assert "quantize int8/openvino" not in steps
+    assert steps["emit openvino/int8"].inputs["model"] is steps["emit onnxruntime/int8"].inputs["model"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["min_snr_db: 30", "max_drop: 0.01", "keep: [Relu]", "rest: fp16", "correct_bias: false", "method: mse"]
+)
+def test_another_setting_quantizes_its_variant_again_and_calibrates_nothing(with_data: Path, setting: str) -> None:
+    again = changed(with_data, "method: entropy", setting)
+    assert again - {"bench"} == {step for step in keys(plan_of(with_data, INT8)) if "int8-kl" in step}
+
+
+def test_without_equalization_the_ranges_are_of_the_optimized_model(with_data: Path) -> None:
+    steps = {step.id: step for step in plan_of(with_data, INT8.replace("method: entropy", "equalize: false")).steps}
+    quantize = steps["quantize int8-kl/u8s8"]
+    assert (quantize.inputs["model"].id, quantize.inputs["ranges"].id) == ("optimize", "calibrate optimized")
+    assert steps["quantize int8/u8s8"].inputs["model"].id == "equalize"
+    # fp16 takes all rows, int8 leaves some to be judged on.
+    assert steps["calibrate"].key != steps["calibrate optimized"].key
+
+
+def test_other_calibration_data_calibrate_again(with_data: Path) -> None:
+    again = changed(with_data, "rows.npz", "others.npz")
+    assert {"calibrate", "equalize", "calibrate equalized", "quantize int8/u8s8"} <= again
+
+
+def test_selection_data_judge_in_place_of_rows_that_are_held_out(with_data: Path) -> None:
+    selection = "rows.npz, selection: others.npz"
+    again = changed(with_data, "rows.npz", selection)
+    assert {"calibrate equalized", "quantize int8/u8s8", "quantize int8-kl/tensorrt"} <= again
+    assert not {"convert", "optimize", "equalize", "calibrate", "quantize fp16"} & again
+    text = INT8.replace("rows.npz", selection)
+    once_more = changed(with_data, "others.npz", "{path: others.npz, samples: 3}", text)
+    assert once_more - {"bench"} == {step for step in keys(plan_of(with_data, text)) if "int8" in step}, (
+        "ranges are of the calibration data alone"
+    )
+
+
+def test_a_gate_quantizes_nothing_again(with_data: Path) -> None:
+    after = keys(plan_of(with_data, INT8 + "gates: {parity: {int8: {snr_db: 30}}}\n"))
+    before = keys(plan_of(with_data, INT8))
+    assert {step.split()[0] for step in after if after[step] != before[step]} == {"compare"}
+
+
+def test_weights_alone_need_no_calibration_and_are_shared_by_all_targets(folder: Path) -> None:
+    text = RECIPE.replace("[fp32, fp16]", "[int8_weights, {int4_weights: {block: 64}}]")
+    made = plan_of(folder, text)
+    assert not [step for step in made.steps if step.kind == "calibrate"]
+    quantized = [step for step in made.steps if step.kind == "quantize"]
+    assert [step.id for step in quantized] == ["quantize int8_weights", "quantize int4_weights"]
+    assert [step.options["weights"]["block"] for step in quantized] == [32, 64]  # type: ignore[index,call-overload]
+    assert changed(folder, "block: 64", "block: 128", text) == {
+        step for step in keys(made) if "int4_weights" in step
+    } | {"bench"}

@@ -29,6 +29,7 @@ from retarget.recipe import (
     Fp16,
     Fp32,
     Gates,
+    Int8,
     LatencyGate,
     Model,
     PassEntry,
@@ -39,6 +40,7 @@ from retarget.recipe import (
     TargetEntry,
     Variant,
     Waiver,
+    WeightsOnly,
     check,
     dump,
     load,
@@ -404,10 +406,80 @@ def test_a_mistake_says_its_place_and_the_way_out(tmp_path: Path, old: str, new:
 @pytest.mark.parametrize("precision", sorted(set(PRECISIONS) - set(IMPLEMENTED)))
 def test_a_precision_that_is_not_there_yet_is_one_clear_error(tmp_path: Path, precision: str) -> None:
     text = LEAST + f"variants: [fp32, {precision}: {{method: mse}}]\n"
-    assert problems(tmp_path, text) == [
+    (problem,) = problems(tmp_path, text)
+    assert problem == (
         f"5:18: variants[1]: precision '{precision}' is not there yet\n"
         "hint: known today: fp32, fp16, int8, int8_weights, int4_weights"
+    )
+
+
+INT8 = LEAST + "data: {calibration: c.npz}\n"
+
+
+def test_int8_has_a_default_for_everything_but_data(tmp_path: Path) -> None:
+    (variant,) = load_text(tmp_path, INT8 + "variants: [int8]\n").variants
+    assert variant == Variant(name="int8", precision="int8", options=Int8())
+    assert variant.options == Int8(method="mse", max_drop=None, min_snr_db=None, rest="fp32", equalize=True, keep=())
+
+
+def test_int8_and_weights_only_say_what_they_are_told(tmp_path: Path) -> None:
+    text = INT8 + (
+        "variants:\n"
+        "  - int8: {method: percentile, percentile: 99.9, max_drop: 0.01, rest: fp16, keep: [Softmax, /head], "
+        "equalize: false, correct_bias: false}\n"
+        "  - int4_weights: {block: 64, keep: [head]}\n"
+        "  - small: {precision: int8_weights}\n"
+    )
+    recipe = load_text(tmp_path, text)
+    assert [(one.name, one.precision, one.options) for one in recipe.variants] == [
+        (
+            "int8",
+            "int8",
+            Int8(
+                method="percentile",
+                percentile=99.9,
+                max_drop=0.01,
+                rest="fp16",
+                keep=("Softmax", "/head"),
+                equalize=False,
+                correct_bias=False,
+            ),
+        ),
+        ("int4_weights", "int4_weights", WeightsOnly(block=64, keep=("head",))),
+        ("small", "int8_weights", WeightsOnly()),
     ]
+    assert load_text(tmp_path, dump(recipe, tmp_path)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("variants", "problem"),
+    [
+        (
+            "[{int8: {max_drop: 0.01, min_snr_db: 30}}]",
+            "max_drop and min_snr_db are two budgets\nhint: set one of them",
+        ),
+        ("[{int8: {method: mes}}]", "did you mean 'mse'?"),
+        ("[{int8: {percentile: 40}}]", "percentile"),
+        ("[{int8: {max_drop: 2}}]", "max_drop"),
+        ("[{int8: {min_snr_db: 0}}]", "min_snr_db"),
+        ("[{int8: {block: 32}}]", "unknown key"),
+        ("[{int4_weights: {block: 48}}]", "block"),
+    ],
+)
+def test_a_wrong_setting_of_int8_says_its_place(tmp_path: Path, variants: str, problem: str) -> None:
+    with pytest.raises(RecipeError) as wrong:
+        load_text(tmp_path, f"{INT8}variants: {variants}\n")
+    text = str(wrong.value)
+    assert "variants[0]" in text
+    assert problem in text
+
+
+def test_int8_without_data_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as wrong:
+        load_text(tmp_path, LEAST + "variants: [fp32, int8, int8_weights]\n")
+    text = str(wrong.value)
+    assert "variants[1]: 'int8' is int8, and there is no data to calibrate it with\nhint: " in text
+    assert "variants[2]" not in text
 
 
 def test_a_target_must_take_the_variants_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,12 +89,9 @@ def parity_cases(
         feeds = pool.at(sizes)
         found: DataOrigin = origin if feeds else "generated"
         if feeds is None:
-            feeds = pool.floats_at([spec for spec in inputs if not roles[spec.name].mask], sizes)
-            feeds |= {
-                spec.name: _draw(spec, roles[spec.name], spec.at(sizes), SEED)
-                for spec in inputs
-                if spec.name not in feeds
-            }
+            floats = pool.floats_at([spec for spec in inputs if not roles[spec.name].mask], sizes)
+            drawn = [spec for spec in inputs if spec.name not in floats]
+            feeds = {**floats, **{spec.name: _draw(spec, roles[spec.name], spec.at(sizes), SEED) for spec in drawn}}
         cases.append((Case(name=name, sizes=sizes, origin=found), feeds))
     return cases
 
