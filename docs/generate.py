@@ -17,7 +17,7 @@ import msgspec
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from retarget import catalog, listing, recipe_schema
+from retarget import catalog, listing, recipe_schema, schemes
 from retarget.cli import app
 from retarget.passes import presets
 
@@ -31,6 +31,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "reference/cli.md", NOTE + cli()
     yield "reference/frontends.md", NOTE + frontends()
     yield "reference/passes.md", NOTE + passes()
+    yield "reference/schemes.md", NOTE + quant_schemes()
     yield "reference/targets.md", NOTE + targets()
 
 
@@ -94,6 +95,44 @@ def default(field: msgspec.structs.FieldInfo) -> str:
     """The default of an option as a recipe would write it."""
     value: object = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     return str(msgspec.json.encode(value), "utf-8")
+
+
+def quant_schemes() -> str:
+    """Every scheme of int8; what it is for is the string behind it in the source."""
+    parts = ["# Schemes of int8\n", f"{inspect.getdoc(schemes)}\n"]
+    body = ast.parse(inspect.getsource(schemes)).body
+    for assigned, text in pairwise(body):
+        if not (isinstance(assigned, ast.Assign) and isinstance(assigned.targets[0], ast.Name)):
+            continue
+        scheme = getattr(schemes, assigned.targets[0].id)
+        if not isinstance(scheme, schemes.QuantScheme):
+            continue
+        assert isinstance(text, ast.Expr)
+        assert isinstance(text.value, ast.Constant)
+        assert isinstance(text.value.value, str)
+        users = [name for name in catalog.TARGETS if catalog.target(name).scheme == scheme]
+        rows = {
+            "targets": ", ".join(users) or "none yet",
+            "activations": f"{scheme.activation}, {scheme.low} to {scheme.high}, "
+            + ("zero point 0" if scheme.symmetric else "zero point after the range"),
+            "weights": f"int8, {scheme.weight_low} to 127, a scale for each output channel",
+            "bias": scheme.bias,
+            "in int8 with a constant weight": listed(scheme.weighted),
+            "product of two activations": "int8" if scheme.products else "float",
+            "in int8 between such nodes": listed(scheme.arithmetic),
+            "inside the kernel before them": listed(scheme.fused),
+            "move integers unchanged": listed(scheme.moving),
+            "one scale for inputs and output": listed(scheme.same_scale),
+            "output has a fixed scale": listed(tuple(scheme.fixed)),
+        }
+        table = [f"| {what} | {value} |" for what, value in rows.items()]
+        parts += [f"## {scheme.name}\n", f"{text.value.value}\n", "\n".join(["| | |", "|---|---|", *table, ""])]
+    return "\n".join(parts)
+
+
+def listed(operators: tuple[str, ...]) -> str:
+    """Operators in alphabetical order."""
+    return ", ".join(sorted(operators)) or "none"
 
 
 def passes() -> str:

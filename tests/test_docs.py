@@ -46,7 +46,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("page", "leaves"), [("README.md", "build/readme"), ("examples/bert/README.md", "build/bert")])
+@pytest.mark.parametrize(
+    ("page", "leaves"),
+    [
+        ("README.md", "build/readme"),
+        ("docs/guides/int8.md", "build/int8"),
+        ("examples/bert/README.md", "build/bert"),
+    ],
+)
 def test_the_commands_of_a_page_work(page: str, leaves: str, tmp_path: Path, cache: Path) -> None:
     """In order, as a reader would type them, in a copy of the repository."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "examples", "recipes"):
