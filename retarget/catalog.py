@@ -33,6 +33,7 @@ PASSES = {
     "fuse_pad": "retarget.passes.fuse_pad:FusePad",
     "infer_shapes": "retarget.passes.library:InferShapes",
     "inline_functions": "retarget.passes.library:InlineFunctions",
+    "keep_reduced_axes": "retarget.passes.keep_reduced_axes:KeepReducedAxes",
     "lift_constants": "retarget.passes.library:LiftConstants",
     "merge_equal_nodes": "retarget.passes.library:MergeEqualNodes",
     "move_transposes": "retarget.passes.move_transposes:MoveTransposes",

@@ -18,7 +18,7 @@ precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "weights"
 """The IR stores float16 weights; what the plugin computes in is chosen where it runs."""
 scheme: QuantScheme | None = schemes.OPENVINO
-lower: tuple[str, ...] = ()
+lower: tuple[str, ...] = ("keep_reduced_axes",)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
