@@ -304,7 +304,7 @@ def ranges_page(calibrate: Step) -> str:
 def _ranges(emit: Step, done: Done) -> str | None:
     for step in _chain(emit):
         calibrate = step.inputs.get("ranges")
-        if calibrate is not None and calibrate.options["plot"] and done.manifest(calibrate) is not None:
+        if calibrate is not None and calibrate.options.get("plot") and done.manifest(calibrate) is not None:
             return ranges_page(calibrate)
     return None
 

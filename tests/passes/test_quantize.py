@@ -13,6 +13,7 @@ from retarget import schemes
 from retarget.compare import snr_db
 from retarget.passes.library import FoldConstants
 from retarget.passes.quantize import Quantize, candidates
+from retarget.passes.quantize_rules import SUMMED
 from retarget.schemes import COREML, NCNN, OPENVINO, TENSORRT, TFLITE, U8S8, QuantScheme
 
 ALL = (U8S8, OPENVINO, TENSORRT, TFLITE, COREML, NCNN)
@@ -393,6 +394,46 @@ def test_masks_are_no_values() -> None:
     found = Quantized(text, TFLITE, {"w": drawn(8, 4), "v": drawn(4, 4, seed=1)}, feeds=feeds)
     assert found.kept["masked"] == "the masks in its range would leave no levels for the values"
     assert found.snr > 25
+
+
+EMBEDDING = """m (float[N,3,8,8] x) => (float[N,4,6] y) {
+    [patches] c = Conv<strides = [4,4]>(x, w, b)
+    [flat] f = Reshape(c, shape)
+    [tokens] t = Transpose<perm = [0,2,1]>(f)
+    [positions] s = Add(t, position)
+    n = LayerNormalization(s, scale)
+    [dense] d = MatMul(n, w2)
+    y = Add(s, d)
+}"""
+EMBEDDING_WEIGHTS = {
+    "w": drawn(6, 3, 4, 4, scale=0.2),
+    "b": drawn(6, seed=1),
+    "shape": np.array([0, 6, 4], np.int64),
+    "position": drawn(1, 4, 6, seed=2),
+    "scale": np.ones(6, np.float32),
+    "w2": drawn(6, 6, seed=3, scale=0.3),
+}
+
+
+def test_what_starts_a_residual_stream_is_not_rounded_for_its_own_kernel() -> None:
+    feeds = {"x": drawn(2, 3, 8, 8, seed=7)}
+    found = Quantized(EMBEDDING, U8S8, EMBEDDING_WEIGHTS, feeds=feeds)
+    assert found.quantize.quantized == ("dense",)
+    assert found.kept["patches"] == SUMMED
+    assert not found.is_rounded("c", 0)
+    # OpenVINO's kernel has float outputs: nothing is rounded that need not be.
+    assert Quantized(EMBEDDING, OPENVINO, EMBEDDING_WEIGHTS, feeds=feeds).quantize.quantized == ("patches", "dense")
+
+
+def test_a_sum_with_a_constant_between_convolutions_is_int8() -> None:
+    text = """m (float[N,4,8,8] x) => (float[N,4,8,8] y) {
+        [first] c = Conv(x, w)
+        [sum] s = Add(c, offset)
+        [second] y = Conv(s, w)
+    }"""
+    constants = {"w": drawn(4, 4, 1, 1, scale=0.4), "offset": drawn(4, 1, 1, seed=3)}
+    found = Quantized(text, U8S8, constants, feeds={"x": drawn(2, 4, 8, 8, seed=7)})
+    assert found.quantize.quantized == ("first", "second")
 
 
 # ---- what stays, and why
