@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +21,8 @@ _PRECISIONS = {"FP64": "float64", "FP32": "float32", "FP16": "float16", "BF16": 
     f"{short}{bits}": f"{name}{bits}" for short, name in (("I", "int"), ("U", "uint")) for bits in (4, 8, 16, 32, 64)
 }
 _DECLARATION = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
+_DEQUANTIZING = frozenset({"Convert", "Multiply", "Reshape", "Subtract", "Transpose"})
+"""Layers between integers and the float layer that reads them."""
 Shape = list[int]
 
 
@@ -38,6 +40,7 @@ def inspect(path: Path) -> Inspection:
     net = _parse(path)
     layers = list(net.iterfind("./layers/layer"))
     edges = {(edge.get("to-layer"), edge.get("to-port")): edge for edge in net.iterfind("./edges/edge")}
+    known = {layer.get("id"): layer for layer in layers}
     ops: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     compute: Counter[str] = Counter()
@@ -58,7 +61,9 @@ def inspect(path: Path) -> Inspection:
                 parameters += math.prod(_numbers(data.get("shape", "")))
         ports = list(layer.iterfind("./input/port"))
         if ports and (done := _macs(kind, ports, list(layer.iterfind("./output/port")))):
-            compute[_PRECISIONS.get(ports[0].get("precision", ""), "unknown")] += done
+            integers = [_integer(layer, port, known, edges) for port in ports[:2]]
+            whole = integers[0] if all(integers) else None
+            compute[whole or _PRECISIONS.get(ports[0].get("precision", ""), "unknown")] += done
     inputs = tuple(_spec(layer, layer) for layer in layers if layer.get("type") == "Parameter")
     weights_file = path.with_suffix(".bin")
     notes = [] if weights_file.is_file() else [f"its weights are missing: there is no {weights_file.name} beside it"]
@@ -106,6 +111,27 @@ def _results(
             source = None if edge is None else known.get(edge.get("from-layer"))
             if edge is not None and source is not None:
                 yield _spec(layer, source, edge.get("from-port"))
+
+
+def _integer(
+    layer: ElementTree.Element,
+    port: ElementTree.Element,
+    known: Mapping[str | None, ElementTree.Element],
+    edges: Mapping[tuple[str | None, str | None], ElementTree.Element],
+) -> str | None:
+    """The 8-bit type that an input of ``layer`` was dequantized from, which the plugin computes in; else None."""
+    at: tuple[str | None, str | None] = layer.get("id"), port.get("id")
+    for _ in range(len(known)):
+        edge = edges.get(at)
+        source = None if edge is None else known.get(edge.get("from-layer"))
+        if source is None or source.get("type") not in _DEQUANTIZING:
+            return None
+        first = source.find("./input/port")
+        if source.get("type") == "Convert" and first is not None:
+            found = _PRECISIONS.get(first.get("precision", ""), "")
+            return found if found in ("int8", "uint8") else None
+        at = source.get("id"), "0"
+    return None
 
 
 def _spec(layer: ElementTree.Element, source: ElementTree.Element, port: str | None = None) -> TensorSpec:

@@ -119,6 +119,33 @@ def test_quantized_compute_is_that_of_the_codes(tmp_path: Path) -> None:
     assert next(iter(seen.weights)) == "int8"
 
 
+def test_quantized_compute_in_openvino_is_that_of_the_integers(tmp_path: Path) -> None:
+    """One product of dequantized factors, and one whose other factor is float."""
+    from retarget.targets.openvino.runtime import openvino
+
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (float[2,8] x) => (float[2,4] y, float[2,6] z)
+          <float s = {0.1}, uint8 zero = {100}, float ws = {0.01}, int8 wzero = {0}> {
+          q = QuantizeLinear(x, s, zero)
+          d = DequantizeLinear(q, s, zero)
+          wd = DequantizeLinear(w, ws, wzero)
+          y = MatMul(d, wd)
+          z = MatMul(d, v)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, array in (
+        ("w", rng.integers(-127, 128, (8, 4)).astype("i1")),
+        ("v", rng.normal(size=(8, 6)).astype("f")),
+    ):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    openvino.save_model(openvino.Core().read_model(tmp_path / "m.onnx"), tmp_path / "m.xml", compress_to_fp16=False)
+    found = inspect(tmp_path / "m.xml")
+    assert found.compute == {"float32": 2 * 8 * 6, "uint8": 2 * 8 * 4}
+
+
 def test_an_openvino_model_says_the_same(folder: Path) -> None:
     from retarget.targets.openvino.runtime import openvino
 
