@@ -104,7 +104,7 @@ def _int8(model: ir.Model, samples: Path, target: str) -> ir.Model:
     model, _ = equalize(model, batches, {"data": batches[0]}, strict=False)
     options = Int8Options(
         scheme=scheme,
-        method="mse",
+        method="auto",
         percentile=99.99,
         max_drop=None,
         min_snr_db=None,

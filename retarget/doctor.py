@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from retarget import catalog, processor
+from retarget.recipe import PRECISIONS
 from retarget.targets.tensorrt import gpu
 
 _CORE = ("retarget", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "numpy")
@@ -102,7 +103,7 @@ def _target(name: str) -> Examined:
         reason, remedy = problem
         return Examined("target", name, _versions(target.requires), f"no: {reason}", remedy)
     # fp32 first: it is what the others are held against.
-    builds = f"builds {', '.join(sorted(target.precisions, key=lambda name: (name != 'fp32', name)))}"
+    builds = f"builds {', '.join(sorted(target.precisions, key=PRECISIONS.index))}"
     executes = "executes" if idle is None else f"does not execute: {idle}"
     return Examined("target", name, _versions(target.requires), f"{builds}; {executes}")
 

@@ -23,6 +23,7 @@ from retarget.facts import BudgetFacts, Int8Facts, KeptNode, QuantizeFacts
 from retarget.metrics import Metric, open_metric
 from retarget.passes.fp16 import CastFloat16
 from retarget.passes.quantize import Quantize, candidates
+from retarget.schemes import AUTO
 from retarget.session import Session
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from retarget.calibration.ranges import Ranges
     from retarget.options import Int8Options
     from retarget.protocols import Feeds
-    from retarget.schemes import Grid, QuantScheme
+    from retarget.schemes import Grid, Method, QuantScheme
 
 HELD_OUT = 5
 """Of the calibration data, every so many-th batch gives no range: int8 is judged on it."""
@@ -71,7 +72,11 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
         notes.append("max_drop counts answers other than the float model's own: there are no labels to judge on")
     selection = Selection(model, batches, metric)
 
-    scheme = _Scheme(model, options, data.ranges)
+    tried = AUTO if options.method == "auto" else (options.method,)
+    schemes = [_Scheme(model, options, data.ranges, method) for method in tried]
+    scheme = schemes[0]
+    if len(schemes) > 1:
+        scheme = max(schemes, key=lambda one: selection.snr_db(one.simulated(model, ())))
     keep: frozenset[str] = frozenset()
     found: Found | None = None
     if goal is not None:
@@ -108,7 +113,7 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
         kept=tuple(KeptNode(name=one.name, op=one.op, reason=reasons.get(one.name, one.reason)) for one in final.kept),
         int8=Int8Facts(
             scheme=options.scheme.name,
-            method=options.method,
+            method=scheme.method,
             judged_on=f"{selection.rows} {data.words}",
             snr_db=selection.snr_db(simulated),
             bias_gain_db=gain,
@@ -128,7 +133,8 @@ class _Quantized:
 class _Scheme:
     """A model under one scheme: made anew for each set of nodes that stay float; tensors are shared."""
 
-    def __init__(self, model: ir.Model, options: Int8Options, ranges: Ranges) -> None:
+    def __init__(self, model: ir.Model, options: Int8Options, ranges: Ranges, method: Method) -> None:
+        self.method = method
         self._options = options
         self._ranges = ranges
         self._clipped: dict[str, tuple[float, float] | None] = {}
@@ -158,7 +164,7 @@ class _Scheme:
             recorded = self._ranges.get(name)
             usable = recorded is not None and recorded.elements
             self._clipped[name] = (
-                clip(recorded, grid, self._options.method, percentile=self._options.percentile)
+                clip(recorded, grid, self.method, percentile=self._options.percentile)
                 if recorded is not None and usable
                 else None
             )

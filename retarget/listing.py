@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from retarget import catalog
 from retarget.errors import RetargetError, did_you_mean
 from retarget.figures import bytes_text
+from retarget.recipe import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +92,7 @@ def _target(name: str) -> TargetRow:
     lack, idle = target.unavailable(), target.not_executable()
     return TargetRow(
         name=name,
-        precisions=tuple(sorted(target.precisions)),
+        precisions=tuple(sorted(target.precisions, key=PRECISIONS.index)),
         build="yes" if lack is None else f"no: {lack[0]}",
         execute="yes" if idle is None else f"no: {idle}",
     )

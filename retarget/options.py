@@ -12,7 +12,7 @@ import msgspec
 from retarget.facts import DataOrigin
 from retarget.preprocess import Classes, Preprocess
 from retarget.protocols import JSON
-from retarget.schemes import Method, QuantScheme
+from retarget.schemes import Choice, QuantScheme
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +84,7 @@ class Int8Options(Options, frozen=True, kw_only=True):
     """File ``data``: the calibration set. Inputs: ``model``, ``ranges``."""
 
     scheme: QuantScheme
-    method: Method
+    method: Choice
     percentile: float
     max_drop: float | None
     min_snr_db: float | None

@@ -22,7 +22,7 @@ from retarget.errors import RecipeError, RetargetError, did_you_mean
 from retarget.preprocess import Classes, Preprocess
 from retarget.recipe_nodes import Map, open_tree, parse_path, resolve, write_path
 from retarget.recipe_yaml import KeyPath, Reader, Settings, Written, struct_type
-from retarget.schemes import Method
+from retarget.schemes import Choice
 from retarget.spec import DEFAULT_RANGE, SPEC_PATTERN, DimRange, TensorSpec, symbols
 from retarget.tolerance import Tolerance
 
@@ -223,8 +223,9 @@ class Int8(Settings, frozen=True, kw_only=True):
     """int8 weights and activations, on ranges that calibration data gave."""
 
     method: Annotated[
-        Method, Meta(description="How a tensor's clipping range is found: mse, minmax, percentile or entropy.")
-    ] = "mse"
+        Choice,
+        Meta(description="How clipping ranges are found; auto: by mse or minmax, whichever measures better."),
+    ] = "auto"
     percentile: Annotated[
         float, Meta(gt=50, le=100, description="For `method: percentile`: share of the values that are kept.")
     ] = 99.99

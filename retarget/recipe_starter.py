@@ -102,7 +102,7 @@ def _build(targets: Sequence[str]) -> Iterator[str]:
     yield "  - fp32"
     yield "  - fp16"
     yield _line("  # - int8:", "needs data.calibration")
-    yield _line("  #     method: mse", "how clipping ranges are found: mse, minmax, percentile or entropy")
+    yield _line("  #     method: mse", "how clipping ranges are found: auto, mse, minmax, percentile or entropy")
     yield _line("  #     max_drop: 0.01", "return nodes to float until the metric loses no more")
     yield _line("  # - int4_weights", "weights alone; also int8_weights")
     yield _line("  # - half:", "a variant with a name of its own")

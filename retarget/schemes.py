@@ -14,6 +14,10 @@ import msgspec
 
 Method: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 """How a clipping range is found in what calibration recorded of a tensor."""
+Choice: TypeAlias = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+"""A method, or to try those of `AUTO` and take the one that measures best."""
+AUTO: tuple[Method, ...] = ("mse", "minmax")
+"""Long tails that matter, as a GELU's, want all of their range; others are better clipped."""
 
 
 @dataclass(frozen=True)

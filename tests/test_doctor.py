@@ -73,6 +73,7 @@ def test_a_target_that_builds_here_and_does_not_execute_says_both(monkeypatch: p
     monkeypatch.setattr(Flavour, "version", lambda self: "1.7.1")
     monkeypatch.setattr(Flavour, "unavailable", lambda self: None)
     monkeypatch.setattr(gpu, "missing", lambda: "no NVIDIA GPU on this machine")
-    assert found("target", "tensorrt_rtx").here == "builds fp32, fp16; does not execute: no NVIDIA GPU on this machine"
+    builds = "builds fp32, fp16, int8, int8_weights, int4_weights"
+    assert found("target", "tensorrt_rtx").here == f"{builds}; does not execute: no NVIDIA GPU on this machine"
     monkeypatch.setattr(gpu, "missing", lambda: None)
-    assert found("target", "tensorrt_rtx").here == "builds fp32, fp16; executes"
+    assert found("target", "tensorrt_rtx").here == f"{builds}; executes"

@@ -419,7 +419,7 @@ INT8 = LEAST + "data: {calibration: c.npz}\n"
 def test_int8_has_a_default_for_everything_but_data(tmp_path: Path) -> None:
     (variant,) = load_text(tmp_path, INT8 + "variants: [int8]\n").variants
     assert variant == Variant(name="int8", precision="int8", options=Int8())
-    assert variant.options == Int8(method="mse", max_drop=None, min_snr_db=None, rest="fp32", equalize=True, keep=())
+    assert variant.options == Int8(method="auto", max_drop=None, min_snr_db=None, rest="fp32", equalize=True, keep=())
 
 
 def test_int8_and_weights_only_say_what_they_are_told(tmp_path: Path) -> None:
