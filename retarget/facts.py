@@ -143,7 +143,8 @@ class BudgetFacts(Fact, frozen=True, kw_only=True):
     macs_share: float
     """Share, 0 to 1, of the multiply-accumulates that went back to float."""
     latency_ratio: float | None
-    """Time of a call over that with every node in int8, in ONNX Runtime where it was made; None: nothing went back."""
+    """Time of a call over that with every node in int8, in ONNX Runtime where it was made; None where nothing went
+    back, and for the schemes of other runtimes."""
     tried: int
     """How many models were judged."""
 

@@ -23,7 +23,7 @@ from retarget.facts import BudgetFacts, Int8Facts, KeptNode, QuantizeFacts
 from retarget.metrics import Metric, open_metric
 from retarget.passes.fp16 import CastFloat16
 from retarget.passes.quantize import Quantize, candidates
-from retarget.schemes import AUTO
+from retarget.schemes import AUTO, U8S8
 from retarget.session import Session
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
         notes.append("max_drop counts answers other than the float model's own: there are no labels to judge on")
     selection = Selection(model, batches, metric)
 
-    tried = AUTO if options.method == "auto" else (options.method,)
-    schemes = [_Scheme(model, options, data.ranges, method) for method in tried]
+    methods = AUTO if options.method == "auto" else (options.method,)
+    schemes = [_Scheme(model, options, data.ranges, method) for method in methods]
     scheme = schemes[0]
     if len(schemes) > 1:
         scheme = max(schemes, key=lambda one: selection.snr_db(one.simulated(model, ())))
@@ -88,24 +88,20 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
         best, gain = corrected(
             model, lambda changed: scheme.simulated(changed, keep), data.calibration, selection.snr_db
         )
-    final = scheme.quantized(best, keep)
     simulated = scheme.simulated(best, keep)
+    if goal is not None and gain is not None and not goal.holds(selection.judge(goal)(simulated)):
+        # Nearer to the float model, and yet another answer too many.
+        best, gain, simulated = model, None, scheme.simulated(model, keep)
+    final = scheme.quantized(best, keep)
     budget = None
     if goal is not None and found is not None:
         after = selection.judge(goal)(simulated)
         if not goal.holds(after):
             raise RetargetError(_missed(goal, found, after, options), "loosen it, or build this variant as fp16")
-        budget = BudgetFacts(
-            goal=str(goal),
-            before=found.before,
-            after=after,
-            returned=tuple(KeptNode(name=one.name, op=one.op, reason=one.reason) for one in found.reverted),
-            macs_share=found.macs_share,
-            latency_ratio=_latency_ratio(final.model, scheme.quantized(best, ()).model, batches[0].feeds)
-            if keep
-            else None,
-            tried=found.tried,
-        )
+        ratio = None
+        if keep and options.scheme == U8S8:
+            ratio = _latency_ratio(final.model, scheme.quantized(best, ()).model, batches[0].feeds)
+        budget = _budget(goal, found, after, ratio)
     reasons = {one.name: f"returned to float: {one.reason}" for one in (budget.returned if budget else ())}
     return final.model, QuantizeFacts(
         precision="int8",
@@ -120,6 +116,18 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
             budget=budget,
             notes=tuple(notes),
         ),
+    )
+
+
+def _budget(goal: Goal, found: Found, after: float, latency_ratio: float | None) -> BudgetFacts:
+    return BudgetFacts(
+        goal=str(goal),
+        before=found.before,
+        after=after,
+        returned=tuple(KeptNode(name=one.name, op=one.op, reason=one.reason) for one in found.reverted),
+        macs_share=found.macs_share,
+        latency_ratio=latency_ratio,
+        tried=found.tried,
     )
 
 

@@ -14,8 +14,8 @@ from retarget import catalog
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "torch", "openvino", "tensorrt_rtx")
 PACKAGE = Path(retarget.__file__).parent
 HEAVY_MODULES = {
-    "adapt", "bench", "budget", "compare", "correction", "equalization", "graph", "int8", "metrics", "reference", "session",
-    "steps", "user_code",
+    "adapt", "bench", "budget", "compare", "correction", "equalization", "graph", "int8", "metrics", "reference",
+    "session", "steps", "user_code",
 }  # fmt: skip
 """The top-level modules that only a worker or a heavy command imports."""
 LIGHT = [

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pass_testing as testing
 import pytest
+from numpy.typing import NDArray
 from quantizing import Quantized, drawn, f32, min_max, run
 
 from retarget import schemes
@@ -405,7 +406,7 @@ EMBEDDING = """m (float[N,3,8,8] x) => (float[N,4,6] y) {
     [dense] d = MatMul(n, w2)
     y = Add(s, d)
 }"""
-EMBEDDING_WEIGHTS = {
+EMBEDDING_WEIGHTS: dict[str, NDArray[np.generic]] = {
     "w": drawn(6, 3, 4, 4, scale=0.2),
     "b": drawn(6, seed=1),
     "shape": np.array([0, 6, 4], np.int64),
