@@ -15,7 +15,7 @@ from retarget.output import OutputFolder
 from retarget.plan import Invocation
 from retarget.plan import make as make_plan
 from retarget.protocols import Outcome
-from retarget.report_artifacts import ranges_page
+from retarget.report_artifacts import CALIBRATION, ranges_folder
 
 if TYPE_CHECKING:
     from retarget.recipe import Recipe
@@ -75,7 +75,7 @@ def build(
         # All at the end, and without the old report: a build that is ended before leaves the folder as it was, and at
         # no moment does a report stand beside artifacts that it does not speak of.
         with output.alone():
-            for name in report.NAMES:
+            for name in (*report.NAMES, CALIBRATION):
                 output.remove(name)
             for outcome in outcomes:
                 _place(output, outcome)
@@ -101,11 +101,9 @@ def _place(output: OutputFolder, outcome: Outcome) -> None:
             output.place(outcome.artifact, name)
         else:
             output.remove(name)
-    elif step.kind == "calibrate" and step.options["plot"]:
-        name = ranges_page(step)
-        output.remove(name)
-        if outcome.artifact:
-            output.place_file(outcome.artifact.path / "ranges.html", name)
+    elif step.kind == "calibrate":
+        for file in sorted(outcome.artifact.path.glob("ranges.*")) if outcome.artifact and step.options["plot"] else ():
+            output.place_file(file, f"{ranges_folder(step)}/{file.name}")
     elif step.kind == "convert":
         output.remove("reference*.npz")
         for file in outcome.artifact.path.glob("reference*.npz") if outcome.artifact else ():

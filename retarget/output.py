@@ -81,9 +81,11 @@ class OutputFolder:
 
     def place_file(self, source: Path, name: str) -> None:
         """Put a copy of one file at ``name``."""
-        with _disk_errors(self.path / name), self._staged() as staged:
-            clone_file(source, staged / name)
-            (staged / name).replace(self.path / name)
+        destination = self.path / name
+        with _disk_errors(destination), self._staged() as staged:
+            clone_file(source, staged / destination.name)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            (staged / destination.name).replace(destination)
 
     def write(self, name: str, text: str) -> None:
         """Write one text file whole or not at all."""

@@ -296,16 +296,20 @@ def _budget(emit: Step, done: Done) -> Iterator[StageRow]:
         yield StageRow(step=step.id, output=worst, snr_db=snr_db, share=power / total if total else None)
 
 
-def ranges_page(calibrate: Step) -> str:
-    """The name beside the report of the page that a calibrate step plotted: ``ranges-equalized.html``."""
-    return f"{calibrate.id.replace('calibrate', 'ranges').replace(' ', '-')}.html"
+CALIBRATION = "calibration"
+"""The folder of a build that holds what calibration recorded."""
+
+
+def ranges_folder(calibrate: Step) -> str:
+    """Where a build places the ranges that a step plotted: ``calibration/equalized``."""
+    return f"{CALIBRATION}/{calibrate.id.split()[-1]}"
 
 
 def _ranges(emit: Step, done: Done) -> str | None:
     for step in _chain(emit):
         calibrate = step.inputs.get("ranges")
         if calibrate is not None and calibrate.options.get("plot") and done.manifest(calibrate) is not None:
-            return ranges_page(calibrate)
+            return f"{ranges_folder(calibrate)}/ranges.html"
     return None
 
 

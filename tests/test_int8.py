@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,19 @@ def test_a_runtime_that_leaves_out_roundings_is_judged_without_them(model: ir.Mo
     assert facts.int8 is not None
     assert facts.int8.snr_db == pytest.approx(judged_db(model, simulated, data), abs=0.05)
     assert facts.int8.snr_db > judged_db(model, changed, data)
+
+
+@pytest.mark.parametrize("samples", [16, 48])
+def test_the_method_that_measures_better_is_taken(model: ir.Model, data: Data, samples: int) -> None:
+    fewer = dataclasses.replace(data, ranges=observe(model, batches(CALIBRATION, *range(0, samples, 16))))
+    scores = {}
+    for method in ("mse", "minmax"):
+        changed, _ = quantize(model, options(method=method), fewer)
+        scores[method] = judged_db(model, changed, fewer)
+    chosen, facts = quantize(model, options(method="auto"), fewer)
+    assert facts.int8 is not None
+    assert facts.int8.method == max(scores, key=lambda method: scores[method])
+    assert judged_db(model, chosen, fewer) == pytest.approx(max(scores.values()), abs=1e-6)
 
 
 def test_a_budget_that_holds_costs_nothing(model: ir.Model, data: Data) -> None:
@@ -347,6 +361,13 @@ def simulated(report: Report, name: str, scheme: str) -> float:
 
 
 @pytest.mark.timeout(300)
+def test_what_calibration_recorded_is_beside_the_report(made: Report, folder: Path) -> None:
+    linked = {row.ranges for row in made.artifacts if row.int8 is not None}
+    assert linked == {"calibration/equalized/ranges.html"}
+    page = (folder / "out" / "calibration/equalized/ranges.html").read_text()
+    assert all(f">{name}<" in page for name in ("image", "logits"))
+
+
 def test_one_calibration_serves_every_target(made: Report) -> None:
     assert made.verdict == "pass", made.reasons
     ran = [step.id for step in made.steps if step.kind in ("calibrate", "quantize") or step.id == "equalize"]
