@@ -36,6 +36,8 @@ CALLS = 30
 SPAN = 3.0
 """Channels are rescaled by up to e to this power."""
 OURS = ("retarget", "retarget openvino")
+IN_OPENVINO = ("retarget openvino", "nncf")
+"""The tools whose artifacts are OpenVINO's; the others write ONNX files, which ONNX Runtime executes here."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ def accuracy(place: Place) -> None:
     from retarget.compare import snr_db
 
     distances: dict[str, float] = {}
+    beside: dict[str, float] = {}
     apart: dict[str, float] = {}
     for name in place.models:
         how = trained.MODELS[name]
@@ -273,14 +276,23 @@ def accuracy(place: Place) -> None:
         if own and peers:
             # The worse of the two schemes.
             distances[name] = min(own) - max(peers)
+        for tool in set(OURS) & set(found):
+            executed_alike = [
+                value
+                for peer, value in found.items()
+                if peer not in OURS and (peer in IN_OPENVINO) == (tool in IN_OPENVINO)
+            ]
+            if executed_alike:
+                beside[f"{name} in {tool}"] = found[tool] - max(executed_alike)
     words = ", ".join(f"{name} {distance:+.2f} dB" for name, distance in distances.items()) or "-"
     some = bool(distances)
     print()
     verdict(
         "SNR at most 0.5 dB below the best peer's", all(v >= -0.5 for v in distances.values()) if some else None, words
     )
-    above = sum(value > 0 for value in distances.values())
-    verdict("SNR above the best peer's on most", above * 2 > len(distances) if some else None, words)
+    above = sum(value > 0 for value in beside.values())
+    words = ", ".join(f"{name} {distance:+.2f} dB" for name, distance in beside.items()) or "-"
+    verdict("SNR above the best peer's of the same runtime on most", above * 2 > len(beside) if beside else None, words)
     words = ", ".join(f"{name} {distance:+.2f} dB" for name, distance in apart.items()) or "-"
     verdict(
         "artifacts within 1 dB of the simulation", all(abs(v) <= 1 for v in apart.values()) if apart else None, words
