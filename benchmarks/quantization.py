@@ -276,7 +276,7 @@ def accuracy(place: Place) -> None:
         if own and peers:
             # The worse of the two schemes.
             distances[name] = min(own) - max(peers)
-        for tool in set(OURS) & set(found):
+        for tool in (one for one in OURS if one in found):
             executed_alike = [
                 value
                 for peer, value in found.items()
