@@ -486,7 +486,7 @@ def _check_variants(recipe: Recipe) -> Iterator[Finding]:
         if isinstance(variant.options, Int8) and recipe.data.calibration is None:
             yield (
                 ("variants", i),
-                f"'{variant.name}' is int8, and there is no data to calibrate it with",
+                f"'{variant.name}' needs data to be calibrated with, and there is none",
                 NO_CALIBRATION,
             )
 

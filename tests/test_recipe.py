@@ -478,7 +478,7 @@ def test_int8_without_data_is_refused_where_it_is_asked_for(tmp_path: Path) -> N
     with pytest.raises(RecipeError) as wrong:
         load_text(tmp_path, LEAST + "variants: [fp32, int8, int8_weights]\n")
     text = str(wrong.value)
-    assert "variants[1]: 'int8' is int8, and there is no data to calibrate it with\nhint: " in text
+    assert "variants[1]: 'int8' needs data to be calibrated with, and there is none\nhint: " in text
     assert "variants[2]" not in text
 
 
