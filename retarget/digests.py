@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 from retarget.errors import RetargetError
+from retarget.walk import files_below
 
 Fingerprint: TypeAlias = tuple[int, int, int, int, int]
 """Device, inode, size, mtime and ctime in ns."""
 
 RACY_NS = 2_000_000_000
 """A file changed so recently may change again within one tick of its file system's clock, unseen by ``stat``."""
+
+COMPILED = "__pycache__"
+"""What Python compiles out of the files of a folder: it says nothing that they do not."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS digests (
@@ -53,7 +55,8 @@ class Digests:
         try:
             if not path.is_dir():
                 return self._files([path])[0]
-            files = sorted(_walk(path), key=lambda file: file.as_posix())
+            below = files_below(path, leave_out=lambda name: name == COMPILED)
+            files = sorted(below, key=lambda file: file.as_posix())
             lines = [
                 f"{digest}  {file.relative_to(path).as_posix()}\n"
                 for file, digest in zip(files, self._files(files), strict=True)
@@ -127,17 +130,3 @@ def _fingerprint(path: Path) -> Fingerprint:
     if not stat.S_ISREG(status.st_mode):
         raise RetargetError(f"{path}: neither a file nor a folder")
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """All files below ``folder``, linked folders included, each folder once; not what Python compiles out of them."""
-    visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        if "__pycache__" in folders:
-            folders.remove("__pycache__")
-        visited.add((status.st_dev, status.st_ino))
-        yield from (Path(parent, name) for name in files)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from retarget import graph
 from retarget.budget import Batch, Selection
 from retarget.calibration.channels import channel_absmax
-from retarget.calibration.methods import clip
+from retarget.calibration.methods import chooser
 from retarget.calibration.observers import observe
 from retarget.facts import OptimizeFacts
 from retarget.passes.check import run_checked
@@ -28,7 +28,6 @@ from retarget.schemes import U8S8
 
 if TYPE_CHECKING:
     from retarget.protocols import Feeds
-    from retarget.schemes import Grid
 
 WORTH_DB = 0.1
 """A gain that is smaller may be chance."""
@@ -86,11 +85,7 @@ def equalize(
 
 def _int8_db(model: ir.Model, batches: Sequence[Feeds], selection: Selection) -> float:
     """The SNR of ``model`` in the int8 that most runtimes share, with the ranges of ``batches``."""
-    ranges = observe(model, batches)
-
-    def choose(name: str, grid: Grid) -> tuple[float, float] | None:
-        return clip(ranges[name], grid, "mse") if name in ranges else None
-
+    choose = chooser(observe(model, batches), "mse")
     return selection.snr_db(Quantize(U8S8, choose)(graph.clone(model)).model)
 
 
@@ -104,4 +99,5 @@ def _joined(facts: Sequence[OptimizeFacts]) -> OptimizeFacts:
         snr_db=min(known, default=None),
         seconds_passes=sum(fact.seconds_passes for fact in facts),
         seconds_check=sum(fact.seconds_check for fact in facts),
+        notes=tuple(dict.fromkeys(note for fact in facts for note in fact.notes)),
     )

@@ -16,7 +16,7 @@ import numpy as np
 from retarget import graph
 from retarget.bench import interleave
 from retarget.budget import Batch, Found, Goal, Selection, describe, search
-from retarget.calibration.methods import clip
+from retarget.calibration.methods import chooser
 from retarget.correction import corrected
 from retarget.errors import RetargetError, did_you_mean
 from retarget.facts import BudgetFacts, Int8Facts, KeptNode, QuantizeFacts
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from retarget.calibration.ranges import Ranges
     from retarget.options import Int8Options
     from retarget.protocols import Feeds
-    from retarget.schemes import Grid, Method, QuantScheme
+    from retarget.schemes import Method, QuantScheme
 
 HELD_OUT = 5
 """Of the calibration data, every so many-th batch gives no range: int8 is judged on it."""
@@ -145,7 +145,7 @@ class _Scheme:
         self.method = method
         self._options = options
         self._ranges = ranges
-        self._clipped: dict[str, tuple[float, float] | None] = {}
+        self._choose = chooser(ranges, method, percentile=options.percentile)
         self._asked = named(model, options.keep)
         self.candidates = tuple(name for name in candidates(model, options.scheme) if name not in self._asked)
 
@@ -158,7 +158,7 @@ class _Scheme:
         return self._make(self._options.scheme.simulated, model, keep).model
 
     def _make(self, scheme: QuantScheme, model: ir.Model, keep: Collection[str]) -> _Quantized:
-        one = Quantize(scheme, self._clip, {*self._asked, *keep})
+        one = Quantize(scheme, self._choose, {*self._asked, *keep})
         made = one(graph.clone(model)).model
         if self._options.rest == "fp32":
             return _Quantized(made, one.quantized, one.kept)
@@ -166,17 +166,6 @@ class _Scheme:
         made = cast(made).model
         in_float32 = {node.name for node in cast.kept}
         return _Quantized(made, one.quantized, tuple(node for node in one.kept if node.name in in_float32))
-
-    def _clip(self, name: str, grid: Grid) -> tuple[float, float] | None:
-        if name not in self._clipped:
-            recorded = self._ranges.get(name)
-            usable = recorded is not None and recorded.elements
-            self._clipped[name] = (
-                clip(recorded, grid, self.method, percentile=self._options.percentile)
-                if recorded is not None and usable
-                else None
-            )
-        return self._clipped[name]
 
 
 def named(model: ir.Model, keep: Sequence[str]) -> set[str]:

@@ -5,7 +5,6 @@ Light: recipes and plans are made of it. ``calibration.images`` and ``calibratio
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -14,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from retarget.errors import RetargetError
+from retarget.walk import files_below
 
 Media: TypeAlias = Literal["images", "audio"]
 Size: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -116,7 +116,7 @@ def per_channel(numbers: float | tuple[float, ...], channels: int) -> tuple[floa
 
 def media_in(folder: Path) -> Media | None:
     """What the files below ``folder`` are; None where they are arrays, or there are none."""
-    suffixes = {file.suffix.lower() for file in files_below(folder)}
+    suffixes = {file.suffix.lower() for file in shown_below(folder)}
     if ".npy" in suffixes:  # a picture beside arrays is only that
         return None
     return next((media for media, known in SUFFIXES.items() if suffixes & known), None)
@@ -135,14 +135,7 @@ def check_folder(folder: Path, preprocess: Preprocess | None) -> Media | None:
     )
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files below ``folder``, linked folders included, each folder once; those that are hidden left out."""
-    visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+def shown_below(folder: Path) -> Iterator[Path]:
+    """All files below ``folder`` that are not hidden."""
+    files = files_below(folder, leave_out=lambda name: name.startswith("."))
+    return (file for file in files if not file.name.startswith("."))

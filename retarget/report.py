@@ -269,6 +269,7 @@ def _optimize(done: Done) -> Iterator[OptimizeRow]:
                 seconds_passes=facts.seconds_passes,
                 seconds_check=facts.seconds_check,
                 passes=facts.passes,
+                notes=facts.notes,
             )
 
 

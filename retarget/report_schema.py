@@ -108,6 +108,8 @@ class OptimizeRow(Row, frozen=True, kw_only=True):
     seconds_passes: float
     seconds_check: float
     passes: tuple[PassFact, ...]
+    notes: tuple[str, ...] = ()
+    """What the check left out, and why."""
 
 
 # ---- artifacts

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from retarget.errors import RetargetError, did_you_mean
-from retarget.preprocess import SUFFIXES, files_below
+from retarget.preprocess import SUFFIXES, shown_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ def media_files(path: Path, media: Media) -> list[Path]:
     So the first samples of a folder a class are of all classes, not of the first one alone.
     """
     turns: dict[Path, list[Path]] = {}
-    files = (file for file in files_below(path) if file.suffix.lower() in SUFFIXES[media])
+    files = (file for file in shown_below(path) if file.suffix.lower() in SUFFIXES[media])
     for file in sorted(files, key=lambda file: tuple(natural(part) for part in file.relative_to(path).parts)):
         turns.setdefault(file.parent, []).append(file)
     return [file for turn in itertools.zip_longest(*turns.values()) for file in turn if file is not None]

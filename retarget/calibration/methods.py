@@ -8,6 +8,7 @@ change no choice: every range contains 0 and every grid represents it, so MSE an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from retarget.calibration.ranges import TensorRange, summed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -39,6 +40,21 @@ _COARSE_BITS = 3
 _ENTROPY_STRIDE = 4
 _ENTROPY_CLIPPED = 1e-3
 """Share of the values other than zero that the entropy method may clip at most."""
+
+
+def chooser(
+    ranges: Mapping[str, TensorRange], method: Method, *, percentile: float = PERCENTILE
+) -> Callable[[str, Grid], tuple[float, float] | None]:
+    """`clip` by the name of a value, each worked out once; None for a value of which nothing finite was recorded."""
+
+    @cache
+    def choose(name: str, grid: Grid) -> tuple[float, float] | None:
+        recorded = ranges.get(name)
+        if recorded is None or not recorded.elements:
+            return None
+        return clip(recorded, grid, method, percentile=percentile)
+
+    return choose
 
 
 def clip(tensor: TensorRange, grid: Grid, method: Method, *, percentile: float = PERCENTILE) -> tuple[float, float]:
