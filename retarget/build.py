@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retarget import engine, lock, recipe, report
+from retarget import engine, lock, recipe_write, report
 from retarget.engine import Event, Limits
 from retarget.errors import RetargetError
 from retarget.output import OutputFolder
@@ -80,7 +80,7 @@ def build(
             for outcome in outcomes:
                 _place(output, outcome)
             if locked is None:
-                output.write(RECIPE, recipe.dump(wanted, relative_to=folder.absolute()))
+                output.write(RECIPE, recipe_write.dump(wanted, relative_to=folder.absolute()))
                 output.write(lock.NAME, lock.dump(current))
             report.write(made, folder)
     return Built(made, report.exit_code(made))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from retarget import __version__, recipe
+from retarget import __version__, recipe_write
 from retarget.errors import RetargetError
 from retarget.recipe import Recipe
 
@@ -42,7 +42,7 @@ def make(wanted: Recipe, inputs: Mapping[Path, str], versions: Mapping[str, str]
     return Lock(
         schema=1,
         retarget=__version__,
-        recipe=recipe.dump(wanted, relative_to=root),
+        recipe=recipe_write.dump(wanted, relative_to=root),
         inputs=dict(sorted(relative.items())),
         versions=dict(sorted(versions.items())),
     )

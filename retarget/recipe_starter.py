@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from retarget import catalog
-from retarget.recipe import scalar
 from retarget.recipe_nodes import write_path
+from retarget.recipe_write import scalar
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 
 COLUMN = 40

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from retarget import build as builds
 from retarget import plan as plans
 from retarget import recipe as recipes
-from retarget import report
+from retarget import recipe_write, report
 from retarget.engine import Limits
 from retarget.errors import MissingToolchain, RetargetError
 from retarget.facts import CalibrateFacts, EvaluateFacts
@@ -286,10 +286,10 @@ def quick(digits: Digits, preprocess: str | None) -> recipes.Recipe:
 def test_the_command_line_takes_the_block_too(digits: Digits) -> None:
     wanted = quick(digits, "{color: gray, scale: 1/255, mean: [0.5]}")
     assert wanted.data.preprocess == Preprocess(color="gray", scale="1/255", mean=(0.5,))
-    made = digits.plan(recipes.dump(wanted))
+    made = digits.plan(recipe_write.dump(wanted))
     assert made.recipe.data == wanted.data
     with pytest.raises(RetargetError, match="images need a `preprocess:` block") as caught:
-        digits.plan(recipes.dump(quick(digits, None)))
+        digits.plan(recipe_write.dump(quick(digits, None)))
     assert "or with --preprocess, as in `preprocess: {resize: 256, crop: 224" in (caught.value.hint or "")
 
 

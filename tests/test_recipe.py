@@ -1,22 +1,20 @@
-"""Recipes as users write them: the contract's example, mistakes, round trips, the schema, the starter."""
+"""Recipes as users write them: the contract's example, mistakes, and files that are no recipes."""
 
 import datetime
-import json
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import hypothesis.strategies as st
-import jsonschema
 import msgspec
 import pytest
 from hypothesis import given, settings
+from recipe_texts import CONTRACT, LEAST, load_text, options_of, problems
 
-from retarget import catalog, recipe_schema
+from retarget import catalog
 from retarget.errors import RecipeError
 from retarget.preprocess import Preprocess
 from retarget.recipe import (
@@ -42,87 +40,11 @@ from retarget.recipe import (
     Waiver,
     WeightsOnly,
     check,
-    dump,
     load,
 )
-from retarget.recipe_nodes import File, List, Map, Node, Scalar, compose
-from retarget.recipe_starter import starter
-from retarget.spec import DEFAULT_RANGE, DTYPES, DimRange, TensorSpec
+from retarget.recipe_write import dump
+from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec
 from retarget.tolerance import Tolerance
-
-DOCS = Path(__file__).parents[1] / "docs"
-
-CONTRACT = """\
-# yaml-language-server: $schema=../../docs/recipe.schema.json
-version: 1
-name: digits
-model:
-  path: digits_cnn.safetensors        # every path is relative to the recipe
-  factory: model.py:build             # code that builds the module: PyTorch state dicts, JAX
-  inputs: {image: "float32[N,1,32,32]"}
-  shapes: {N: {min: 1, opt: 8, max: 32}}
-data:
-  samples: {path: samples.npz}        # optional, for parity
-  calibration: {path: calibration.npz, samples: 256}      # .npz / a folder of .npy / file.py:function
-  evaluation: {path: evaluation.npz, labels: label, metric: top1}
-optimize: default                     # or a list of passes, each a name or {name: options}
-variants:                             # a name, or {name: settings}; `precision` defaults to the name
-  - fp32
-  - fp16
-  - half: {precision: fp16, io: float16}
-targets:
-  - onnxruntime
-  - openvino
-  - tensorrt_rtx: {variants: [fp16, half], compute_capability: ["8.9"], optional: true}
-gates:
-  parity: {fp32: {max_abs: 1.0e-4}, fp16: {snr_db: 40}, int8: {snr_db: 15}}
-  accuracy: {max_drop: 0.01}
-  latency: {max_ratio: 1.10}          # against the baseline report
-  verified: [openvino]                # these must have been executed, not only built
-waivers:
-  - {gate: parity, target: openvino, variant: fp16, reason: "…", expires: 2027-01-31}
-"""
-"""The contract's example as far as it can be built today."""
-
-LEAST = "version: 1\nname: x\nmodel: m.onnx\ntargets: [onnxruntime]\n"
-
-
-def load_text(folder: Path, text: str) -> Recipe:
-    path = folder / "recipe.yaml"
-    path.write_text(text)
-    return load(path)
-
-
-def problems(folder: Path, text: str) -> list[str]:
-    """Each problem from its line on, hint included."""
-    with pytest.raises(RecipeError) as caught:
-        load_text(folder, text)
-    return [str(problem).removeprefix(f"{folder}/recipe.yaml:") for problem in caught.value.problems]
-
-
-def options_of(target: str, **values: object) -> msgspec.Struct:
-    return msgspec.convert(values, catalog.target(target).Options)
-
-
-def as_json(node: Node) -> object:
-    """What a YAML editor validates: the tree with YAML 1.2's scalars."""
-    if isinstance(node, Scalar):
-        return node.value
-    if isinstance(node, List):
-        return [as_json(item) for item in node.items]
-    return {key: as_json(value) for key, (_, value) in node.entries.items()}
-
-
-def valid(text: str) -> bool:
-    node, _ = compose(text, File(Path("/r.yaml"), "r.yaml"))
-    assert isinstance(node, Map)
-    return validator().is_valid(as_json(node))
-
-
-@cache
-def validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(recipe_schema.schema())
-
 
 # ---- reading
 
@@ -570,269 +492,6 @@ def test_any_bytes_are_a_recipe_error(data: bytes) -> None:
         path.write_bytes(data)
         with pytest.raises(RecipeError):
             load(path)
-
-
-# ---- writing
-
-HOME = Path("/home/someone/recipes")
-PATHS = st.lists(
-    st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=8).filter(
-        lambda part: part not in {".", ".."}
-    ),
-    min_size=1,
-    max_size=4,
-).map(lambda parts: Path("/", *parts))
-PLAIN_PATHS = PATHS.filter(lambda path: re.search(r"\.py:\w+$", str(path)) is None)
-FUNCTIONS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True)
-CODES = st.builds(lambda path, name: Code(path.with_name(path.name + ".py"), name), PATHS, FUNCTIONS)
-SOURCES = st.builds(Source, PLAIN_PATHS) | CODES.map(lambda code: Source(code.file, code.function))
-NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
-COUNTS = st.integers(1, 2**31)
-SHAPES = st.lists(COUNTS, min_size=3, max_size=3).map(
-    lambda sizes: Shape(min=min(sizes), opt=sorted(sizes)[1], max=max(sizes))
-)
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(-1e300, 1e300) | TEXTS,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(TEXTS.filter(lambda key: key not in {"", "<<"}), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
-BOUNDS = st.none() | st.floats(0, 1)
-TOLERANCES = st.builds(
-    lambda first, rest: Tolerance(**{"snr_db": 1.0 if set(rest.values()) == {None} else first, **rest}),
-    BOUNDS,
-    st.fixed_dictionaries({"max_abs": BOUNDS, "mean_abs": BOUNDS, "cosine": BOUNDS, "top1_agreement": BOUNDS}),
-)
-SIZES = st.none() | COUNTS | st.tuples(COUNTS, COUNTS)
-NUMBERS = st.floats(0.01, 1e6) | st.tuples(st.floats(-9, -0.1), st.floats(0.1, 9), st.floats(1, 2))
-PREPROCESS = st.builds(
-    Preprocess,
-    resize=SIZES,
-    crop=SIZES,
-    color=st.sampled_from(["rgb", "bgr"]),
-    layout=st.sampled_from(["nchw", "nhwc"]),
-    scale=st.floats(0.001, 9) | st.just("1/255"),
-    mean=NUMBERS,
-    std=NUMBERS,
-) | st.builds(Preprocess, sample_rate=COUNTS, length=st.none() | COUNTS)
-
-
-@st.composite
-def recipes(draw: st.DrawFn) -> Recipe:
-    symbols = draw(st.lists(FUNCTIONS, unique=True, max_size=3))
-    dtypes = draw(st.lists(st.sampled_from(sorted(DTYPES)), min_size=1, max_size=2))
-    input_names = draw(st.lists(TEXTS.filter(lambda key: key not in {"", "<<"}), unique=True, min_size=2, max_size=2))
-    names = draw(st.lists(NAMES, unique_by=str.casefold, min_size=1, max_size=3))
-    variants = []
-    for name in names:
-        if name == "fp32" or (name != "fp16" and draw(st.booleans())):
-            variants.append(Variant(name=name, precision="fp32"))
-        else:
-            options = Fp16(io="float16") if draw(st.booleans()) else Fp16()
-            variants.append(Variant(name=name, precision="fp16", options=options))
-    targets = []
-    for target in draw(st.lists(st.sampled_from(sorted(catalog.TARGETS)), unique=True, min_size=1)):
-        some = draw(st.none() | st.lists(st.sampled_from(names), min_size=1, unique=True).map(tuple))
-        given_options = {"compute_capability": ["8.9"]} if target == "tensorrt_rtx" and draw(st.booleans()) else {}
-        targets.append(
-            TargetEntry(
-                name=target, variants=some, optional=draw(st.booleans()), options=options_of(target, **given_options)
-            )
-        )
-    evaluation = Evaluation(
-        path=draw(SOURCES),
-        labels=draw(TEXTS),
-        metric=draw(st.sampled_from(["top1", "top5"]) | CODES),  # type: ignore[arg-type]
-    )
-    passes = st.lists(
-        st.builds(PassEntry, name=st.sampled_from(sorted(catalog.PASSES)), options=st.dictionaries(NAMES, JSON_VALUES)),
-        max_size=2,
-    ).map(tuple)
-    return Recipe(
-        version=1,
-        name=draw(NAMES),
-        model=Model(
-            path=draw(PATHS),
-            factory=draw(st.none() | CODES),
-            inputs={name: TensorSpec(name, dtype, tuple(symbols)).type for name, dtype in zip(input_names, dtypes)},  # noqa: B905
-            shapes={symbol: draw(SHAPES | COUNTS) for symbol in symbols},
-            sha256=draw(st.none() | st.from_regex("[0-9a-f]{64}", fullmatch=True)),
-            trust=draw(st.booleans()),
-            options=draw(st.dictionaries(TEXTS.filter(lambda key: key not in {"", "<<"}), JSON_VALUES, max_size=2)),
-        ),
-        outputs=tuple(draw(st.lists(TEXTS, unique=True, max_size=2))),
-        data=Data(
-            samples=draw(st.none() | st.builds(Samples, path=SOURCES, samples=COUNTS)),
-            calibration=draw(st.none() | st.builds(Samples, synthetic=st.just("normal"), samples=st.none() | COUNTS)),
-            selection=draw(st.none() | st.builds(Samples, path=SOURCES)),
-            evaluation=evaluation,
-            preprocess=draw(st.none() | PREPROCESS),
-        ),
-        optimize=draw(st.just("aggressive") | passes),  # type: ignore[arg-type]
-        variants=tuple(variants),
-        targets=tuple(targets),
-        gates=Gates(
-            parity=draw(st.dictionaries(st.sampled_from([*names, "int8"]), TOLERANCES)),
-            accuracy=AccuracyGate(max_drop=draw(st.floats(0, 1))),
-            latency=draw(st.none() | st.builds(LatencyGate, max_ratio=st.floats(1e-6, 1e6))),
-            verified=(targets[0].name,),
-        ),
-        waivers=(
-            Waiver(
-                gate="parity",
-                target=targets[0].name,
-                variant=draw(st.none() | st.sampled_from(names)),
-                reason=draw(TEXTS.filter(bool)),
-                expires=draw(st.dates()),
-            ),
-        ),
-    )
-
-
-@settings(max_examples=60, deadline=None)
-@given(recipes())
-def test_a_written_recipe_is_read_as_the_same(recipe: Recipe) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
-        for relative_to in (path.parent, None):
-            text = dump(recipe, relative_to)
-            path.write_text(text)
-            assert load(path) == recipe
-            assert dump(load(path), relative_to) == text
-    assert valid(text)
-
-
-def test_paths_are_written_relative_to_where_the_text_will_stand(tmp_path: Path) -> None:
-    recipe = load_text(tmp_path, CONTRACT)
-    text = dump(recipe, tmp_path / "build" / "digits")
-    assert "path: ../../digits_cnn.safetensors\n" in text
-    assert "factory: ../../model.py:build\n" in text
-    assert str(tmp_path) not in text
-    assert str(tmp_path / "digits_cnn.safetensors") in dump(recipe)
-
-
-# ---- schema
-
-
-def test_the_schema_in_docs_is_up_to_date() -> None:
-    written = (DOCS / "recipe.schema.json").read_text(encoding="utf-8")
-    assert written == recipe_schema.text(), "run `retarget schema > docs/recipe.schema.json`"
-
-
-def test_the_schema_is_a_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(recipe_schema.schema())
-    assert json.loads(recipe_schema.text()) == recipe_schema.schema()
-
-
-def test_the_schema_takes_what_load_takes(tmp_path: Path) -> None:
-    for text in (
-        CONTRACT,
-        LEAST,
-        LEAST + "data:\nvariants: [{fp16: }]\n",
-        CONTRACT.replace("- openvino", "- openvino:"),
-    ):
-        load_text(tmp_path, text)
-        assert valid(text), text
-    assert valid("extends: base.yaml\nname: child\n"), "what is required may come from the base"
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("version: 1", "version: 2"),
-        ("version: 1\n", ""),
-        ("targets:", "target:"),
-        ("- onnxruntime", "- onnxruntme"),
-        ("optional: true", "optionl: true"),
-        ("compute_capability", "tf23"),
-        ("  - fp16\n", "  - int16x8\n"),
-        ("precision: fp16, io: float16", "io: float16"),
-        ("precision: fp16, io: float16", "precision: fp32, io: float16"),
-        ("  - fp16\n", "  - fp16: {precision: fp32}\n"),
-        ("float32[N", "float33[N"),
-        ("model.py:build", "model.py"),
-        ("min: 1", "min: 0"),
-        ("max_drop: 0.01", "max_drop: 2"),
-        ("metric: top1", "metric: top2"),
-        ("optimize: default", "optimize: [no_such_pass]"),
-        ("model:\n", "model:\n  signature: x\n"),
-        ("name: digits", "name: a/b"),
-    ],
-)
-def test_the_schema_refuses_what_load_refuses(tmp_path: Path, old: str, new: str) -> None:
-    text = CONTRACT.replace(old, new, 1)
-    assert text != CONTRACT
-    assert not valid(text)
-    with pytest.raises(RecipeError):
-        load_text(tmp_path, text)
-
-
-# ---- starter
-
-SPECS = (TensorSpec("image", "float32", ("N", 3, "H", "W")), TensorSpec("input.1:0", "int64", ("N",)))
-
-
-@pytest.mark.parametrize("inputs", [SPECS, (TensorSpec("x", "bool", (1,)),), ()])
-def test_a_starter_recipe_is_read_as_what_it_was_given(tmp_path: Path, inputs: tuple[TensorSpec, ...]) -> None:
-    text = starter(
-        tmp_path / "models" / "my net (1).onnx",
-        frontend="onnx",
-        inputs=inputs,
-        shapes={"N": DimRange(1, 4, 16)} if inputs == SPECS else {},
-        targets=["onnxruntime", "openvino"],
-        folder=tmp_path,
-    )
-    recipe = load_text(tmp_path, text)
-    assert recipe.name == "my-net-1"
-    assert recipe.model.path == tmp_path / "models" / "my net (1).onnx"
-    assert recipe.input_specs() == inputs
-    assert [variant.name for variant in recipe.variants] == ["fp32", "fp16"]
-    if inputs == SPECS:
-        assert recipe.dim_ranges() == {"N": DimRange(1, 4, 16), "H": DEFAULT_RANGE, "W": DEFAULT_RANGE}
-    assert valid(text)
-
-
-def uncommented(text: str) -> str:
-    return re.sub(r"^( *)# (?=( |- |\w+:))", r"\1", text, flags=re.MULTILINE)
-
-
-def test_every_key_of_a_starter_recipe_can_be_put_into_force(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text(LEAST)
-    text = starter(
-        tmp_path / "m.onnx", frontend="onnx", inputs=SPECS, shapes={}, targets=["onnxruntime"], folder=tmp_path
-    )
-    full = uncommented(text)
-    recipe = load_text(tmp_path, full)
-    assert {target.name for target in recipe.targets} == set(catalog.TARGETS)
-    assert recipe.gates.latency == LatencyGate(max_ratio=1.1)
-    assert valid(full)
-    node, _ = compose(full, File(Path("/r.yaml"), "r.yaml"))
-    assert isinstance(node, Map)
-    schema = recipe_schema.schema()
-    for where, shown in ((schema, node), (definition(schema, "Model"), child(node, "model"))):
-        properties = where["properties"]
-        assert isinstance(properties, dict)
-        assert set(shown.entries) == set(properties)
-
-
-def definition(schema: recipe_schema.Schema, name: str) -> recipe_schema.Schema:
-    definitions = schema["$defs"]
-    assert isinstance(definitions, dict)
-    found = definitions[name]
-    assert isinstance(found, dict)
-    options = found["anyOf"]
-    assert isinstance(options, list)
-    assert isinstance(options[1], dict)
-    return options[1]
-
-
-def child(node: Map, key: str) -> Map:
-    value = node.entries[key][1]
-    assert isinstance(value, Map)
-    return value
 
 
 # ---- weight
