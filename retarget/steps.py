@@ -51,6 +51,7 @@ from retarget.metrics import open_metric
 from retarget.passes import presets
 from retarget.passes.check import run_checked
 from retarget.passes.fp16 import CastFloat16
+from retarget.passes.quantize_weights import QuantizeWeights
 from retarget.progress import progress
 from retarget.protocols import EmitJob, Exported, Runner, Source, StepRequest
 from retarget.session import Session
@@ -189,8 +190,6 @@ def quantize(request: StepRequest) -> QuantizeFacts:
     if options.int8 is not None:
         model, facts = int8.quantize(model, options.int8, _int8_data(model, options.int8, request))
     elif options.weights is not None:
-        from retarget.passes.quantize_weights import QuantizeWeights
-
         kept = int8.named(model, options.weights.keep)
         narrow = QuantizeWeights(options.weights.bits, options.weights.block, kept)
         model = narrow(model).model
