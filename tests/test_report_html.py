@@ -9,6 +9,7 @@ import pytest
 from made_build import ENVIRONMENT, full_build, made_recipe
 
 from retarget import report, report_html
+from retarget.facts import Int8Facts
 from retarget.report_schema import Report
 
 HOSTILE = "</style></script><script>alert(1)</script><img src=x onerror=alert(1)> \"'`{{ 7*7 }}{% raw %}&amp;"
@@ -172,6 +173,24 @@ def test_how_latency_was_taken_is_said(made: Report) -> None:
     apart = report_html.render(msgspec.structs.replace(made, bench_together=False))
     assert "each artifact taking turns with the reference alone" in apart
     assert "artifacts taking turns in one run" not in apart
+
+
+def test_what_the_check_of_the_passes_left_out_is_said(made: Report) -> None:
+    note = "not tried with ONNX Runtime's optimizations on: they copy the 900 MB of weights"
+    (optimize, *others) = made.optimize
+    noted = msgspec.structs.replace(optimize, notes=(note,))
+    assert note not in Page(report_html.render(made)).text
+    assert note in Page(report_html.render(msgspec.structs.replace(made, optimize=(noted, *others)))).text
+
+
+def test_a_page_of_ranges_is_linked(made: Report) -> None:
+    int8 = Int8Facts(scheme="u8s8", method="mse", judged_on="24 rows", snr_db=31.5)
+    row, *others = made.artifacts
+    page = "calibration/equalized/ranges.html"
+    linked = msgspec.structs.replace(row, int8=int8, ranges=page)
+    found = Page(report_html.render(msgspec.structs.replace(made, artifacts=(linked, *others))))
+    assert page in {attributes.get("href") for tag, attributes in found.elements if tag == "a"}
+    assert "31.5 dB against the float model" in found.text
 
 
 def test_latency_bars_are_in_proportion(made: Report) -> None:
