@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import cast
 
 from retarget.errors import RetargetError, did_you_mean
-from retarget.protocols import Frontend, FrontendExport, Target, TargetEmit, TargetRun
+from retarget.protocols import Frontend, FrontendExport, FrontendLoad, Target, TargetEmit, TargetRun
 
 FRONTENDS = {
     "onnx": "retarget.convert.onnx",
@@ -60,8 +60,13 @@ def frontend(name: str) -> Frontend:
 
 
 def frontend_export(name: str) -> FrontendExport:
-    """The heavy half of frontend ``name``: imports its framework."""
+    """The half of frontend ``name`` that imports its framework."""
     return cast("FrontendExport", _module("frontend", name, FRONTENDS, ".export"))
+
+
+def frontend_load(name: str) -> FrontendLoad:
+    """What brings the export of frontend ``name`` to the normal form: needs no framework."""
+    return cast("FrontendLoad", _module("frontend", name, FRONTENDS, ".load"))
 
 
 def target(name: str) -> Target:

@@ -20,7 +20,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class SourceOptions(Options, frozen=True, kw_only=True):
-    """How to read the user's model. Files: ``model``, and ``factory`` where there is one."""
+    """How to read the user's model. Files: ``model``, those in ``parts``, and ``factory`` where there is one."""
 
     frontend: str
     form: str
@@ -30,6 +30,9 @@ class SourceOptions(Options, frozen=True, kw_only=True):
     factory: str | None
     """The function in file ``factory``."""
     trust: bool
+    signature: str | None = None
+    parts: tuple[str, ...] = ()
+    """Roles of the other files that the model consists of."""
     options: dict[str, object]
 
 

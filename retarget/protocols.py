@@ -2,13 +2,14 @@
 
 A frontend is a package ``convert/<name>/``, a target a package ``targets/<name>/``. The package itself
 (``__init__.py``) is light and satisfies ``Frontend`` or ``Target``; its heavy half lives in submodules that
-only a worker imports: ``export.py`` (``FrontendExport``) and ``emit.py`` + ``run.py`` (``TargetEmit``, ``TargetRun``).
+only a worker imports: ``export.py`` (``FrontendExport``) and ``load.py`` (``FrontendLoad``), or ``emit.py`` +
+``run.py`` (``TargetEmit``, ``TargetRun``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
@@ -17,6 +18,7 @@ import msgspec
 
 from retarget.facts import EmitFacts
 from retarget.schemes import QuantScheme
+from retarget.source import Exported, Source
 from retarget.spec import DimRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -131,35 +133,6 @@ class Runner(Protocol):
 # ---- frontends
 
 
-@dataclass(frozen=True)
-class Source:
-    """What the user gave to convert."""
-
-    path: Path
-    inputs: tuple[TensorSpec, ...]
-    """Empty: the frontend takes them from the file, and raises if the file does not say."""
-    shapes: Mapping[str, DimRange]
-    outputs: tuple[str, ...] = ()
-    """Names for the outputs, in order; empty: the frontend's own."""
-    factory: tuple[Path, str] | None = None
-    """File and function that build the module."""
-    trust: bool = False
-    options: Mapping[str, object] = field(default_factory=dict)
-    """The frontend's own options, as its ``Options`` struct reads them."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What ``export`` says of the ``model.onnx`` that it wrote."""
-
-    rung: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    narrow: str | None = None
-    """``float16`` or ``bfloat16`` where the source is in that, and ``load`` widens it to float32."""
-
-
 class Frontend(Protocol):
     """The light half of a frontend: the package ``convert/<name>``."""
 
@@ -168,26 +141,39 @@ class Frontend(Protocol):
     extra: str | None
     """The extra of retarget that brings them, None when nothing is needed."""
     Options: type[msgspec.Struct]
+    layout: Literal["nchw", "nhwc"]
+    """Where the channels of this framework's images stand."""
 
     @staticmethod
     def matches(path: Path) -> str | None:
         """The form of this format that ``path`` holds, from its content, such as ``TorchScript``; None if another's."""
 
+    @staticmethod
+    def parts(path: Path) -> Mapping[str, Path]:
+        """Role to each other file that the model at ``path`` consists of, found beside it, such as its weights."""
+
 
 class FrontendExport(Protocol):
-    """The heavy half: ``convert/<name>/export.py``."""
+    """The half that needs the framework: ``convert/<name>/export.py``. It may run in the user's own interpreter."""
 
     @staticmethod
     def export(source: Source, example: Feeds | None, out: Path) -> Exported:
-        """Write ``out/model.onnx`` (any opset, external data beside it). ``example``: a real sample, if any."""
+        """Write ``out/model.onnx`` (any opset, external data beside it). ``example``: a real sample, if any.
 
-    @staticmethod
-    def load(out: Path, source: Source) -> ir.Model:
-        """The exported model as the normal form's opset, functions inlined, with the user's names. Runs here."""
+        The model's inputs and outputs bear the names in what is returned; its dimensions need not.
+        """
 
     @staticmethod
     def reference(source: Source, exported: Exported) -> Runner:
         """The source framework itself, as a runner."""
+
+
+class FrontendLoad(Protocol):
+    """The half that needs retarget: ``convert/<name>/load.py``."""
+
+    @staticmethod
+    def load(out: Path, source: Source, exported: Exported) -> ir.Model:
+        """The exported model in the normal form, with the names and dimensions of ``exported``."""
 
 
 # ---- targets

@@ -53,8 +53,9 @@ from retarget.passes.check import run_checked
 from retarget.passes.fp16 import CastFloat16
 from retarget.passes.quantize_weights import QuantizeWeights
 from retarget.progress import progress
-from retarget.protocols import EmitJob, Exported, Runner, Source, StepRequest
+from retarget.protocols import EmitJob, Runner, StepRequest
 from retarget.session import Session
+from retarget.source import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 from retarget.store import read_manifest
 from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
@@ -84,7 +85,7 @@ def convert(request: StepRequest) -> ConvertFacts:
         progress(0, 0, "exporting")
         exported = frontend.export(source, example, Path(folder))
         progress(0, 0, "to the normal form")
-        model = frontend.load(Path(folder), source)
+        model = catalog.frontend_load(options.source.frontend).load(Path(folder), source, exported)
         inputs = exported.inputs
         if unknown := sorted(source.shapes.keys() - set(symbols(inputs))):
             raise RetargetError(
@@ -367,7 +368,9 @@ def _source(options: told.SourceOptions, files: Mapping[str, Path]) -> Source:
         outputs=options.outputs,
         factory=(files["factory"], options.factory) if options.factory else None,
         trust=options.trust,
-        options=options.options,
+        signature=options.signature,
+        parts={role: path for role, path in files.items() if role in options.parts},
+        options=msgspec.to_builtins(msgspec.convert(options.options, catalog.frontend(options.frontend).Options)),
     )
 
 

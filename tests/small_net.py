@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from retarget.catalog import frontend, frontend_export
-from retarget.protocols import Source
+from retarget.catalog import frontend, frontend_export, frontend_load
+from retarget.source import Source
 from retarget.spec import DimRange, TensorSpec
 
 EXPORT = frontend_export("pytorch")
+LOAD = frontend_load("pytorch")
 MATCHES = frontend("pytorch").matches
 SHAPES = {"N": DimRange(1, 2, 4), "T": DimRange(2, 5, 9)}
 

@@ -17,17 +17,18 @@ from damage import damage
 from onnx import TensorProto, helper, numpy_helper
 
 from retarget import graph
-from retarget.catalog import frontend, frontend_export
+from retarget.catalog import frontend, frontend_export, frontend_load
 from retarget.compare import snr_db
 from retarget.errors import RetargetError, Unsupported
-from retarget.protocols import Source
 from retarget.session import Session
+from retarget.source import Source
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds
 
 EXPORT = frontend_export("onnx")
+LOAD = frontend_load("onnx")
 FLOAT = TensorProto.FLOAT
 Nodes = Sequence[onnx.NodeProto]
 
@@ -51,7 +52,7 @@ def _model(
 
 def _convert(source: Source, tmp_path: Path) -> tuple[ir.Model, tuple[str, ...]]:
     exported = EXPORT.export(source, None, tmp_path)
-    model = EXPORT.load(tmp_path, source)
+    model = LOAD.load(tmp_path, source, exported)
     assert model.opset_imports[""] == graph.OPSET
     assert tuple(graph.value_spec(value) for value in model.graph.inputs) == exported.inputs
     assert tuple(value.name for value in model.graph.outputs) == exported.outputs
@@ -397,8 +398,7 @@ def test_a_missing_file_and_a_factory_are_refused(tmp_path: Path) -> None:
 
 def _is_refused(source: Source, tmp_path: Path) -> bool:
     try:
-        EXPORT.export(source, None, tmp_path)
-        EXPORT.load(tmp_path, source)
+        LOAD.load(tmp_path, source, EXPORT.export(source, None, tmp_path))
     except RetargetError as error:
         return bool(error.hint) and ("\n" not in error.message or isinstance(error, Unsupported))
     return False

@@ -21,7 +21,7 @@ from small_net import EXPORT, MATCHES, Net, save_program, source_of
 from retarget.convert.pytorch.archive import scan
 from retarget.convert.pytorch.checkpoint import load
 from retarget.errors import RetargetError
-from retarget.protocols import Source
+from retarget.source import Source
 
 
 class Payload:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from small_net import EXPORT, MATCHES, SHAPES, Net, save_program, source_of
+from small_net import EXPORT, LOAD, MATCHES, SHAPES, Net, save_program, source_of
 from torch import nn
 from zoo import FAMILIES, Family
 
 from retarget import graph
 from retarget.compare import snr_db
 from retarget.errors import RetargetError, ToolchainFailure, Unsupported
-from retarget.protocols import JSON, Exported, Source
+from retarget.protocols import JSON
 from retarget.session import Session
+from retarget.source import Exported, Source
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _round_trip(source: Source, out: Path, feeds: Sequence[Feeds]) -> Exported:
     """Export, load, run, and hold every output against the module's own at ≥ 100 dB."""
     out.mkdir(exist_ok=True)
     exported = EXPORT.export(source, None, out)
-    model = EXPORT.load(out, source)
+    model = LOAD.load(out, source, exported)
     assert tuple(graph.value_spec(value) for value in model.graph.inputs) == exported.inputs
     assert tuple(value.name for value in model.graph.outputs) == exported.outputs
     with EXPORT.reference(source, exported) as runner, Session(model) as session:

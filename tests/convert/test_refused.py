@@ -9,7 +9,7 @@ import pytest
 
 from retarget.catalog import frontend_export
 from retarget.errors import ToolchainFailure
-from retarget.protocols import Source
+from retarget.source import Source
 
 HEADER = '<ir_version: 10, opset_import: ["": 21, "acme": 1]>\n'
 

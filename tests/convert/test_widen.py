@@ -18,11 +18,11 @@ import pytest
 
 from retarget.compare import snr_db
 from retarget.convert.normal_form import normal_form
-from retarget.convert.onnx import export
+from retarget.convert.onnx import export, load
 from retarget.convert.onnx.widen import HALF, half_type, unknown_domains, widen
 from retarget.graph import all_nodes, initializers
-from retarget.protocols import Source
 from retarget.session import Session
+from retarget.source import Source
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -153,8 +153,9 @@ def test_a_model_with_operators_that_nobody_knows_stays_as_it_is(tmp_path: Path)
     onnx.save(onnx.parser.parse_model(HEADER + text), path)
     assert unknown_domains(ir.load(path)) == ["acme"]
     source = Source(path, (TensorSpec.parse("x=float16[N,4]"),), {})
-    assert export.export(source, None, tmp_path).narrow is None
-    assert half_type(export.load(tmp_path, source)) == ir.DataType.FLOAT16
+    exported = export.export(source, None, tmp_path)
+    assert exported.narrow is None
+    assert half_type(load.load(tmp_path, source, exported)) == ir.DataType.FLOAT16
 
 
 def test_a_large_weight_is_not_held_twice(tmp_path: Path) -> None:

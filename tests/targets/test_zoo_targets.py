@@ -13,12 +13,13 @@ import zoo
 from retarget import catalog, graph
 from retarget.calibration.observers import observe
 from retarget.compare import snr_db
-from retarget.convert.pytorch import export
+from retarget.convert.pytorch import export, load
 from retarget.passes import presets
 from retarget.passes.fp16 import CastFloat16
 from retarget.passes.pick_codes import PickCodes
 from retarget.passes.quantize_weights import QuantizeWeights
-from retarget.protocols import EmitJob, Source
+from retarget.protocols import EmitJob
+from retarget.source import Source
 
 BOUNDS = {"fp32": 100, "fp16": 40, "int8_weights": 28, "int4_weights": 7}
 
@@ -35,7 +36,7 @@ def test_architectures_keep_their_outputs(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "exported"
     folder.mkdir()
     exported = export.export(source, None, folder)
-    model = export.load(folder, source)
+    model = load.load(folder, source, exported)
     for _, optimization in presets.build("default", family.shapes):
         model = optimization(model).model
     feeds = {size: family.feeds(dict.fromkeys(family.shapes, size), seed=size) for size in _sizes(family)}

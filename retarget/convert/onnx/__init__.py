@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
 requires: tuple[str, ...] = ()
 extra: str | None = None
+layout: Literal["nchw", "nhwc"] = "nchw"
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +31,11 @@ def matches(path: Path) -> str | None:
             return "ONNX"
     # A damaged file should be met with an error of the ONNX reader, not with "unknown format".
     return "ONNX" if path.suffix == ".onnx" else None
+
+
+def parts(path: Path) -> Mapping[str, Path]:  # noqa: ARG001
+    """None: the reader itself finds external data, whose names stand in the file."""
+    return {}
 
 
 def _is_model(file: BinaryIO) -> bool:

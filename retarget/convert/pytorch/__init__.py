@@ -6,6 +6,7 @@ import json
 import pickletools
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 from zipfile import BadZipFile, ZipFile
@@ -14,6 +15,7 @@ import msgspec
 
 requires: tuple[str, ...] = ("torch", "safetensors")
 extra: str | None = "pytorch"
+layout: Literal["nchw", "nhwc"] = "nchw"
 
 STATE_DICT, PICKLED = "state dict", "pickled module"
 SAFETENSORS, TORCHSCRIPT, EXPORTED, HUGGING_FACE = "safetensors", "TorchScript", "torch.export", "Hugging Face folder"
@@ -54,6 +56,11 @@ def matches(path: Path) -> str | None:
         return STATE_DICT
     # A damaged file should be met with an error of this reader, not with "unknown format".
     return SAFETENSORS if path.suffix == ".safetensors" else STATE_DICT if path.suffix in _SUFFIXES else None
+
+
+def parts(path: Path) -> Mapping[str, Path]:  # noqa: ARG001
+    """None: a checkpoint is one file or folder."""
+    return {}
 
 
 def _zip_form(path: Path) -> str | None:

@@ -34,7 +34,7 @@ from retarget.convert.pytorch import (
     matches,
 )
 from retarget.errors import RetargetError
-from retarget.protocols import Source
+from retarget.source import Source
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
 from retarget import graph
 from retarget.compare import check_repeats
-from retarget.convert.normal_form import normal_form
 from retarget.convert.pytorch import Options, checkpoint
 from retarget.convert.pytorch.checkpoint import Loaded, quiet
 from retarget.convert.pytorch.ladder import Job, Run, climb
@@ -30,7 +28,7 @@ from retarget.convert.pytorch.named import (
     wrap,
 )
 from retarget.errors import RetargetError, ToolchainFailure
-from retarget.protocols import Exported, Source
+from retarget.source import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 
 if TYPE_CHECKING:
@@ -62,11 +60,6 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
         check_repeats(*(dict(zip(run.names, run.outputs, strict=True)) for run in (traced, again)))
         raise
     return Exported(rung=rung, inputs=source.inputs, outputs=outputs, notes=tuple(notes))
-
-
-def load(out: Path, source: Source) -> ir.Model:
-    """The exported model in the normal form."""
-    return normal_form(graph.load(out / MODEL), str(source.path))
 
 
 def reference(source: Source, exported: Exported) -> TorchRunner:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from retarget.errors import RetargetError, Unsupported, did_you_mean
-from retarget.protocols import Source
+from retarget.source import Source
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
