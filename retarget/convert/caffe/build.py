@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,11 +11,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from retarget.convert.caffe.net import Layer
-from retarget.errors import Unsupported
+from retarget.convert.caffe.net import Blob, Layer
+from retarget.errors import RetargetError, Unsupported
 
-Shape: TypeAlias = tuple[int | str, ...]
-"""A ``str`` is a symbolic dimension: the user may leave the batch, and at times more, open."""
+Dimension: TypeAlias = int | str
+"""A ``str`` is a symbolic dimension, or an expression of one: the user may leave the batch, and at times more, open."""
+Shape: TypeAlias = tuple[Dimension, ...]
 Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol"
 
 
@@ -33,14 +35,16 @@ class Value:
 class Builder:
     """Adds nodes and constants to one graph; names are the layers', numbered where a layer makes several."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, reserved: Iterable[str] = ()) -> None:
+        """``reserved``: names that no node's output and no constant may take, those of the graph's outputs."""
         self._graph = graph
+        self._taken = {*reserved, *(value.name or "" for value in graph.inputs)}
+        self._nodes: set[str] = set()
         self._prefix = ""
-        self._count = 0
 
     def begin(self, layer: Layer) -> None:
         """What follows is made for ``layer``."""
-        self._prefix, self._count = layer.name, 0
+        self._prefix = layer.name or layer.type
 
     def op(
         self,
@@ -62,24 +66,22 @@ class Builder:
         **attributes: Attribute,
     ) -> list[Value]:
         """A node with an output for each of ``shapes``."""
-        name = self._name()
         outputs = [
-            ir.Value(name=name if index == 0 else f"{name}_{index}", type=ir.TensorType(dtype), shape=ir.Shape(shape))
-            for index, shape in enumerate(shapes)
+            ir.Value(name=self._name(self._taken), type=ir.TensorType(dtype), shape=ir.Shape(shape)) for shape in shapes
         ]
         node = ir.node(
             op_type,
             [each.value if isinstance(each, Value) else each for each in inputs],
             attributes=attributes,
             outputs=outputs,
-            name=name,
+            name=self._name(self._nodes),
         )
         self._graph.append(node)
         return [Value(output, shape) for output, shape in zip(outputs, shapes, strict=True)]
 
     def constant(self, array: NDArray[np.generic]) -> Value:
         """An initializer."""
-        value = ir.Value(name=self._name(), const_value=ir.tensor(array), shape=ir.Shape(array.shape))
+        value = ir.Value(name=self._name(self._taken), const_value=ir.tensor(array), shape=ir.Shape(array.shape))
         value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
         self._graph.register_initializer(value)
         return Value(value, tuple(array.shape))
@@ -92,14 +94,59 @@ class Builder:
         """A scalar float32 constant."""
         return self.constant(np.array(value, np.float32))
 
-    def _name(self) -> str:
-        self._count += 1
-        return self._prefix if self._count == 1 else f"{self._prefix}/{self._count}"
+    def reshape(self, value: Value, shape: Shape, dtype: ir.DataType = ir.DataType.FLOAT) -> Value:
+        """``value`` in ``shape``: a copied dimension where an open one stays in its place, -1 for one that moves.
+
+        Raises ``Unsupported`` if more than one moves.
+        """
+        if shape == value.shape:
+            return value
+        copied = [isinstance(dim, str) and value.shape[axis : axis + 1] == (dim,) for axis, dim in enumerate(shape)]
+        target = [0 if copy else -1 if isinstance(dim, str) else dim for dim, copy in zip(shape, copied, strict=True)]
+        if target.count(-1) > 1:
+            raise Unsupported(
+                f"layer '{self._prefix}': reshapes {show(value.shape)} to {show(shape)}, more than one of them open",
+                "give all but the batch one size in `inputs`",
+            )
+        return self.op("Reshape", [value, self.integers(*target)], shape, dtype)
+
+    def output(self, blob: Value, name: str) -> None:
+        """Make ``blob`` the graph's next output, called ``name``, which must be one of those reserved.
+
+        Through an Identity where it is an input, a constant, or an output already.
+        """
+        value = blob.value
+        if value.producer() is None or value.is_graph_output():
+            self._prefix = name
+            value = self.op("Identity", [blob]).value
+        value.name = name
+        self._graph.outputs.append(value)
+
+    def _name(self, taken: set[str]) -> str:
+        """The layer's name, or with the lowest number that makes it one of its own."""
+        name, count = self._prefix, 1
+        while name in taken:
+            count += 1
+            name = f"{self._prefix}/{count}"
+        taken.add(name)
+        return name
+
+
+Lowering: TypeAlias = Callable[[Layer, Sequence[Value], Builder], Sequence[Value]]
+"""What a layer type becomes: the layer and its bottoms to a value for each top, or more, of which the last are unused.
+
+A family of layers is a module of ``layers`` with a table ``LAYERS`` from type to such functions.
+"""
 
 
 def refuse(layer: Layer, reason: str, hint: str | None = None) -> Unsupported:
     """The error for a layer that has no exact form in ONNX, with its name and line."""
     return Unsupported(f"{layer.place}: {reason}", hint)
+
+
+def wrong(layer: Layer, reason: str, hint: str | None = None) -> RetargetError:
+    """The error for a layer that Caffe itself would not take."""
+    return RetargetError(f"{layer.place}: {reason}", hint)
 
 
 def static(layer: Layer, value: Value, axes: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -109,6 +156,52 @@ def static(layer: Layer, value: Value, axes: Sequence[int] | None = None) -> tup
         if not isinstance(size, int):
             raise refuse(layer, f"needs a fixed size where '{size}' is open", f"give `{size}` one size in `inputs`")
     return tuple(size for size in sizes if isinstance(size, int))
+
+
+def weights(layer: Layer, index: int, *shape: int) -> Blob:
+    """Blob ``index`` in ``shape``, whatever the shape that it was saved in (4-D with leading ones, where old).
+
+    Raises ``RetargetError`` where it is missing or has another number of elements.
+    """
+    if index >= len(layer.blobs):
+        raise wrong(
+            layer,
+            f"needs {index + 1} weight blob{'s' if index else ''}, the caffemodel has {len(layer.blobs)} for it",
+            "give the caffemodel that belongs to this prototxt; layers are matched by name",
+        )
+    blob = layer.blobs[index]
+    if blob.size != math.prod(shape):
+        raise wrong(
+            layer,
+            f"weight blob {index} has {show(blob.shape)}, the net needs {show(shape)}",
+            "give the caffemodel that belongs to this prototxt, and the input size that it was trained for",
+        )
+    return blob.reshape(shape)
+
+
+def canonical_axis(layer: Layer, axis: int, rank: int) -> int:
+    """``axis`` counted from the front. Raises ``RetargetError`` if there is no such axis."""
+    if not -rank <= axis < rank:
+        raise wrong(layer, f"axis {axis} of a blob of {rank} dimension{'s' if rank != 1 else ''}")
+    return axis % rank
+
+
+def product(dims: Iterable[Dimension]) -> Dimension:
+    """The product of ``dims``; an expression such as ``N*4`` if one of them is open."""
+    size, symbols = 1, []
+    for dim in dims:
+        if isinstance(dim, int):
+            size *= dim
+        else:
+            symbols.append(dim if dim.isidentifier() else f"({dim})")
+    if not symbols or size == 0:
+        return size
+    return "*".join([*symbols, *([str(size)] if size != 1 else [])])
+
+
+def show(shape: Sequence[Dimension]) -> str:
+    """``[N,3,224,224]``."""
+    return f"[{','.join(map(str, shape))}]"
 
 
 def _shape_of(value: Value | ir.Value | None) -> Shape:
