@@ -1,0 +1,151 @@
+"""The forms in which TensorFlow stores a model, told from their content, and the files that each consists of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+SAVED_MODEL, FROZEN_GRAPH, CHECKPOINT = "SavedModel", "frozen graph", "TensorFlow 1 checkpoint"
+
+SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+
+_STATE = "checkpoint"
+"""The file in which TensorFlow writes down the checkpoints of a folder, the newest first."""
+
+_INDEX_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+"""The end of an index file, which is a LevelDB table."""
+
+_DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
+_NEWEST = re.compile(r'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
+_GRAPH_TEXT = re.compile(r"(?:\s|#[^\n]*\n)*(?:node|library|versions)\s*:?\s*\{")
+_OPERATOR = re.compile(rb"[A-Za-z_][\w>.]*")
+_LENGTH = 2
+_NODE, _LIBRARY, _VERSION, _VERSIONS, _DEBUG = 1, 2, 3, 4, 5
+_WIRE = {_NODE: _LENGTH, _LIBRARY: _LENGTH, _VERSION: 0, _VERSIONS: _LENGTH, _DEBUG: _LENGTH}
+"""The fields of a ``GraphDef`` and how each is written."""
+
+
+def form_of(path: Path) -> str | None:
+    """The form of model that ``path`` holds; None where it is none of TensorFlow's.
+
+    A damaged file of a suffix that only TensorFlow uses has a form too: the reader's own error says more.
+    """
+    if path.is_dir():
+        if any((path / name).is_file() for name in SAVED_MODEL_FILES):
+            return SAVED_MODEL
+        return CHECKPOINT if _newest(path) is not None else None
+    if checkpoint_prefix(path) is not None:
+        return CHECKPOINT
+    if not path.is_file():
+        return None
+    if path.name in SAVED_MODEL_FILES:
+        return SAVED_MODEL
+    if path.suffix == ".pbtxt":
+        return FROZEN_GRAPH if _GRAPH_TEXT.match(_head(path, 1 << 16).decode("utf-8", "replace")) else None
+    with path.open("rb") as file:
+        if _is_graph(file, path.stat().st_size):
+            return FROZEN_GRAPH
+    # What starts with a number is a message of another kind, such as an ONNX model.
+    return FROZEN_GRAPH if path.suffix == ".pb" and _head(path, 1)[:1] != b"\x08" else None
+
+
+def checkpoint_prefix(path: Path) -> Path | None:
+    """The name that the files of a checkpoint share, without their suffixes; None where ``path`` is no checkpoint."""
+    if path.is_dir():
+        return _newest(path)
+    if path.suffix == ".index" and path.is_file() and _ends_as_index(path):
+        return path.with_suffix("")
+    if path.suffix == ".meta":
+        return path.with_suffix("") if path.is_file() and _index(path.with_suffix("")).is_file() else None
+    if _DATA.search(path.name):
+        prefix = path.with_name(_DATA.sub("", path.name))
+        return prefix if _index(prefix).is_file() else None
+    return path if not path.exists() and _index(path).is_file() else None
+
+
+def checkpoint_files(prefix: Path) -> dict[str, Path]:
+    """Role to each file of the checkpoint ``prefix`` that exists."""
+    files = {"graph": prefix.with_name(f"{prefix.name}.meta"), "index": _index(prefix)}
+    for path in sorted(prefix.parent.glob("*.data-*")):
+        if _DATA.sub("", path.name) == prefix.name:
+            files[path.name[len(prefix.name) + 1 :]] = path
+    return {role: path for role, path in files.items() if path.is_file()}
+
+
+def _index(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}.index")
+
+
+def _newest(folder: Path) -> Path | None:
+    """The newest checkpoint that the folder's own list names."""
+    state = folder / _STATE
+    found = _NEWEST.search(_head(state, 1 << 16).decode("utf-8", "replace")) if state.is_file() else None
+    # The list keeps names relative to the folder, or absolute ones from before it was moved.
+    return None if found is None else folder / Path(found[1]).name
+
+
+def _head(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def _ends_as_index(path: Path) -> bool:
+    # A damaged index is one still where the other files of the checkpoint lie beside it.
+    return path.read_bytes()[-8:] == _INDEX_MAGIC or bool(checkpoint_files(path.with_suffix("")).keys() - {"index"})
+
+
+def _is_graph(file: BinaryIO, size: int) -> bool:
+    """Whether the top-level fields are those of a ``GraphDef``, the first of its nodes with a name and an operator."""
+    nodes = 0
+    for field, wire, start, length in _fields(file, size):
+        if _WIRE.get(field) != wire or start + length > size:
+            return False
+        if field == _NODE and not nodes:
+            file.seek(start)
+            if not _is_node(file.read(min(length, 4096)), length):
+                return False
+            nodes += 1
+        file.seek(start + length)
+    return nodes > 0 and file.tell() == size
+
+
+def _is_node(content: bytes, length: int) -> bool:
+    """``name`` and ``op`` come first and are strings; ``op`` is an identifier."""
+    place = 0
+    texts = []
+    for tag in (b"\x0a", b"\x12"):
+        if content[place : place + 1] != tag:
+            return False
+        size, place = _varint(content, place + 1)
+        texts.append(content[place : place + size])
+        place += size
+    return place <= length and bool(texts[0]) and _OPERATOR.fullmatch(texts[1]) is not None
+
+
+def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int, int]]:
+    """Field number, wire type, start and length of the content of each field; stops at what is none."""
+    while file.tell() < size:
+        start = file.tell()
+        head = file.read(20)
+        tag, place = _varint(head, 0)
+        wire = tag & 7
+        if wire not in (0, _LENGTH) or place > len(head):
+            yield tag >> 3, -1, start, 0
+            return
+        length, after = _varint(head, place)
+        yield tag >> 3, wire, start + (after if wire else place), length if wire else after - place
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    """The number at ``place`` and where it ends; beyond the end of ``content`` where it is cut short."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(content):
+            return value, len(content) + 1
+        value |= (content[place] & 0x7F) << shift
+        place += 1
+        if content[place - 1] < 0x80:
+            break
+    return value, place

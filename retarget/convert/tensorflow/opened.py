@@ -1,0 +1,95 @@
+"""A TensorFlow model ready to run and to freeze, in whatever form it was stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retarget.convert.tensorflow.framework import THREADS, tf
+from retarget.convert.tensorflow.lower import Frozen
+from retarget.convert.tensorflow.names import Border
+from retarget.errors import RetargetError, did_you_mean
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array, Feeds
+
+DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
+DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a model takes and gives, how it is run as it stands, and how it is frozen."""
+
+    inputs: tuple[Border, ...]
+    outputs: tuple[Border, ...]
+    call: Callable[[Feeds], Sequence[Array]]
+    freeze: Callable[[], Frozen]
+    notes: tuple[str, ...] = ()
+
+
+def border(name: str, tensor: tf.Tensor | tf.TensorSpec) -> Border:
+    """``tensor`` as an input or output called ``name``."""
+    shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+    # A reference is a variable of TensorFlow 1.
+    return Border(name, tensor.dtype.base_dtype.name, shape)
+
+
+def choose_signature(names: Sequence[str], wanted: str | None, place: str) -> str:
+    """The signature to convert: the one that is ``wanted``, the default, or the only one. Raises ``RetargetError``."""
+    if not names:
+        raise RetargetError(
+            f"{place}: has no signature, and so nothing that says its inputs and outputs",
+            "save it with signatures: tf.saved_model.save(model, path, signatures=model.call.get_concrete_function(…))",
+        )
+    listing = f"its signatures: {', '.join(sorted(names))}"
+    if wanted is not None:
+        if wanted not in names:
+            near = did_you_mean(wanted, names)
+            raise RetargetError(
+                f"{place}: has no signature '{wanted}'",
+                f"{near} {listing}" if near.startswith("did") else listing,
+            )
+        return wanted
+    if DEFAULT_SIGNATURE in names:
+        return DEFAULT_SIGNATURE
+    if len(names) > 1:
+        raise RetargetError(
+            f"{place}: has several signatures, none of them '{DEFAULT_SIGNATURE}'", f"choose one; {listing}"
+        )
+    return names[0]
+
+
+def in_session(
+    session: tf.compat.v1.Session,
+    inputs: Mapping[str, tf.Tensor],
+    outputs: Mapping[str, tf.Tensor],
+    notes: Sequence[str],
+) -> Opened:
+    """A graph of TensorFlow 1 with its variables in ``session``."""
+    fed, fetched = list(inputs.values()), list(outputs.values())
+
+    def call(feeds: Feeds) -> Sequence[Array]:
+        results: Sequence[Array] = session.run(fetched, {tensor: feeds[name] for name, tensor in inputs.items()})
+        return results
+
+    def freeze() -> Frozen:
+        graph = tf.compat.v1.graph_util.convert_variables_to_constants(
+            session, session.graph.as_graph_def(), list({tensor.op.name: None for tensor in fetched})
+        )
+        return Frozen(graph, tuple(tensor.name for tensor in fed), tuple(tensor.name for tensor in fetched))
+
+    return Opened(
+        tuple(border(name, tensor) for name, tensor in inputs.items()),
+        tuple(border(name, tensor) for name, tensor in outputs.items()),
+        call,
+        freeze,
+        tuple(notes),
+    )
+
+
+def new_session(graph: tf.Graph) -> tf.compat.v1.Session:
+    """A session with fixed threads."""
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=THREADS, inter_op_parallelism_threads=THREADS)
+    return tf.compat.v1.Session(graph=graph, config=config)
