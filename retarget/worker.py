@@ -18,6 +18,7 @@ from typing import Self
 
 import msgspec
 
+from retarget.ended import ended
 from retarget.memory import anonymous_bytes
 from retarget.progress import Sink
 from retarget.wire import Done, Failed, Progress, Reply, Request
@@ -40,15 +41,6 @@ _THREADS = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-
-_SIGNALS = {
-    signal.SIGSEGV: "segmentation fault",
-    signal.SIGABRT: "the library gave up: abort",
-    signal.SIGBUS: "bus error: a mapped file was cut short, or the disk is full",
-    signal.SIGILL: "illegal instruction: the library was built for another processor",
-    signal.SIGFPE: "arithmetic error",
-    signal.SIGKILL: "probably the kernel's out-of-memory killer",
-}
 
 
 @dataclass(frozen=True)
@@ -214,24 +206,8 @@ class Worker:
         # What it had started lives in its group, and would go on without it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        if status >= 0:
-            return _dead(
-                f"{self.toolchain} exited with status {status} while running '{step}'",
-                "a library or the model's own code ended the process: its output is in the log",
-                peak,
-            )
-        try:
-            name = signal.Signals(-status).name
-            words = _SIGNALS.get(signal.Signals(-status), signal.strsignal(-status))
-        except ValueError:
-            name, words = f"signal {-status}", None
-        return _dead(
-            f"{self.toolchain} was killed by {name}{f' ({words})' if words else ''} while running '{step}'",
-            "lower --jobs or the maximum sizes in `shapes`, or free memory"
-            if -status == signal.SIGKILL
-            else "a fault inside the library: its output is in the log, and another version of it may do better",
-            peak,
-        )
+        words, hint = ended(status)
+        return _dead(f"{self.toolchain} {words} while running '{step}'", hint, peak)
 
 
 def _broken(limits: Limits, deadline: float | None, used: int, log: Path) -> tuple[str, str | None] | None:

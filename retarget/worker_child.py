@@ -19,20 +19,17 @@ import os
 import queue
 import re
 import signal
-import site
 import sys
-import sysconfig
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType
 from typing import TypeAlias
 
 import msgspec
 
-from retarget import __version__, catalog, dependencies, memory, progress
+from retarget import __version__, catalog, dependencies, memory, progress, whose
 from retarget.digests import file_digest
 from retarget.errors import RetargetError
 from retarget.facts import Fact
@@ -52,7 +49,9 @@ def main(arguments: list[str]) -> None:
         # Programs that a step starts must not keep the pipes open.
         os.set_inheritable(descriptor, False)
     _die_with(parent)
-    code = _watch_imports()
+    code: dict[str, str] = {}
+    """Digests of the user's own source files that were executed."""
+    whose.watch(lambda path: code.update({str(path): file_digest(path)}))
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, lines), daemon=True).start()
 
@@ -92,10 +91,11 @@ def _serve(request: Request, code: dict[str, str]) -> Done | Failed:
     with _output_to(request.log), _temporary_files_in(request.temporary):
         try:
             facts = _run(request)
+            files, elsewhere = dependencies.take()
             return Done(
                 facts=facts,
-                versions=_versions(),
-                code={**code, **{str(path): file_digest(path) for path in dependencies.take()}},
+                versions={**_versions(), **elsewhere},
+                code={**code, **{str(path): file_digest(path) for path in files}},
                 peak_rss=memory.peak_rss(),
                 anonymous=memory.anonymous_bytes(os.getpid()),
             )
@@ -214,7 +214,7 @@ def describe(error: BaseException, request: Request) -> tuple[str, str, str | No
         distribution, extra = missing
         package = f"'retarget[{extra}]'" if extra else distribution
         return "MissingToolchain", f"{request.toolchain} needs {distribution}: {error}", f"pip install {package}", False
-    return _foreign(error, request)
+    return whose.foreign(error, request.toolchain)
 
 
 def _requirement(error: ImportError, toolchain: str) -> tuple[str, str | None] | None:
@@ -234,79 +234,7 @@ def _requirement(error: ImportError, toolchain: str) -> tuple[str, str | None] |
     return None
 
 
-def _foreign(error: BaseException, request: Request) -> tuple[str, str, str | None, bool]:
-    """An exception of nobody's promise: a library's, the user's code's, or a bug of ours."""
-    text = f"{type(error).__name__}: {str(error).strip()}" if str(error).strip() else type(error).__name__
-    text = text.partition("\n")[0]
-    hint = "the log has all of it"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _in_stdlib(frame.filename)]
-    place = frames[-1] if frames else None
-    library = type(error).__module__.partition(".")[0]
-    if place is not None and is_user_code(place.filename):
-        return "ToolchainFailure", f"{place.filename}:{place.lineno}: {text}", hint, False
-    if place is not None and not _in_retarget(place.filename):
-        library = _library(place.filename)
-    elif library in ("builtins", "retarget", "__main__") or library in sys.stdlib_module_names:
-        if type(error) is not RuntimeError:
-            return type(error).__name__, text, None, True
-        # What native bindings make of a C++ exception; retarget itself never raises it.
-        library = request.toolchain
-    return "ToolchainFailure", f"{library}: {text}", hint, False
-
-
-def _library(filename: str) -> str:
-    """The top-level package of a file in site-packages."""
-    for folder in _SITE:
-        if filename.startswith(folder + os.sep):
-            return Path(filename[len(folder) + 1 :]).parts[0].removesuffix(".py")
-    return Path(filename).stem
-
-
-# ---- whose code it is
-
-
-def _folders(*paths: str | None) -> tuple[str, ...]:
-    return tuple({form for path in paths if path for form in (path, os.path.realpath(path))})
-
-
-_RETARGET = _folders(str(Path(__file__).parent))
-_SITE = _folders(sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages(), site.USER_SITE)
-_STDLIB = _folders(sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
-
-
-def _inside(filename: str, folders: tuple[str, ...]) -> bool:
-    return any(filename.startswith(folder + os.sep) for folder in folders)
-
-
-def _in_retarget(filename: str) -> bool:
-    return _inside(filename, _RETARGET)
-
-
-def _in_stdlib(filename: str) -> bool:
-    return filename.startswith("<frozen") or (_inside(filename, _STDLIB) and not _inside(filename, _SITE))
-
-
-def is_user_code(filename: str) -> bool:
-    """Whether a source file is neither retarget's nor the standard library's nor an installed package's."""
-    return not filename.startswith("<") and not _inside(filename, _RETARGET + _SITE + _STDLIB)
-
-
-def _watch_imports() -> dict[str, str]:
-    """Digests of the user's own source files as they are executed, whether or not ``sys.modules`` keeps them."""
-    code: dict[str, str] = {}
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event != "exec" or not isinstance(executed := arguments[0], CodeType):
-            return
-        filename = executed.co_filename
-        if is_user_code(filename):
-            path = Path(filename).absolute()
-            # A string may be executed under an invented name: there is no file to depend on.
-            if path.is_file():
-                code[str(path)] = file_digest(path)
-
-    sys.addaudithook(hook)
-    return code
+# ---- what it used
 
 
 def _versions() -> dict[str, str]:
