@@ -11,13 +11,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from retarget.convert.caffe.net import Blob, Layer
-from retarget.errors import RetargetError, Unsupported
+from retarget.convert.caffe.net import Blob, Layer, Message
+from retarget.errors import RetargetError, Unsupported, did_you_mean
 
 Dimension: TypeAlias = int | str
 """A ``str`` is a symbolic dimension, or an expression of one: the user may leave the batch, and at times more, open."""
 Shape: TypeAlias = tuple[Dimension, ...]
-Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol"
+Attribute: TypeAlias = "int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Graph"
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,27 @@ def refuse(layer: Layer, reason: str, hint: str | None = None) -> Unsupported:
 def wrong(layer: Layer, reason: str, hint: str | None = None) -> RetargetError:
     """The error for a layer that Caffe itself would not take."""
     return RetargetError(f"{layer.place}: {reason}", hint)
+
+
+def exactly(layer: Layer, inputs: Sequence[Value], count: int) -> Sequence[Value]:
+    """``inputs``. Raises ``RetargetError`` if they are not ``count``."""
+    if len(inputs) != count:
+        raise wrong(layer, f"takes {count} bottom{'s' if count != 1 else ''}, has {len(inputs)}")
+    return inputs
+
+
+def only(layer: Layer, inputs: Sequence[Value]) -> Value:
+    """The one of ``inputs``. Raises ``RetargetError`` if there are more or none."""
+    return exactly(layer, inputs, 1)[0]
+
+
+def choice(layer: Layer, parameters: Message, field: str, names: Sequence[str], default: str) -> str:
+    """The value of the enum ``field``; ``names``: its values as numbered. Raises ``RetargetError`` for another."""
+    word = parameters.word(field, default)
+    name = names[int(word)] if word.isdecimal() and int(word) < len(names) else word
+    if name not in names:
+        raise wrong(layer, f"{field} is {word}", did_you_mean(word, names))
+    return name
 
 
 def static(layer: Layer, value: Value, axes: Sequence[int] | None = None) -> tuple[int, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from retarget.convert.caffe.build import Lowering
-from retarget.convert.caffe.layers import activation
+from retarget.convert.caffe.layers import activation, arithmetic, convolution, normalization, pooling, shape
 
-_FAMILIES = (activation,)
+FAMILIES = (convolution, pooling, activation, normalization, arithmetic, shape)
 
 LAYERS: dict[str, Lowering] = {
-    layer_type: lowering for family in _FAMILIES for layer_type, lowering in family.LAYERS.items()
+    layer_type: lowering for family in FAMILIES for layer_type, lowering in family.LAYERS.items()
 }
 """Type as it stands in a prototxt to its lowering."""

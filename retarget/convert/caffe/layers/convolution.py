@@ -1,0 +1,212 @@
+"""Layers that multiply by weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from retarget.convert.caffe.build import (
+    Builder,
+    Dimension,
+    Lowering,
+    Shape,
+    Value,
+    canonical_axis,
+    only,
+    product,
+    refuse,
+    static,
+    weights,
+    wrong,
+)
+from retarget.convert.caffe.layers.windows import count, per_axis
+from retarget.convert.caffe.net import Blob, Layer, Message
+
+
+def convolution(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
+    """Conv, with groups, dilation and any number of spatial axes; each further bottom with the same weights."""
+    return _convolution(layer, inputs, build, depthwise=False)
+
+
+def depthwise_convolution(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
+    """Conv with as many groups as channels, whatever ``group`` says. Of forks."""
+    return _convolution(layer, inputs, build, depthwise=True)
+
+
+def deconvolution(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
+    """ConvTranspose; weights that are not in the caffemodel are made where ``weight_filler`` is bilinear."""
+    parameters = layer.message.message("convolution_param")
+    axis, channels, axes = _channels(layer, inputs, parameters)
+    outputs, group = _outputs(layer, parameters, channels)
+    kernel = per_axis(layer, parameters, "kernel_size", axes, None)
+    stride = per_axis(layer, parameters, "stride", axes, 1)
+    pad = per_axis(layer, parameters, "pad", axes, 0, smallest=0)
+    dilation = per_axis(layer, parameters, "dilation", axes, 1)
+    shape = (channels, outputs // group, *kernel)
+    filler = parameters.message("weight_filler").word("type")
+    blob = _bilinear(layer, shape) if not layer.blobs and filler == "bilinear" else weights(layer, 0, *shape)
+    constants = [build.constant(blob)]
+    if parameters.flag("bias_term", True) and layer.blobs:
+        constants.append(build.constant(weights(layer, 1, outputs)))
+
+    def spread(size: Dimension, index: int) -> Dimension:
+        rest = dilation[index] * (kernel[index] - 1) + 1 - 2 * pad[index] - stride[index]
+        if isinstance(size, int):
+            return stride[index] * size + rest
+        return (
+            f"{product([size, stride[index]])} {'-' if rest < 0 else '+'} {abs(rest)}"
+            if rest
+            else product([size, stride[index]])
+        )
+
+    def one(bottom: Value) -> Value:
+        blob = _with_one_batch_axis(bottom, axis, build)
+        top = (blob.shape[0], outputs, *(spread(size, index) for index, size in enumerate(blob.shape[2:])))
+        made = build.op(
+            "ConvTranspose",
+            [blob, *constants],
+            top,
+            kernel_shape=kernel,
+            strides=stride,
+            pads=[*pad, *pad],
+            dilations=dilation,
+            group=group,
+        )
+        return build.reshape(made, (*bottom.shape[:axis], *top[1:]))
+
+    return [one(bottom) for bottom in _alike(layer, inputs)]
+
+
+def inner_product(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
+    """Gemm on what follows ``axis``, flattened."""
+    parameters = layer.message.message("inner_product_param")
+    bottom = only(layer, inputs)
+    axis = canonical_axis(layer, parameters.integer("axis", 1), bottom.rank)
+    features = math.prod(static(layer, bottom, range(axis, bottom.rank)))
+    outputs = parameters.integer("num_output")
+    if outputs < 1:
+        raise wrong(layer, f"num_output is {outputs}")
+    transposed = parameters.flag("transpose")
+    blob = weights(layer, 0, *((features, outputs) if transposed else (outputs, features)))
+    rows = product(bottom.shape[:axis])
+    flat = build.reshape(bottom, (rows, features))
+    operands = [flat, build.constant(blob)]
+    if parameters.flag("bias_term", True):
+        operands.append(build.constant(weights(layer, 1, outputs)))
+    made = build.op("Gemm", operands, (rows, outputs), transB=0 if transposed else 1)
+    return [build.reshape(made, (*bottom.shape[:axis], outputs))]
+
+
+def embed(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
+    """Gather of the rows that the bottom numbers; numbers are rounded toward zero, as by a cast in C."""
+    parameters = layer.message.message("embed_param")
+    bottom = only(layer, inputs)
+    rows, outputs = parameters.integer("input_dim"), parameters.integer("num_output")
+    if rows < 1 or outputs < 1:
+        raise wrong(layer, f"num_output is {outputs}, input_dim {rows}")
+    numbers = build.op("Cast", [bottom], dtype=ir.DataType.INT64, to=ir.DataType.INT64)
+    shape = (*bottom.shape, outputs)
+    made = build.op("Gather", [build.constant(weights(layer, 0, rows, outputs)), numbers], shape, axis=0)
+    if parameters.flag("bias_term", True):
+        made = build.op("Add", [made, build.constant(weights(layer, 1, outputs))])
+    return [made]
+
+
+def _convolution(layer: Layer, inputs: Sequence[Value], build: Builder, *, depthwise: bool) -> Sequence[Value]:
+    parameters = layer.message.message("convolution_param")
+    axis, channels, axes = _channels(layer, inputs, parameters)
+    outputs, group = _outputs(layer, parameters, channels, depthwise=depthwise)
+    kernel = per_axis(layer, parameters, "kernel_size", axes, None)
+    stride = per_axis(layer, parameters, "stride", axes, 1)
+    pad = per_axis(layer, parameters, "pad", axes, 0, smallest=0)
+    dilation = per_axis(layer, parameters, "dilation", axes, 1)
+    constants = [build.constant(weights(layer, 0, outputs, channels // group, *kernel))]
+    if parameters.flag("bias_term", True):
+        constants.append(build.constant(weights(layer, 1, outputs)))
+
+    def one(bottom: Value) -> Value:
+        blob = _with_one_batch_axis(bottom, axis, build)
+        spatial = (
+            count(size, dilation[index] * (kernel[index] - 1) + 1, stride[index], 2 * pad[index])
+            for index, size in enumerate(blob.shape[2:])
+        )
+        top: Shape = (blob.shape[0], outputs, *spatial)
+        made = build.op(
+            "Conv",
+            [blob, *constants],
+            top,
+            kernel_shape=kernel,
+            strides=stride,
+            pads=[*pad, *pad],
+            dilations=dilation,
+            group=group,
+        )
+        return build.reshape(made, (*bottom.shape[:axis], *top[1:]))
+
+    return [one(bottom) for bottom in _alike(layer, inputs)]
+
+
+def _channels(layer: Layer, inputs: Sequence[Value], parameters: Message) -> tuple[int, int, int]:
+    """The axis of the channels, how many they are, and the number of spatial axes behind them."""
+    if not inputs:
+        raise wrong(layer, "has no bottom")
+    bottom = inputs[0]
+    axis = canonical_axis(layer, parameters.integer("axis", 1), bottom.rank)
+    axes = bottom.rank - axis - 1
+    if axes == 0:
+        raise refuse(layer, "a bottom without spatial axes", "an InnerProduct layer does the same")
+    (channels,) = static(layer, bottom, [axis])
+    return axis, channels, axes
+
+
+def _outputs(layer: Layer, parameters: Message, channels: int, *, depthwise: bool = False) -> tuple[int, int]:
+    """``num_output`` and ``group``."""
+    outputs = parameters.integer("num_output")
+    group = channels if depthwise else parameters.integer("group", 1)
+    if outputs < 1 or group < 1 or channels % group or outputs % group:
+        raise wrong(
+            layer,
+            f"num_output is {outputs}, group {group}, for {channels} channels",
+            "both numbers of channels are multiples of group",
+        )
+    return outputs, group
+
+
+def _alike(layer: Layer, inputs: Sequence[Value]) -> Sequence[Value]:
+    """``inputs``, which go through the same weights, so must be of one shape."""
+    for bottom in inputs[1:]:
+        if bottom.shape != inputs[0].shape:
+            raise wrong(layer, "all its bottoms must have the same shape")
+    return inputs
+
+
+def _with_one_batch_axis(bottom: Value, axis: int, build: Builder) -> Value:
+    """``bottom`` with all that stands before its channels as one axis."""
+    return build.reshape(bottom, (product(bottom.shape[:axis]), *bottom.shape[axis:]))
+
+
+def _bilinear(layer: Layer, shape: tuple[int, ...]) -> Blob:
+    """What Caffe's ``BilinearFiller`` makes: the same tent for every pair of channels."""
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise wrong(layer, "a bilinear weight_filler needs a square kernel")
+    if layer.message.message("convolution_param").flag("bias_term", True):
+        raise wrong(
+            layer, "has no weights in the caffemodel: its bias is unknown", "`bias_term: false` says there is none"
+        )
+    half = math.ceil(shape[3] / 2)
+    centre = (shape[3] - 1) / (2 * half)
+    tent = 1 - np.abs(np.arange(shape[3]) / half - centre)
+    return np.broadcast_to(np.outer(tent, tent), shape).astype(np.float32)
+
+
+LAYERS: dict[str, Lowering] = {
+    "Convolution": convolution,
+    "ConvolutionDepthwise": depthwise_convolution,
+    "Deconvolution": deconvolution,
+    "DepthwiseConvolution": depthwise_convolution,
+    "Embed": embed,
+    "InnerProduct": inner_product,
+}
