@@ -20,7 +20,7 @@ Scalar: TypeAlias = "str | int | float | bool"
 """A ``str`` is a quoted string or a bare word, such as the name of an enum's value."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """A message of protobuf's text format. Fields keep the order in which they stand; one may stand several times."""
 
