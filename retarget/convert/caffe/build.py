@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -33,18 +33,39 @@ class Value:
 
 
 class Builder:
-    """Adds nodes and constants to one graph; names are the layers', numbered where a layer makes several."""
+    """Adds nodes and constants to one graph, called ``<layer>/<operator>`` until the layer is done."""
 
     def __init__(self, graph: ir.Graph, reserved: Iterable[str] = ()) -> None:
         """``reserved``: names that no node's output and no constant may take, those of the graph's outputs."""
         self._graph = graph
         self._taken = {*reserved, *(value.name or "" for value in graph.inputs)}
         self._nodes: set[str] = set()
+        self._finished: set[ir.Value] = set()
         self._prefix = ""
 
     def begin(self, layer: Layer) -> None:
         """What follows is made for ``layer``."""
         self._prefix = layer.name or layer.type
+
+    def finish(self, layer: Layer, tops: Mapping[str, Value]) -> None:
+        """Call what ``layer`` made as Caffe does: values as its tops, or as itself where computed in place.
+
+        Names that are taken are left to those who have them.
+        """
+        for top, made in tops.items():
+            node, old = made.value.producer(), made.value.name or ""
+            if node is None or made.value in self._finished:
+                continue
+            self._finished.add(made.value)
+            for new in (top, layer.name):
+                if new and new not in self._taken:
+                    self._taken.remove(old)
+                    self._taken.add(new)
+                    made.value.name = new
+                    break
+            if layer.name and layer.name not in self._nodes:
+                self._nodes.add(layer.name)
+                node.name = layer.name
 
     def op(
         self,
@@ -66,23 +87,21 @@ class Builder:
         **attributes: Attribute,
     ) -> list[Value]:
         """A node with an output for each of ``shapes``."""
-        outputs = [
-            ir.Value(name=self._name(self._taken), type=ir.TensorType(dtype), shape=ir.Shape(shape)) for shape in shapes
-        ]
+        outputs = [self._value(op_type, shape, dtype) for shape in shapes]
         node = ir.node(
             op_type,
             [each.value if isinstance(each, Value) else each for each in inputs],
             attributes=attributes,
             outputs=outputs,
-            name=self._name(self._nodes),
+            name=self._name(op_type, self._nodes),
         )
         self._graph.append(node)
         return [Value(output, shape) for output, shape in zip(outputs, shapes, strict=True)]
 
     def constant(self, array: NDArray[np.generic]) -> Value:
         """An initializer."""
-        value = ir.Value(name=self._name(self._taken), const_value=ir.tensor(array), shape=ir.Shape(array.shape))
-        value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        value = self._value("constant", array.shape, ir.DataType.from_numpy(array.dtype))
+        value.const_value = ir.tensor(array)
         self._graph.register_initializer(value)
         return Value(value, tuple(array.shape))
 
@@ -117,17 +136,20 @@ class Builder:
         """
         value = blob.value
         if value.producer() is None or value.is_graph_output():
-            self._prefix = name
             value = self.op("Identity", [blob]).value
         value.name = name
         self._graph.outputs.append(value)
 
-    def _name(self, taken: set[str]) -> str:
-        """The layer's name, or with the lowest number that makes it one of its own."""
-        name, count = self._prefix, 1
+    def _value(self, what: str, shape: Shape, dtype: ir.DataType) -> ir.Value:
+        return ir.Value(name=self._name(what, self._taken), type=ir.TensorType(dtype), shape=ir.Shape(shape))
+
+    def _name(self, what: str, taken: set[str]) -> str:
+        """``<layer>/<what>``, with the lowest number that makes it one of its own."""
+        first = name = f"{self._prefix}/{what}"
+        count = 1
         while name in taken:
             count += 1
-            name = f"{self._prefix}/{count}"
+            name = f"{first}_{count}"
         taken.add(name)
         return name
 

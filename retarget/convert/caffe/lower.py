@@ -112,13 +112,15 @@ def _lower_layer(layer: Layer, blobs: dict[str, Value], build: Builder) -> None:
     made = LAYERS[layer.type](layer, [_bottom(layer, name, blobs) for name in layer.bottoms], build)
     if len(made) < len(layer.tops):
         raise RetargetError(f"{layer.place}: names {len(layer.tops)} tops, but makes {len(made)}")
-    for top, value in zip(layer.tops, made, strict=False):
+    tops = dict(zip(layer.tops, made, strict=False))
+    for top, value in tops.items():
         for size in value.shape:
             if isinstance(size, int) and size <= 0:
                 raise RetargetError(
                     f"{layer.place}: its top '{top}' would be {show(value.shape)}", "the input is too small for the net"
                 )
-        blobs[top] = value
+    build.finish(layer, tops)
+    blobs.update(tops)
 
 
 def _bottom(layer: Layer, name: str, blobs: Mapping[str, Value]) -> Value:
