@@ -1,0 +1,378 @@
+"""What a net that was written for training computes once it is deployed.
+
+Data layers become inputs. What needs labels (losses, accuracies, layers on labels alone) is left out, except that a
+loss that first applies a softmax or a sigmoid leaves that behind, as deploy files of the same nets have it. A net
+without such layers comes out as it went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from retarget.convert.caffe import blobs
+from retarget.convert.caffe.net import Layer, Message
+from retarget.errors import RetargetError
+
+DATA = frozenset(
+    {
+        "AnnotatedData",
+        "Data",
+        "DenseImageData",
+        "DummyData",
+        "HDF5Data",
+        "ImageData",
+        "ImageSegData",
+        "MemoryData",
+        "VideoData",
+        "WindowData",
+    }
+)
+"""Types that bring data from elsewhere."""
+
+_PREDICTING = {"SoftmaxWithLoss": ("Softmax", "softmax_param"), "SigmoidCrossEntropyLoss": ("Sigmoid", "sigmoid_param")}
+"""Loss to the layer that it applies to its first bottom, and that layer's parameters."""
+_SINKS = frozenset({"Silence", "HDF5Output"})
+_SAME_CHANNELS = frozenset(
+    [
+        "AbsVal",
+        "BNLL",
+        "BatchNorm",
+        "Bias",
+        "Clip",
+        "Dropout",
+        "ELU",
+        "Exp",
+        "LRN",
+        "Log",
+        "MVN",
+        "PReLU",
+        "Pooling",
+        "Power",
+        "ReLU",
+        "Scale",
+        "Sigmoid",
+        "Split",
+        "TanH",
+    ]
+)
+"""Types that leave the number of channels as it is."""
+
+MAX_AXES = 32
+"""Caffe's own limit."""
+_SHOWN = 8
+"""Layers that a note lists."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A net with inputs in place of data layers."""
+
+    inputs: Mapping[str, tuple[int, ...] | str]
+    """Shape; a ``str`` says what is missing where the file has none."""
+    layers: Sequence[Layer]
+    unwanted: frozenset[str]
+    """Blobs that are no outputs though nothing takes them."""
+    transform: Message | None
+    notes: Sequence[str]
+
+
+def deploy(layers: Sequence[Layer], left_out: Sequence[Layer], given: Mapping[str, Sequence[int]]) -> Deployed:
+    """``layers``, those of the test phase with their weights, without what is for training only.
+
+    ``left_out`` are the layers of other phases: where the data layer is among them, it says what the inputs are.
+    ``given`` are shapes of inputs, for those of which the file has none.
+    """
+    computing = [layer for layer in layers if layer.type != "Input" and layer.type not in DATA]
+    consumers = _consumers(computing)
+    inputs = _inputs(layers)
+    notes: list[str] = []
+    targets: set[str] = set()
+    transform = None
+    for source in _sources(layers, left_out, computing):
+        tops = [top for top in source.tops if not _is_target(top, consumers)]
+        if not tops and not inputs:
+            tops = list(source.tops[:1])
+        targets.update(set(source.tops).difference(tops))
+        for top in tops:
+            shape = tuple(given[top]) if top in given else _shape(source, top, computing)
+            inputs[top] = shape
+            size = "" if isinstance(shape, str) else f" of shape {list(shape)}"
+            notes.append(f"'{top}' of data layer '{source.name}' ({source.message.place}) became an input{size}")
+        if tops and transform is None and "transform_param" in source.message:
+            transform = source.message.message("transform_param")
+            if preparation := _preparation(transform):
+                notes.append(f"trained on data with {preparation}: `normalize` in a recipe builds that into the model")
+    cut = _cut(computing, targets)
+    outputs = _terminal(cut.layers) - cut.unwanted
+    return Deployed(inputs, _leading_to(outputs, cut.layers), frozenset(cut.unwanted), transform, [*notes, *cut.notes])
+
+
+# ---- inputs
+
+
+def _inputs(layers: Sequence[Layer]) -> dict[str, tuple[int, ...] | str]:
+    """The tops of ``Input`` layers, whose shapes are one for all or one for each."""
+    inputs: dict[str, tuple[int, ...] | str] = {}
+    for layer in layers:
+        if layer.type != "Input":
+            continue
+        shapes = [shape.integers("dim") for shape in layer.message.message("input_param").messages("shape")]
+        if len(shapes) not in (0, 1, len(layer.tops)):
+            raise RetargetError(
+                f"{layer.place}: {len(shapes)} shapes for {len(layer.tops)} tops", "give one for all, or one for each"
+            )
+        for index, top in enumerate(layer.tops):
+            if top in inputs:
+                raise RetargetError(f"{layer.place}: makes '{top}', which is an input already", "name it differently")
+            shape = shapes[index % len(shapes)] if shapes else ()
+            inputs[top] = _checked(layer, top, shape) or f"{layer.place}: the file says no shape of '{top}'"
+    return inputs
+
+
+def _sources(layers: Sequence[Layer], left_out: Sequence[Layer], computing: Sequence[Layer]) -> list[Layer]:
+    """The data layers, and those of other phases that alone make what the net takes."""
+    sources = [layer for layer in layers if layer.type in DATA]
+    made = {top for layer in layers for top in layer.tops}
+    missing = {bottom for layer in computing for bottom in layer.bottoms} - made
+    for layer in left_out:
+        if layer.type in DATA and missing.intersection(layer.tops):
+            sources.append(layer)
+            missing.difference_update(layer.tops)
+    return sources
+
+
+def _consumers(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
+    consumers: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for bottom in layer.bottoms:
+            consumers.setdefault(bottom, []).append(layer)
+    return consumers
+
+
+def _is_target(top: str, consumers: Mapping[str, Sequence[Layer]]) -> bool:
+    """Whether a blob of a data layer is what the net is trained towards: no way from it leads to a layer with weights.
+
+    Where a layer also takes other blobs, as one that masks an image does, only the name tells a label.
+    """
+    reached, ahead, mixed = {top}, [top], False
+    while ahead:
+        for layer in consumers.get(ahead.pop(), ()):
+            if _judges(layer) or layer.type in _SINKS:
+                continue
+            if blobs.expected(layer):
+                return False
+            mixed |= not reached.issuperset(layer.bottoms)
+            fresh = set(layer.tops) - reached
+            reached |= fresh
+            ahead += fresh
+    return "label" in top if mixed else True
+
+
+def _shape(source: Layer, top: str, layers: Sequence[Layer]) -> tuple[int, ...] | str:
+    """What ``source`` says of ``top``, one image a time; or what it does not say."""
+    message = source.message
+    index = source.tops.index(top)
+    if source.type == "DummyData":
+        return _dummy_shape(source, index)
+    if source.type == "MemoryData" and index == 0:
+        own = message.message("memory_data_param")
+        return _checked(source, top, (1, *(own.integer(name) for name in ("channels", "height", "width"))))
+    transform, images = message.message("transform_param"), message.message("image_data_param")
+    resized = transform.message("resize_param")
+    sizes = [
+        (transform.integer("crop_size"), transform.integer("crop_size")),
+        (transform.integer("crop_h"), transform.integer("crop_w")),
+        (resized.integer("height"), resized.integer("width")),
+        (images.integer("new_height"), images.integer("new_width")),
+    ]
+    height, width = next((size for size in sizes if min(size) > 0), (0, 0))
+    channels = _channels(top, layers, height * width)
+    if not height:
+        known = "" if channels is None else f"; by the weights it has {channels} channel{'s' if channels != 1 else ''}"
+        return f"{source.place}: the size of '{top}' stands in its data, not in the file{known}"
+    if channels is None and transform.flag("force_gray"):
+        channels = 1
+    if channels is None and (transform.flag("force_color") or len(transform.numbers("mean_value")) == 3):
+        channels = 3
+    if channels is None and source.type == "ImageData":
+        channels = 3 if images.flag("is_color", True) else 1
+    if channels is None:
+        return f"{source.place}: neither the file nor the weights say how many channels '{top}' has"
+    return 1, channels, height, width
+
+
+def _dummy_shape(source: Layer, index: int) -> tuple[int, ...] | str:
+    own = source.message.message("dummy_data_param")
+    shapes = [shape.integers("dim") for shape in own.messages("shape")]
+    if not shapes:
+        columns = [own.integers(name) for name in ("num", "channels", "height", "width")]
+        if not all(columns):
+            return f"{source.place}: the file says no shape of '{source.tops[index]}'"
+        shapes = [tuple(column[index if index < len(column) else 0] for column in columns)]
+    return _checked(source, source.tops[index], shapes[index if index < len(shapes) else 0])
+
+
+def _checked(layer: Layer, top: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) > MAX_AXES or min(shape, default=1) < 1:
+        raise RetargetError(
+            f"{layer.place}: '{top}' has the shape {list(shape[:MAX_AXES])}",
+            f"dimensions are 1 or more, and there are {MAX_AXES} at most",
+        )
+    return shape
+
+
+def _channels(top: str, layers: Sequence[Layer], area: int) -> int | None:
+    """How many channels ``top`` has by the weights of the first layer that tells, past those that keep their number.
+
+    ``area`` is height times width, 0 where it is not known.
+    """
+    reached, whole = {top}, True
+    for layer in layers:
+        if not reached.intersection(layer.bottoms):
+            continue
+        if layer.blobs and layer.type in ("BatchNorm", "PReLU", "Scale", "Bias") and layer.blobs[0].size > 1:
+            return int(layer.blobs[0].size)
+        if layer.blobs and layer.type == "Convolution" and layer.blobs[0].ndim > 2:
+            return int(layer.blobs[0].shape[1]) * layer.message.message("convolution_param").integer("group", 1)
+        if layer.blobs and layer.type in ("ConvolutionDepthwise", "DepthwiseConvolution"):
+            return int(layer.blobs[0].shape[0])
+        if layer.blobs and layer.type == "InnerProduct" and whole and area and layer.blobs[0].shape[-1] % area == 0:
+            return int(layer.blobs[0].shape[-1]) // area
+        if layer.type in _SAME_CHANNELS:
+            reached.update(layer.tops)
+            whole &= layer.type != "Pooling"
+    return None
+
+
+def _preparation(transform: Message) -> str:
+    """What a data layer does to the numbers of an image: ``mean_value 104, 117, 123, scale 0.017``."""
+    parts = []
+    if means := transform.numbers("mean_value"):
+        parts.append(f"mean_value {', '.join(f'{mean:g}' for mean in means)}")
+    if file := transform.word("mean_file"):
+        parts.append(f"mean_file {file}")
+    if (scale := transform.number("scale", 1.0)) != 1:
+        parts.append(f"scale {scale:g}")
+    return ", ".join(parts)
+
+
+# ---- what is for training only
+
+
+@dataclass(frozen=True)
+class _Cut:
+    layers: Sequence[Layer]
+    unwanted: set[str]
+    notes: Sequence[str]
+
+
+def _judges(layer: Layer) -> bool:
+    """Whether a layer compares what the net says with what it should say."""
+    return layer.type.endswith("Loss") or "Accuracy" in layer.type or layer.type == "DetectionEvaluate"
+
+
+def _cut(layers: Sequence[Layer], targets: set[str]) -> _Cut:
+    """``layers`` without those that judge or that need ``targets``; with a softmax or sigmoid in place of its loss."""
+    kept: list[Layer] = []
+    unwanted: set[str] = set()
+    notes: list[str] = []
+    lost = set(targets)
+    auxiliary = _auxiliary(layers)
+    names = {name for layer in layers for name in (layer.name, *layer.tops, *layer.bottoms)}
+    several = sum(layer.type in _PREDICTING for layer in layers) - len(auxiliary) > 1
+    dropped: list[str] = []
+    for index, layer in enumerate(layers):
+        if layer.type in _SINKS:
+            if layer.type == "Silence":
+                unwanted.update(layer.bottoms)
+            dropped.append(_called(layer))
+        elif index in auxiliary:
+            unwanted.update(layer.bottoms)
+            lost.update(layer.tops)
+            notes.append(f"the head of {_called(layer)} was left out: it weighs less than another of the same labels")
+        elif layer.type in _PREDICTING and _made_already(layer, layers):
+            lost.update(layer.tops)
+            dropped.append(_called(layer))
+        elif layer.type in _PREDICTING and layer.bottoms and layer.bottoms[0] not in lost:
+            made = _prediction(layer, names, several)
+            kept.append(made)
+            names.update((made.name, *made.tops))
+            lost.update(layer.tops[:1])
+            notes.append(f"{_called(layer)} became a {made.type} that makes '{made.tops[0]}'")
+        elif _judges(layer) or lost.intersection(layer.bottoms):
+            lost.update(layer.tops)
+            dropped.append(_called(layer))
+        else:
+            kept.append(layer)
+    if dropped:
+        shown = dropped if len(dropped) <= _SHOWN else [*dropped[:_SHOWN], f"{len(dropped) - _SHOWN} more"]
+        notes.append(f"left out, as only training needs them: {', '.join(shown)}")
+    return _Cut(kept, unwanted, notes)
+
+
+def _auxiliary(layers: Sequence[Layer]) -> set[int]:
+    """Indices of losses of the same type and labels as another that weighs more: heads that only help to train."""
+    groups: dict[tuple[str, ...], dict[int, float]] = {}
+    for index, layer in enumerate(layers):
+        if layer.type in _PREDICTING and len(layer.bottoms) > 1:
+            weight = layer.message.numbers("loss_weight")
+            groups.setdefault((layer.type, *layer.bottoms[1:]), {})[index] = weight[0] if weight else 1.0
+    return {index for group in groups.values() for index, weight in group.items() if weight < max(group.values())}
+
+
+def _made_already(loss: Layer, layers: Sequence[Layer]) -> bool:
+    """Whether another layer makes, of the same blob, what ``loss`` would leave behind."""
+    return len(loss.tops) < 2 and any(
+        layer.type == _PREDICTING[loss.type][0] and layer.bottoms == loss.bottoms[:1] for layer in layers
+    )
+
+
+def _prediction(loss: Layer, names: set[str], several: bool) -> Layer:
+    """The layer whose output ``loss`` compares with the labels."""
+    kind, parameters = _PREDICTING[loss.type]
+    bottom = loss.bottoms[0]
+    if len(loss.tops) > 1:
+        name = loss.tops[1]
+    else:
+        start = name = f"{bottom}_prob" if several else "prob"
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{start}_{number}"
+    message = Message(
+        loss.message.place,
+        {
+            "name": [name],
+            "type": [kind],
+            "bottom": [bottom],
+            "top": [name],
+            **({parameters: loss.message.fields[parameters]} if parameters in loss.message else {}),
+        },
+    )
+    return Layer(name, kind, (bottom,), (name,), message)
+
+
+def _terminal(layers: Iterable[Layer]) -> set[str]:
+    """Blobs that no layer takes once they are made."""
+    terminal: set[str] = set()
+    for layer in layers:
+        terminal.difference_update(layer.bottoms)
+        terminal.update(layer.tops)
+    return terminal
+
+
+def _leading_to(outputs: set[str], layers: Sequence[Layer]) -> list[Layer]:
+    """``layers`` that ``outputs`` are made from."""
+    needed = set(outputs)
+    kept = []
+    for layer in reversed(layers):
+        if needed.intersection(layer.tops):
+            needed.difference_update(layer.tops)
+            needed.update(layer.bottoms)
+            kept.append(layer)
+    return kept[::-1]
+
+
+def _called(layer: Layer) -> str:
+    return f"'{layer.name}' ({layer.type})"
