@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from retarget.convert.caffe.build import Lowering
-from retarget.convert.caffe.layers import activation, arithmetic, convolution, normalization, pooling, shape
+from retarget.convert.caffe.layers import (
+    activation,
+    arithmetic,
+    convolution,
+    detection,
+    normalization,
+    pooling,
+    recurrent,
+    shape,
+)
 
-FAMILIES = (convolution, pooling, activation, normalization, arithmetic, shape)
+FAMILIES = (convolution, pooling, activation, normalization, arithmetic, shape, recurrent, detection)
 
 LAYERS: dict[str, Lowering] = {
     layer_type: lowering for family in FAMILIES for layer_type, lowering in family.LAYERS.items()
