@@ -1,7 +1,8 @@
-"""Single-layer Caffe nets, at least two a layer type, that together cover every parameter which changes what is computed.
+"""Single-layer Caffe nets, two or more a layer type, that together cover what parameters change.
 
-``CASES`` is the table; ``case.prototxt``, ``case.weights`` and ``case.feeds()`` are the net, the last two drawn from the
-case's seed; ``write(case, folder)`` leaves a prototxt and a caffemodel. ``opencv`` says why OpenCV's Caffe reader is not asked; the reference in numpy is, always.
+``CASES`` is the table. ``case.prototxt``, ``case.weights`` and ``case.feeds()`` are the net, the last two drawn from the
+case's seed; ``write(case, folder)`` leaves a prototxt and a caffemodel. ``opencv`` says whether OpenCV's Caffe reader is
+an oracle for the case; the reference in numpy always is, and ``convert/caffe/reference/opencv.py`` has the reasons.
 What Caffe itself does (and a lowering must do too) where its forks differ is said beside the case.
 """
 
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
+Judge: TypeAlias = Literal["wrong", "lacking"] | None
+"""What OpenCV makes of a case: another result than Caffe, none at all, or Caffe's."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Drawn:
     values: tuple[float, ...] = ()
 
     def draw(self, random: np.random.Generator) -> Floats:
+        found: NDArray[np.generic]
         if self.kind == "normal":
             found = random.normal(self.low, self.high, self.shape)
         elif self.kind == "uniform":
@@ -56,8 +60,7 @@ class Case:
     blobs: tuple[Drawn, ...] = ()
     """The weights of ``layer``."""
     seed: int = 0
-    opencv: str | None = None
-    """Why OpenCV's result is not Caffe's; None: it is."""
+    opencv: Judge = None
     outputs: Literal["values", "detections"] = "values"
     """``detections``: rows whose order among equals is open, and whose number the data decides."""
 
@@ -110,11 +113,10 @@ def layer(type_: str, parameters: str = "", bottoms: Sequence[str] = ("data",), 
 
 
 DATA = normal(2, 4, 9, 10)
+BANDS = normal(2, 7, 6, 5)
 
 
-def _one(
-    name: str, type_: str, parameters: str = "", *blobs: Drawn, data: Drawn = DATA, opencv: str | None = None
-) -> Case:
+def _one(name: str, type_: str, parameters: str = "", *blobs: Drawn, data: Drawn = DATA, opencv: Judge = None) -> Case:
     return Case(name, type_, layer(type_, parameters), {"data": data}, blobs, opencv=opencv)
 
 
@@ -125,7 +127,7 @@ def _many(
     inputs: Mapping[str, Drawn],
     *blobs: Drawn,
     tops: Sequence[str] = ("out",),
-    opencv: str | None = None,
+    opencv: Judge = None,
 ) -> Case:
     return Case(name, type_, layer(type_, parameters, tuple(inputs), tops), inputs, blobs, opencv=opencv)
 
@@ -134,7 +136,7 @@ def _many(
 
 
 def _convolutions() -> Iterator[Case]:
-    def conv(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: str | None = None) -> Case:
+    def conv(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: Judge = None) -> Case:
         return _one(
             f"convolution_{name}",
             "Convolution",
@@ -246,7 +248,7 @@ def _convolutions() -> Iterator[Case]:
 
 
 def _products() -> Iterator[Case]:
-    def product(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: str | None = None) -> Case:
+    def product(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: Judge = None) -> Case:
         text = f"inner_product_param {{ {parameters} }}"
         return _one(f"innerproduct_{name}", "InnerProduct", text, *blobs, data=data, opencv=opencv)
 
@@ -276,7 +278,7 @@ def _products() -> Iterator[Case]:
 
 
 def _poolings() -> Iterator[Case]:
-    def pool(name: str, parameters: str, data: Drawn = DATA, opencv: str | None = None) -> Case:
+    def pool(name: str, parameters: str, data: Drawn = DATA, opencv: Judge = None) -> Case:
         return _one(f"pooling_{name}", "Pooling", f"pooling_param {{ {parameters} }}", data=data, opencv=opencv)
 
     for kind in ("MAX", "AVE"):
@@ -308,7 +310,7 @@ def _poolings() -> Iterator[Case]:
 
 
 def _normalizations() -> Iterator[Case]:
-    def lrn(name: str, parameters: str, data: Drawn = normal(2, 7, 6, 5), opencv: str | None = None) -> Case:
+    def lrn(name: str, parameters: str, data: Drawn = BANDS, opencv: Judge = None) -> Case:
         return _one(f"lrn_{name}", "LRN", f"lrn_param {{ {parameters} }}", data=data, opencv=opencv)
 
     yield lrn("across", "local_size: 5 alpha: 0.5 beta: 0.75")
@@ -319,7 +321,7 @@ def _normalizations() -> Iterator[Case]:
     # Caffe builds it of layers and leaves `k` out: it is 1 within a channel.
     yield lrn("within_k", "local_size: 5 alpha: 2 beta: 0.5 k: 3 norm_region: WITHIN_CHANNEL")
 
-    def norm(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: str | None = None) -> Case:
+    def norm(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: Judge = None) -> Case:
         return _one(f"batchnorm_{name}", "BatchNorm", parameters, *blobs, data=data, opencv=opencv)
 
     variance = uniform(4, low=0.5, high=4.0)
@@ -425,6 +427,8 @@ def _activations() -> Iterator[Case]:
     yield _one("softmax_flat", "Softmax", data=normal(3, 12, scale=30))
     yield _one("dropout_plain", "Dropout")
     yield _one("dropout_ratio", "Dropout", "dropout_param { dropout_ratio: 0.9 }")
+    # Fast R-CNN's fork: not scaled while it is trained, so scaled when it is used.
+    yield _one("dropout_scale_train", "Dropout", "dropout_param { dropout_ratio: 0.3 scale_train: false }")
 
 
 def _joins() -> Iterator[Case]:
@@ -635,7 +639,7 @@ def _recurrents() -> Iterator[Case]:
 
 
 def _regions() -> Iterator[Case]:
-    # Batch index, x1, y1, x2, y2 in pixels of the image; one reaches beyond it, one lies in one cell, one is upside down.
+    # Batch index, x1, y1, x2, y2 in pixels of the image: one reaches beyond it, one is upside down.
     rois = exact(
         [0, 0, 0, 63, 47, 1, 10, 12, 40, 30, 0, 30, 20, 31, 21, 1, 50, 30, 90, 70, 0, 40, 40, 20, 20, 1, 7, 9, 25, 44],
         6,
@@ -668,7 +672,8 @@ def _regions() -> Iterator[Case]:
         ("plain", "feat_stride: 16 ratio: 0.5 ratio: 1 ratio: 2 scale: 2 scale: 4 post_nms_topn: 12 min_size: 1", 6),
         (
             "base",
-            "feat_stride: 16 base_size: 8 ratio: 1 scale: 3 scale: 6 pre_nms_topn: 40 post_nms_topn: 10 nms_thresh: 0.5 min_size: 4",
+            "feat_stride: 16 base_size: 8 ratio: 1 scale: 3 scale: 6"
+            " pre_nms_topn: 40 post_nms_topn: 10 nms_thresh: 0.5 min_size: 4",
             2,
         ),
     ):
@@ -710,7 +715,7 @@ def _boxes(count: int, seed: int) -> list[float]:
 
 
 def _detections() -> Iterator[Case]:
-    def prior(name: str, parameters: str, *, type_: str = "PriorBox", opencv: str | None = None) -> Case:
+    def prior(name: str, parameters: str, *, type_: str = "PriorBox", opencv: Judge = None) -> Case:
         return _many(
             f"{type_.lower()}_{name}",
             type_,
@@ -740,7 +745,7 @@ def _detections() -> Iterator[Case]:
     spread = [value for _ in range(count) for value in (0.1, 0.1, 0.2, 0.2)]
     boxes = exact([*_boxes(count, 7), *spread], 1, 2, 4 * count)
 
-    def output(name: str, parameters: str, batch: int = 1, per_class: bool = False, opencv: str | None = None) -> Case:
+    def output(name: str, parameters: str, batch: int = 1, per_class: bool = False, opencv: Judge = None) -> Case:
         parameters = f"num_classes: {classes} {parameters}"
         return Case(
             f"detectionoutput_{name}",
@@ -755,28 +760,33 @@ def _detections() -> Iterator[Case]:
             opencv=opencv,
         )
 
-    ssd = "share_location: true background_label_id: 0 code_type: CENTER_SIZE"
-    nms = "nms_param { nms_threshold: 0.45 top_k: 400 }"
-    yield output("plain", f"{ssd} {nms} keep_top_k: 200 confidence_threshold: 0.3")
-    yield output("batch", f"{ssd} {nms} keep_top_k: 200 confidence_threshold: 0.3", batch=2)
-    yield output("keep", f"{ssd} {nms} keep_top_k: 4 confidence_threshold: 0.3", batch=2)
-    yield output("top_k", f"{ssd} nms_param {{ nms_threshold: 0.3 top_k: 3 }} confidence_threshold: 0.1")
+    # Spelled out where the default would do, for OpenCV asks for it.
+    shared, all_, nms = "share_location: true", "keep_top_k: 200", "nms_param { nms_threshold: 0.45 top_k: 400 }"
+    ssd = f"{shared} background_label_id: 0 code_type: CENTER_SIZE"
+    some = "confidence_threshold: 0.3"
+    yield output("plain", f"{ssd} {nms} {all_} {some}")
+    yield output("batch", f"{ssd} {nms} {all_} {some}", batch=2)
+    yield output("keep", f"{ssd} {nms} keep_top_k: 4 {some}", batch=2)
+    yield output("top_k", f"{ssd} nms_param {{ nms_threshold: 0.3 top_k: 3 }} {all_} confidence_threshold: 0.1")
     # Not given: every box, whatever its confidence.
-    yield output("no_threshold", f"{ssd} {nms}")
-    yield output("corner", f"code_type: CORNER {nms} confidence_threshold: 0.3")
-    yield output("encoded", f"{ssd} {nms} confidence_threshold: 0.3 variance_encoded_in_target: true")
+    yield output("no_threshold", f"{ssd} {nms} {all_}")
+    yield output("corner", f"{shared} background_label_id: 0 code_type: CORNER {nms} {all_} {some}")
+    yield output("encoded", f"{ssd} {nms} {all_} {some} variance_encoded_in_target: true")
     yield output(
-        "encoded_corner", f"code_type: CORNER {nms} confidence_threshold: 0.3 variance_encoded_in_target: true"
+        "encoded_corner",
+        f"{shared} background_label_id: 0 code_type: CORNER {nms} {all_} {some} variance_encoded_in_target: true",
     )
-    yield output("corner_size", f"code_type: CORNER_SIZE {nms} confidence_threshold: 0.3")
-    yield output("background", f"code_type: CENTER_SIZE background_label_id: 2 {nms} confidence_threshold: 0.3")
-    yield output("no_background", f"code_type: CENTER_SIZE background_label_id: -1 {nms} confidence_threshold: 0.3")
-    yield output(
-        "per_class", f"code_type: CENTER_SIZE share_location: false {nms} confidence_threshold: 0.3", per_class=True
-    )
-    yield output("eta", f"{ssd} nms_param {{ nms_threshold: 0.7 top_k: 400 eta: 0.9 }} confidence_threshold: 0.1")
+    yield output("corner_size", f"{shared} background_label_id: 0 code_type: CORNER_SIZE {nms} {all_} {some}")
+    yield output("background", f"{shared} background_label_id: 2 code_type: CENTER_SIZE {nms} {all_} {some}")
+    yield output("no_background", f"{shared} background_label_id: -1 code_type: CENTER_SIZE {nms} {all_} {some}")
+    apart = "share_location: false background_label_id: 0 code_type: CENTER_SIZE"
+    yield output("per_class", f"{apart} {nms} {all_} {some}", per_class=True)
+    adaptive = "nms_param { nms_threshold: 0.7 top_k: 400 eta: 0.9 }"
+    yield output("eta", f"{ssd} {adaptive} {all_} confidence_threshold: 0.1")
     # Nothing found: one row an image, its number and then -1.
-    yield output("none", f"{ssd} {nms} confidence_threshold: 0.999", batch=2)
+    yield output("none", f"{ssd} {nms} {all_} confidence_threshold: 0.999", batch=2)
+    # Boxes by corners, labels from 1 on, no limit: Caffe's defaults.
+    yield output("defaults", some)
 
 
 CASES: Mapping[str, Case] = {
