@@ -1,8 +1,8 @@
 """Single-layer Caffe nets, two or more a layer type, that together cover what parameters change.
 
-``CASES`` is the table. ``case.prototxt``, ``case.weights`` and ``case.feeds()`` are the net, the last two drawn from the
-case's seed; ``write(case, folder)`` leaves a prototxt and a caffemodel. ``opencv`` says whether OpenCV's Caffe reader is
-an oracle for the case; the reference in numpy always is, and ``convert/caffe/reference/opencv.py`` has the reasons.
+``CASES`` is the table. ``case.prototxt``, ``case.weights`` and ``case.feeds()`` are the net, the last two drawn from
+the case's seed; ``write(case, folder)`` leaves a prototxt and a caffemodel. ``opencv`` says whether OpenCV's reader is an
+oracle for the case; the reference in numpy always is, and ``convert/caffe/reference/opencv.py`` has the reasons.
 What Caffe itself does (and a lowering must do too) where its forks differ is said beside the case.
 """
 
@@ -71,10 +71,9 @@ class Case:
 
     @property
     def weights(self) -> list[caffe_files.Saved]:
-        """What the caffemodel holds."""
+        """What the caffemodel holds: as Caffe saves it, also a layer that has no weights."""
         random = np.random.default_rng((self.seed, 2))
-        blobs = [drawn.draw(random) for drawn in self.blobs]
-        return [("layer", self.type, blobs)] if blobs else []
+        return [("layer", self.type, [drawn.draw(random) for drawn in self.blobs])]
 
     def feeds(self) -> dict[str, Floats]:
         random = np.random.default_rng((self.seed, 1))
@@ -672,8 +671,7 @@ def _regions() -> Iterator[Case]:
         ("plain", "feat_stride: 16 ratio: 0.5 ratio: 1 ratio: 2 scale: 2 scale: 4 post_nms_topn: 12 min_size: 1", 6),
         (
             "base",
-            "feat_stride: 16 base_size: 8 ratio: 1 scale: 3 scale: 6"
-            " pre_nms_topn: 40 post_nms_topn: 10 nms_thresh: 0.5 min_size: 4",
+            f"feat_stride: 16 base_size: 8 ratio: 1 scale: 3 scale: 6 pre_nms_topn: 40 {few} min_size: 4",
             2,
         ),
     ):
