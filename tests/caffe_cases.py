@@ -1,8 +1,8 @@
 """Single-layer Caffe nets, two or more a layer type, that together cover what parameters change.
 
 ``CASES`` is the table. ``case.prototxt``, ``case.weights`` and ``case.feeds()`` are the net, the last two drawn from
-the case's seed; ``write(case, folder)`` leaves a prototxt and a caffemodel. ``opencv`` says whether OpenCV's reader is an
-oracle for the case; the reference in numpy always is, and ``convert/caffe/reference/opencv.py`` has the reasons.
+the case's seed; ``write(case, folder)`` leaves a prototxt and a caffemodel. ``opencv`` says whether OpenCV's reader is
+an oracle for the case; the reference in numpy always is, and ``convert/caffe/reference/opencv.py`` has the reasons.
 What Caffe itself does (and a lowering must do too) where its forks differ is said beside the case.
 """
 
@@ -667,6 +667,7 @@ def _regions() -> Iterator[Case]:
     )
     heights, widths = 5, 6
     image = exact([80, 96, 1], 1, 3)
+    few = "post_nms_topn: 10 nms_thresh: 0.5"
     for name, parameters, anchors in (
         ("plain", "feat_stride: 16 ratio: 0.5 ratio: 1 ratio: 2 scale: 2 scale: 4 post_nms_topn: 12 min_size: 1", 6),
         (
