@@ -40,7 +40,7 @@ def _path(text: str) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's raises for the name of no user
 
 
-ModelArgument = Annotated[Path, typer.Argument(parser=_path, help="A model file or folder.", metavar="MODEL")]
+ModelArgument = Annotated[Path, typer.Argument(parser=_path, help="A file or folder, or FILE,FILE.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout.")]
 StoreOption = Annotated[Path | None, typer.Option("--store", parser=_path, help="Folder of the store.", metavar="DIR")]
 Output = Annotated[
@@ -74,6 +74,11 @@ def convert(
     factory: Annotated[
         str | None, typer.Option(help="Code that builds the module.", metavar="FILE.py:FUNCTION")
     ] = None,
+    signature: Annotated[str | None, typer.Option(help="Which function of a SavedModel.", metavar="NAME")] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(parser=_path, help="Interpreter that has the model's framework, if not this.", metavar="PYTHON"),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Samples for parity.", metavar="DATA")] = None,
     calibration: Annotated[str | None, typer.Option(help="Samples for calibration.", metavar="DATA")] = None,
     preprocess: Annotated[
@@ -92,6 +97,7 @@ def convert(
     json: Json = False,
 ) -> None:
     """Convert one model, without a recipe; the recipe that it stands for is written beside the result."""
+    from retarget import user_config
     from retarget.plan import Invocation
     from retarget.quick import recipe_for
 
@@ -103,13 +109,17 @@ def convert(
         outputs=outputs,
         shapes=shapes,
         factory=factory,
+        signature=signature,
+        python=python,
         data=data,
         calibration=calibration,
         preprocess=preprocess,
         optimize=optimize,
         trust=trust,
     )
-    invocation = Invocation(strict=strict, threads=threads or cores(), bench=not no_bench)
+    invocation = Invocation(
+        strict=strict, threads=threads or cores(), bench=not no_bench, toolchains=user_config.read().toolchains
+    )
     _build(wanted, output, invocation, jobs, memory, timeout, store, None, None, json)
 
 
@@ -135,7 +145,7 @@ def build(
     """Build everything that a recipe asks for, and check it."""
     import msgspec
 
-    from retarget import lock
+    from retarget import lock, user_config
     from retarget import recipe as recipes
     from retarget.plan import Invocation
     from retarget.quick import preset
@@ -145,7 +155,13 @@ def build(
         wanted = msgspec.structs.replace(wanted, model=msgspec.structs.replace(wanted.model, trust=True))
     if optimize is not None:
         wanted = msgspec.structs.replace(wanted, optimize=preset(optimize))
-    invocation = Invocation(strict=strict, only=tuple(only), threads=threads or cores(), bench=not no_bench)
+    invocation = Invocation(
+        strict=strict,
+        only=tuple(only),
+        threads=threads or cores(),
+        bench=not no_bench,
+        toolchains=user_config.read().toolchains,
+    )
     lock_file = recipe.parent / lock.NAME if locked else None
     if dry_run:
         _dry_run(wanted, invocation, store, lock_file, json)
@@ -426,9 +442,10 @@ def _dry_run(wanted: Recipe, invocation: Invocation, store: Path | None, locked:
 
 
 def _store(option: Path | None) -> Store:
+    from retarget import user_config
     from retarget.store import Store, default_root
 
-    return Store(default_root(option))
+    return Store(default_root(option, user_config.read().store))
 
 
 if __name__ == "__main__":

@@ -230,6 +230,7 @@ class _Build:
                 log=str(staging.log),
                 temporary=str(staging.temporary),
                 scratch=None if scratch is None else str(scratch),
+                python=None if step.python is None else str(step.python),
                 memory_bytes=self._limits.memory_bytes,
             )
             answer = worker.run(

@@ -20,7 +20,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class SourceOptions(Options, frozen=True, kw_only=True):
-    """How to read the user's model. Files: ``model``, those in ``parts``, and ``factory`` where there is one."""
+    """How to read the user's model. Files: ``model``, ``model.<part>``, and ``factory`` if there is one."""
 
     frontend: str
     form: str
@@ -32,7 +32,7 @@ class SourceOptions(Options, frozen=True, kw_only=True):
     trust: bool
     signature: str | None = None
     parts: tuple[str, ...] = ()
-    """Roles of the other files that the model consists of."""
+    """The other files that the model consists of, such as ``weights``."""
     options: dict[str, object]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 import msgspec
 
@@ -25,6 +25,7 @@ from retarget.facts import DataOrigin
 from retarget.preprocess import READERS, Classes, check_folder
 from retarget.protocols import JSON, Kind, Step
 from retarget.recipe import Evaluation, Int8, WeightsOnly
+from retarget.remote import fingerprint
 from retarget.tolerance import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Invocation:
     bench: bool = True
     """Whether latency is measured."""
     bench_seconds: float = 1.0
+    toolchains: Mapping[str, Path] = field(default_factory=dict)
+    """Frontend to the interpreter that the user configured for it; what the recipe says goes before."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,14 @@ class Plan:
 def make(recipe: Recipe, store: Store, invocation: Invocation) -> Plan:
     """The plan of ``recipe``. Raises ``RetargetError`` for what can be known to fail before anything runs."""
     return _Planner(recipe, store, invocation).plan()
+
+
+class _Framework(TypedDict, total=False):
+    """Arguments of `_Planner.add`."""
+
+    requires: Sequence[str]
+    python: Path
+    extra: Mapping[str, str]
 
 
 @dataclass
@@ -185,7 +196,7 @@ class _Planner:
             source.frontend,
             told.ConvertOptions(source=source, data=data),
             files=files,
-            requires=catalog.frontend(source.frontend).requires,
+            **self.framework(source.frontend),
         )
 
     def source(self) -> tuple[told.SourceOptions, dict[str, Path]]:
@@ -195,13 +206,19 @@ class _Planner:
             raise RetargetError(f"{model.path}: no such file or folder", MISSING)
         name, form = recognise(model.path, model.format)
         frontend = catalog.frontend(name)
-        _require(name, frontend.requires, frontend.extra)
+        if self.interpreter(name) is None:
+            _require(name, frontend.requires, frontend.extra)
+        parts = dict(frontend.parts(model.path))
+        if model.weights:
+            if not frontend.takes_weights:
+                raise RetargetError(f"{model.path}: {form} has no second file", "leave `weights` out")
+            parts["weights"] = model.weights
         if model.sha256 and self.digest(model.path) != model.sha256:
             raise RetargetError(
                 f"{model.path}: sha256 is {self.digest(model.path)}, the recipe demands {model.sha256}",
                 "this is another file than the one the recipe was written for",
             )
-        files = {"model": model.path}
+        files = {"model": model.path, **{f"model.{role}": path for role, path in parts.items()}}
         if model.factory:
             files["factory"] = model.factory.file
         ranges = self.recipe.dim_ranges()
@@ -213,8 +230,22 @@ class _Planner:
             outputs=self.recipe.outputs,
             factory=model.factory.function if model.factory else None,
             trust=model.trust,
+            signature=model.signature,
+            parts=tuple(parts),
             options=model.options,
         ), files
+
+    def interpreter(self, frontend: str) -> Path | None:
+        """The interpreter that runs ``frontend``; None: this one."""
+        told = self.recipe.toolchains.get(frontend)
+        return told.python if told else self.invocation.toolchains.get(frontend)
+
+    def framework(self, frontend: str) -> _Framework:
+        """What the source framework of a step adds to its key: that of this environment or the user's own."""
+        python = self.interpreter(frontend)
+        if python is None:
+            return {"requires": catalog.frontend(frontend).requires}
+        return {"python": python, "extra": fingerprint(python)}
 
     def preset(self) -> str | tuple[tuple[str, dict[str, object]], ...]:
         optimize = self.recipe.optimize
@@ -420,8 +451,8 @@ class _Planner:
             self.evaluation(evaluation, None, None, source),
             inputs={"source": convert},
             files={**files, **_evaluation_files(evaluation)},
-            requires=catalog.frontend(source.frontend).requires,
             runs=True,
+            **self.framework(source.frontend),
         )
 
     def evaluation(
@@ -485,6 +516,7 @@ class _Planner:
         files: Mapping[str, Path] | None = None,
         requires: Sequence[str] = (),
         extra: Mapping[str, str] | None = None,
+        python: Path | None = None,
         runs: bool = False,
         partial: bool = False,
         optional: bool = False,
@@ -504,6 +536,8 @@ class _Planner:
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.versions.update(versions)
+        if python is not None and extra is not None:
+            self.versions.update({f"{toolchain}/{name}": version for name, version in extra.items()})
         step = Step(
             id=id,
             kind=kind,
@@ -513,6 +547,7 @@ class _Planner:
             toolchain=toolchain,
             code_root=self.recipe.model.path.parent if files else None,
             key=self.store.resolve(key, self.recipe.model.path.parent) if files else key,
+            python=python,
             optional=optional,
             partial=partial,
         )
@@ -532,6 +567,10 @@ def recognise(path: Path, format: str | None = None) -> tuple[str, str]:  # noqa
     names = [format] if format else list(catalog.FRONTENDS)
     for name in names:
         if form := catalog.frontend(name).matches(path):
+            return name, form
+    for name in names:
+        # Damaged: the reader's own error says more than "unknown format".
+        if path.is_file() and (form := catalog.frontend(name).suffixes.get(path.suffix.lower())):
             return name, form
     if format:
         raise RetargetError(

@@ -59,6 +59,8 @@ class Step:
     """A failure to find the toolchain skips this step and does not fail the build."""
     partial: bool = False
     """Runs with the inputs that could be made, rather than being skipped when one of them failed."""
+    python: Path | None = None
+    """The interpreter of the user's own that runs the source framework; None: this one."""
     code_root: Path | None = None
     """Where the step imports the user's own code: the folder that its names in the manifest are relative to."""
 
@@ -106,6 +108,8 @@ class StepRequest:
     """Role to an artifact's directory."""
     files: Mapping[str, Path]
     out: Path
+    python: Path | None = None
+    """As in ``Step``."""
     scratch: Path | None = None
     """A folder for what the step wants to find again when it is run anew after a failure or a kill."""
     memory_bytes: int | None = None
@@ -143,6 +147,11 @@ class Frontend(Protocol):
     Options: type[msgspec.Struct]
     layout: Literal["nchw", "nhwc"]
     """Where the channels of this framework's images stand."""
+    suffixes: Mapping[str, str]
+    """Suffix to the form that a file called so is to have: what cannot be recognised is met with its reader's error."""
+
+    takes_weights: bool
+    """Whether a model has a second file, which the user may name."""
 
     @staticmethod
     def matches(path: Path) -> str | None:
@@ -150,21 +159,22 @@ class Frontend(Protocol):
 
     @staticmethod
     def parts(path: Path) -> Mapping[str, Path]:
-        """Role to each other file that the model at ``path`` consists of, found beside it, such as its weights."""
+        """Role to each other file that the model at ``path`` consists of, found beside it."""
 
 
 class FrontendExport(Protocol):
-    """The half that needs the framework: ``convert/<name>/export.py``. It may run in the user's own interpreter."""
+    """The half that needs the framework: ``convert/<name>/export.py``. It may run in the user's own interpreter.
 
-    @staticmethod
-    def export(source: Source, example: Feeds | None, out: Path) -> Exported:
+    A module, or what stands for one that runs elsewhere (``remote.RemoteFrontend``).
+    """
+
+    def export(self, source: Source, example: Feeds | None, out: Path) -> Exported:
         """Write ``out/model.onnx`` (any opset, external data beside it). ``example``: a real sample, if any.
 
         The model's inputs and outputs bear the names in what is returned; its dimensions need not.
         """
 
-    @staticmethod
-    def reference(source: Source, exported: Exported) -> Runner:
+    def reference(self, source: Source, exported: Exported) -> Runner:
         """The source framework itself, as a runner."""
 
 

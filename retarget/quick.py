@@ -22,9 +22,10 @@ from retarget.recipe import (
     Samples,
     Shape,
     TargetEntry,
+    Toolchain,
     Variant,
 )
-from retarget.recipe_nodes import File, compose
+from retarget.recipe_nodes import File, compose, parse_path
 from retarget.recipe_yaml import Bad, Reader, render
 from retarget.spec import DimRange, TensorSpec
 
@@ -41,6 +42,8 @@ def recipe_for(
     outputs: Sequence[str],
     shapes: Sequence[str],
     factory: str | None,
+    signature: str | None,
+    python: Path | None,
     data: str | None,
     calibration: str | None,
     preprocess: str | None,
@@ -49,15 +52,14 @@ def recipe_for(
 ) -> Recipe:
     """The recipe that a ``convert`` command stands for. Raises ``RetargetError`` for what it cannot mean."""
     here = Path.cwd()
-    if not model.exists():
-        raise RetargetError(
-            f"{model}: no such file or folder", "give a model file, or a folder that Hugging Face saved"
-        )
+    model, weights = files_of(model)
     recipe = Recipe(
         version=1,
         name=name_of(model),
         model=Model(
             path=model.absolute(),
+            weights=weights and weights.absolute(),
+            signature=signature,
             factory=Code.parse(factory, here) if factory else None,
             inputs={spec.name: spec.type for spec in map(TensorSpec.parse, inputs)},
             shapes=dict(_shape(text) for text in shapes),
@@ -74,6 +76,7 @@ def recipe_for(
         targets=tuple(
             TargetEntry(name=name, options=catalog.target(name).Options()) for name in dict.fromkeys(targets)
         ),
+        toolchains={plan.recognise(model)[0]: Toolchain(python=parse_path(str(python), here))} if python else {},
     )
     for place, message, hint in recipes.check(recipe):
         raise RetargetError(f"{render(place)}: {message}", hint)
@@ -84,14 +87,34 @@ def starter_for(model: Path, inputs: Sequence[str], folder: Path) -> str:
     """A commented recipe for ``model`` that stands in ``folder``."""
     from retarget.recipe_starter import starter
 
-    if not model.exists():
-        raise RetargetError(
-            f"{model}: no such file or folder", "give a model file, or a folder that Hugging Face saved"
-        )
+    model, weights = files_of(model)
     frontend, _ = plan.recognise(model)
     specs = tuple(TensorSpec.parse(text) for text in inputs) or _specs_in(model, frontend)
     usable = [name for name in catalog.TARGETS if catalog.target(name).unavailable() is None]
-    return starter(model.absolute(), frontend=frontend, inputs=specs, shapes={}, targets=usable, folder=folder)
+    return starter(
+        model.absolute(),
+        weights=weights and weights.absolute(),
+        frontend=frontend,
+        inputs=specs,
+        shapes={},
+        targets=usable,
+        folder=folder,
+    )
+
+
+def files_of(model: Path) -> tuple[Path, Path | None]:
+    """The file or folder that ``model`` names, or both of ``a.prototxt,a.caffemodel``. Raises ``RetargetError``."""
+    if model.exists():
+        return model, None
+    first, comma, second = str(model).partition(",")
+    files = [Path(first), Path(second.strip()).expanduser()] if comma else [model]
+    for file in files:
+        if not file.exists():
+            raise RetargetError(
+                f"{file}: no such file or folder",
+                "give a model: a file, a folder, or two files that belong together as a.prototxt,a.caffemodel",
+            )
+    return files[0], files[1] if comma else None
 
 
 def name_of(model: Path) -> str:

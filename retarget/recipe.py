@@ -104,13 +104,22 @@ class Model(Settings, frozen=True, kw_only=True):
     """The trained model."""
 
     bare: ClassVar[str | None] = "path"
-    later: ClassVar[frozenset[str]] = frozenset({"signature", "io_layout", "normalize"})
+    later: ClassVar[frozenset[str]] = frozenset({"io_layout", "normalize"})
 
     path: Annotated[Path, Meta(description="The model: a file, or a folder such as a Hugging Face checkpoint.")]
+    weights: Annotated[
+        Path | None,
+        Meta(description="Its second file, where it has two: the caffemodel of a prototxt; found beside it if absent."),
+    ] = None
     format: Annotated[
         str | None, Meta(description="Frontend that reads it; found from the file's content if absent.")
     ] = None
-    factory: Annotated[Code | None, Meta(description="Code that builds the module a state dict belongs to.")] = None
+    factory: Annotated[
+        Code | None, Meta(description="Code that builds the module a state dict belongs to, or a Keras file's classes.")
+    ] = None
+    signature: Annotated[str | None, Meta(description="Which function of a SavedModel; its default one if absent.")] = (
+        None
+    )
     inputs: Annotated[
         dict[str, Annotated[str, Meta(extra_json_schema={"pattern": SPEC_PATTERN})]],
         Meta(description="Each input as DTYPE[SHAPE]; a name in the shape is a symbolic dimension."),
@@ -312,6 +321,14 @@ class TargetEntry(Settings, frozen=True, kw_only=True):
         return catalog.target(name).Options
 
 
+class Toolchain(Settings, frozen=True, kw_only=True):
+    """An environment of the user's own, in which retarget need not be installed."""
+
+    bare: ClassVar[str | None] = "python"
+
+    python: Annotated[Path, Meta(description="Its interpreter, such as /envs/train/bin/python.")]
+
+
 # ---- gates
 
 
@@ -356,8 +373,6 @@ class Waiver(Settings, frozen=True, kw_only=True):
 class Recipe(Settings, frozen=True, kw_only=True):
     """What to build from which model, and what must hold. Every path is absolute."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"toolchains"})
-
     version: Annotated[Literal[1], Meta(description="Version of the recipe's language.")]
     name: Annotated[Name, Meta(description="Names the report and the build folder.")]
     model: Model
@@ -375,6 +390,9 @@ class Recipe(Settings, frozen=True, kw_only=True):
     targets: Annotated[tuple[TargetEntry, ...], Meta(min_length=1, description="Each a name, or {name: settings}.")]
     gates: Gates = Gates()
     waivers: Annotated[tuple[Waiver, ...], Meta(description="Broken gates that are accepted until a date.")] = ()
+    toolchains: Annotated[
+        dict[str, Toolchain], Meta(description="By frontend: where its framework is, if not in retarget's environment.")
+    ] = msgspec.field(default_factory=dict)
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         """``model.inputs``; empty when the model file is to say them. Raises ``RetargetError``."""
@@ -409,7 +427,7 @@ def load(path: Path) -> Recipe:
     """The recipe at ``path`` with what it extends. Raises ``RecipeError`` with all problems, in the files' order."""
     root, problems = open_tree(path)
     reader = Reader(problems, {(): root.place}, whole="extends" not in root.entries)
-    values = reader.fields(root, struct_type(Recipe).fields, (), known=("extends",), later=Recipe.later)
+    values = reader.fields(root, struct_type(Recipe).fields, (), known=("extends",))
     # a recipe with holes is still checked for the rest, so that one run shows all problems
     holes = {"version": 1, "name": "unnamed", "model": _model_with_holes(root), "targets": ()}
     if "variants" in root.entries:
@@ -445,6 +463,10 @@ def check(recipe: Recipe, names: Mapping[KeyPath, set[str]] | None = None) -> It
     targets = {target.name for target in recipe.targets} | names.get(("targets",), set())
     variants = {variant.name for variant in recipe.variants} | names.get(("variants",), set())
     yield from _check_model(recipe)
+    for name in recipe.toolchains:
+        if name not in catalog.FRONTENDS:
+            hint = did_you_mean(name, catalog.FRONTENDS)
+            yield ("toolchains", name), f"'{name}' is no frontend, and only frontends run elsewhere", hint
     if recipe.data.samples is not None and recipe.data.samples.synthetic is not None:
         hint = "leave data.samples out: parity is then held on drawn inputs, and the report says so"
         yield ("data", "samples"), "synthetic data is for calibration", hint

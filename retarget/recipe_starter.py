@@ -18,6 +18,7 @@ COLUMN = 40
 def starter(
     model: Path,
     *,
+    weights: Path | None = None,
     frontend: str,
     inputs: Sequence[TensorSpec],
     shapes: Mapping[str, DimRange],
@@ -33,7 +34,7 @@ def starter(
         "# What to build from a trained model, and what must hold. `retarget build` with this file builds it.",
         "# A key behind a # shows what else there is.",
         "",
-        *_model(model, frontend, inputs, shapes, folder),
+        *_model(model, weights, frontend, inputs, shapes, folder),
         "",
         *_data(),
         "",
@@ -49,7 +50,12 @@ def _line(text: str, comment: str) -> str:
 
 
 def _model(
-    model: Path, frontend: str, inputs: Sequence[TensorSpec], shapes: Mapping[str, DimRange], folder: Path
+    model: Path,
+    weights: Path | None,
+    frontend: str,
+    inputs: Sequence[TensorSpec],
+    shapes: Mapping[str, DimRange],
+    folder: Path,
 ) -> Iterator[str]:
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", model.stem).strip("-_.") or "model"
     yield _line("version: 1", "of the recipe's language")
@@ -57,8 +63,12 @@ def _model(
     yield _line("# extends: base.yaml", "keys of another recipe hold where this one says nothing")
     yield "model:"
     yield _line(f"  path: {scalar(write_path(model, folder))}", "every path is relative to this file")
+    off = "" if weights else "# "
+    second = scalar(write_path(weights, folder)) if weights else "net.caffemodel"
+    yield _line(f"  {off}weights: {second}", "its second file; found beside it if absent")
     yield _line(f"  format: {scalar(frontend)}", "the frontend; found from the content if absent")
     yield _line("  # factory: model.py:build", "code that builds the module a state dict belongs to")
+    yield _line("  # signature: serving_default", "which function of a SavedModel")
     off = "" if inputs else "# "
     yield _line(f"  {off}inputs:", "DTYPE[SHAPE]; a name in the shape is a symbolic dimension")
     for spec in inputs or [TensorSpec("image", "float32", ("N", 3, 224, 224))]:
@@ -125,5 +135,7 @@ def _gates(targets: Sequence[str]) -> Iterator[str]:
     yield _line("#   accuracy: {max_drop: 0.01}", "needs data.evaluation")
     yield _line("#   latency: {max_ratio: 1.10}", "against a baseline report")
     yield _line(f"#   verified: [{targets[0]}]", "must have been executed, not only built")
+    yield _line("# toolchains:", "where a frontend's framework is, if not beside retarget")
+    yield "#   pytorch: {python: /envs/train/bin/python}"
     yield _line("# waivers:", "broken gates that are accepted until a date")
     yield f"#   - {{gate: parity, target: {targets[0]}, variant: fp16, reason: known, expires: 2027-01-31}}"

@@ -35,7 +35,7 @@ import msgspec
 
 from retarget.digests import Digests, file_digest
 from retarget.disk import ends_of, hold, plain_files, remove, sync, try_hold
-from retarget.errors import RetargetError, did_you_mean
+from retarget.errors import RetargetError
 from retarget.facts import Fact
 from retarget.protocols import Artifact, Step
 
@@ -551,27 +551,8 @@ def _full(root: Path, what: str) -> tuple[str, str]:
     return f"store {root}: {what}", "free some with `retarget cache gc`, or choose another place with --store DIR"
 
 
-def default_root(option: Path | None) -> Path:
-    """Where the store is: ``option``, else what the user's ``config.toml`` says, else the platform's cache folder."""
-    if option is not None:
-        return option
+def default_root(option: Path | None, configured: Path | None) -> Path:
+    """Where the store is: ``option``, else what the user ``configured``, else the platform's cache folder."""
     import platformdirs
 
-    config = platformdirs.user_config_path("retarget") / "config.toml"
-    if not config.is_file():
-        return platformdirs.user_cache_path("retarget")
-    import tomllib
-
-    try:
-        settings = tomllib.loads(config.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RetargetError(f"{config}: {error}") from error
-    for name in settings:
-        if name != "store":
-            raise RetargetError(f"{config}: unknown key '{name}'", did_you_mean(name, ["store"]))
-    place = settings.get("store")
-    if place is None:
-        return platformdirs.user_cache_path("retarget")
-    if not isinstance(place, str):
-        raise RetargetError(f"{config}: store: {place!r} is not a path", 'write store = "/path/to/folder"')
-    return config.parent / Path(place).expanduser()
+    return option or configured or platformdirs.user_cache_path("retarget")

@@ -25,6 +25,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     temporary: str
     scratch: str | None = None
+    python: str | None = None
     memory_bytes: int | None = None
 
 

@@ -117,6 +117,7 @@ def _run(request: Request) -> dict[str, object]:
             inputs={role: Path(folder) for role, folder in request.inputs.items()},
             files={role: Path(file) for role, file in request.files.items()},
             out=Path(request.out),
+            python=None if request.python is None else Path(request.python),
             scratch=None if request.scratch is None else Path(request.scratch),
             memory_bytes=request.memory_bytes,
         )

@@ -275,6 +275,8 @@ def quick(digits: Digits, preprocess: str | None) -> recipes.Recipe:
         outputs=[],
         shapes=["N=1:16:32"],
         factory=None,
+        signature=None,
+        python=None,
         data=None,
         calibration=str(digits.folder / "images"),
         preprocess=preprocess,

@@ -188,7 +188,7 @@ model:
   factory: model.py
   inputs: {image: "float33[N]", mask: "bool[M]"}
   shapes: {N: {min: 9, opt: 8, max: 32}}
-  signature: serving
+  io_layout: nchw
 variants:
   - fp32
   - fp16: {io: float17}
@@ -218,7 +218,7 @@ hint: write FILE.py:FUNCTION, as in model.py:build
 6:12: model.inputs.image: input 'image': unknown dtype 'float33'
 hint: did you mean 'float32'?
 7:15: model.shapes.N: sizes must be min <= opt <= max, got 9, 8, 32
-8:3: model.signature: is not there yet
+8:3: model.io_layout: is not there yet
 hint: remove it: this version of retarget cannot do it
 11:16: variants[1].io: expected one of float16, float32, got 'float17'
 hint: did you mean 'float16'?
@@ -291,7 +291,8 @@ data:
         ("m.onnx", "{path: m.onnx, inputs: {a: 'int8[3]'}, shapes: {M: 3}}", "have no symbolic dimension"),
         ("m.onnx", "{path: m.onnx, trust: yes}", "3:30: model.trust: expected true or false, got 'yes'"),
         ("name: x", "name: x\noutputs: [a, a]", "outputs: two outputs have the same name"),
-        ("name: x", "name: x\ntoolchains: {}", "3:1: toolchains: is not there yet"),
+        ("name: x", "name: x\ntoolchains: {tf: /bin/python}", "'tf' is no frontend, and only frontends run elsewhere"),
+        ("name: x", "name: x\ntoolchains: {onnx: {pyton: a}}", "toolchains.onnx.pyton: unknown key"),
         ("name: x", "name: x\nextend: a.yaml", "3:1: extend: unknown key\nhint: did you mean 'extends'?"),
         ("name: x", "name: x\noptimize: agressive", "optimize: expected one of aggressive, default, none"),
         (

@@ -603,37 +603,11 @@ def test_a_file_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
 # ---- where it is
 
 
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(platformdirs, "user_config_path", lambda name: tmp_path / "config" / name)
-    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
-    (tmp_path / "config" / "retarget").mkdir(parents=True)
-    return tmp_path / "config" / "retarget" / "config.toml"
-
-
-def test_where_the_store_is(config: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache" / "retarget"
-    assert default_root(None) == cache
-    config.write_text("")
-    assert default_root(None) == cache
-    config.write_text('store = "/large/store"\n')
-    assert default_root(None) == Path("/large/store")
-    assert default_root(Path("mine")) == Path("mine")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("stor = 1", "unknown key 'stor'\n\nhint: did you mean 'store'"),
-        ("store = 1", "store: 1 is not a path"),
-        ("store = ", "config.toml: "),
-    ],
-)
-def test_a_wrong_config_is_a_clear_error(config: Path, text: str, message: str) -> None:
-    config.write_text(text)
-    with pytest.raises(RetargetError) as caught:
-        default_root(None)
-    assert message in str(caught.value)
+def test_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    assert default_root(None, None) == tmp_path / "retarget"
+    assert default_root(None, Path("/large/store")) == Path("/large/store")
+    assert default_root(Path("mine"), Path("/large/store")) == Path("mine")
 
 
 @pytest.mark.parametrize("module", ["store", "engine", "worker", "worker_child", "digests", "progress"])

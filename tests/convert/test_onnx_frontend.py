@@ -20,6 +20,7 @@ from retarget import graph
 from retarget.catalog import frontend, frontend_export, frontend_load
 from retarget.compare import snr_db
 from retarget.errors import RetargetError, Unsupported
+from retarget.plan import recognise
 from retarget.session import Session
 from retarget.source import Source
 from retarget.spec import TensorSpec
@@ -438,7 +439,8 @@ def test_files_are_recognised_by_content(tmp_path: Path) -> None:
     bare.write_bytes(path.read_bytes())
     assert matches(bare) == "ONNX"
     (tmp_path / "broken.onnx").write_bytes(b"nonsense")
-    assert matches(tmp_path / "broken.onnx") == "ONNX"
+    assert matches(tmp_path / "broken.onnx") is None
+    assert recognise(tmp_path / "broken.onnx") == ("onnx", "ONNX")
     for name, content in (
         ("a.pt", b"PK\x03\x04"),
         ("b.bin", b""),

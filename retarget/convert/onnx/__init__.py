@@ -11,6 +11,8 @@ import msgspec
 requires: tuple[str, ...] = ()
 extra: str | None = None
 layout: Literal["nchw", "nhwc"] = "nchw"
+suffixes: Mapping[str, str] = {".onnx": "ONNX"}
+takes_weights = False
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,14 +25,11 @@ _NEWEST_IR = 99
 
 
 def matches(path: Path) -> str | None:
-    """``ONNX`` for a file whose first fields are those of a ``ModelProto``, or that is called ``.onnx``."""
+    """``ONNX`` for a file whose first fields are those of a ``ModelProto``."""
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        if _is_model(file):
-            return "ONNX"
-    # A damaged file should be met with an error of the ONNX reader, not with "unknown format".
-    return "ONNX" if path.suffix == ".onnx" else None
+        return "ONNX" if _is_model(file) else None
 
 
 def parts(path: Path) -> Mapping[str, Path]:  # noqa: ARG001
