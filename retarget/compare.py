@@ -297,20 +297,6 @@ def _bounded(value: np.floating | float) -> float:
     return float(min(max(float(value), -sys.float_info.max), sys.float_info.max))
 
 
-# ---- repeatability
-
-
-def check_repeats(first: Outputs, second: Outputs) -> None:
-    """Raise ``RetargetError`` where two runs of the source on the same input differ: nothing can be held against it."""
-    for name, value in first.items():
-        if not np.array_equal(value, second[name], equal_nan=value.dtype.kind == "f"):
-            raise RetargetError(
-                f"output '{name}' differs between two runs on the same input:"
-                " the model is stochastic, or keeps a state from one run to the next",
-                "switch off dropout and sampling; pass noise and state as inputs, and return the new state",
-            )
-
-
 # ---- batch consistency
 
 

@@ -28,7 +28,7 @@ from retarget.calibration.plot import plot
 from retarget.calibration.ranges import Ranges
 from retarget.calibration.statistics import Statistics
 from retarget.calibration.synthetic import SyntheticSamples
-from retarget.compare import check_batch, check_repeats, compare_outputs
+from retarget.compare import check_batch, compare_outputs
 from retarget.equalization import equalize
 from retarget.errors import RetargetError
 from retarget.facts import (
@@ -54,6 +54,7 @@ from retarget.passes.fp16 import CastFloat16
 from retarget.passes.quantize_weights import QuantizeWeights
 from retarget.progress import progress
 from retarget.protocols import EmitJob, Runner, StepRequest
+from retarget.repeats import check_repeats
 from retarget.session import Session
 from retarget.source import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols

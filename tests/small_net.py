@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import nn
 
 from retarget.catalog import frontend, frontend_export, frontend_load
+from retarget.protocols import JSON
 from retarget.source import Source
 from retarget.spec import DimRange, TensorSpec
 
@@ -51,7 +53,14 @@ class Net(nn.Module):
 
 def source_of(path: Path, *inputs: str, **more: object) -> Source:
     specs = tuple(map(TensorSpec.parse, inputs))
+    more["options"] = options_of(**more.pop("options", {}))  # type: ignore[arg-type]
     return Source(path, specs, SHAPES, **more)  # type: ignore[arg-type]
+
+
+def options_of(**given: JSON) -> dict[str, object]:
+    """All options of the frontend, by default but for those that are ``given``."""
+    options: dict[str, object] = msgspec.to_builtins(msgspec.convert(given, frontend("pytorch").Options))
+    return options
 
 
 def save_program(module: nn.Module, path: Path, example: torch.Tensor, dynamic: object) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from small_net import EXPORT, LOAD, MATCHES, SHAPES, Net, save_program, source_of
+from small_net import EXPORT, LOAD, MATCHES, SHAPES, Net, options_of, save_program, source_of
 from torch import nn
 from zoo import FAMILIES, Family
 
@@ -421,7 +421,9 @@ def _family_source(name: str, family: Family, tmp_path: Path, **options: JSON) -
         f"from zoo import FAMILIES\ndef build():\n    return FAMILIES['{name}'].build()\n"
     )
     factory = (tmp_path / "family.py", "build")
-    return Source(tmp_path / "w.pt", family.specs, family.shapes, family.outputs, factory, options=options)
+    return Source(
+        tmp_path / "w.pt", family.specs, family.shapes, family.outputs, factory, options=options_of(**options)
+    )
 
 
 FAST = ("vit", "lstm")

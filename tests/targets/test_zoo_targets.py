@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import zoo
+from small_net import options_of
 
 from retarget import catalog, graph
 from retarget.calibration.observers import observe
@@ -32,7 +33,8 @@ def test_architectures_keep_their_outputs(name: str, tmp_path: Path) -> None:
     weights, factory = tmp_path / "weights.pt", tmp_path / "build.py"
     torch.save(family.build().state_dict(), weights)
     factory.write_text(f"import zoo\n\ndef build():\n    return zoo.FAMILIES[{name!r}].build()\n")
-    source = Source(weights, family.specs, family.shapes, family.outputs, factory=(factory, "build"))
+    options = options_of()
+    source = Source(weights, family.specs, family.shapes, family.outputs, (factory, "build"), options=options)
     folder = tmp_path / "exported"
     folder.mkdir()
     exported = export.export(source, None, folder)

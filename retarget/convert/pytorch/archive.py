@@ -15,13 +15,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
 import torch
 
-from retarget.convert.pytorch import ZIP_ERRORS
+from retarget.convert.pytorch.forms import ZIP_ERRORS
 from retarget.errors import RetargetError
-from retarget.protocols import JSON
+
+if TYPE_CHECKING:
+    from retarget.protocols import JSON
 
 _HINT = "if you know where the file comes from, --trust loads it"
 _OBJECTS = ("custom_obj", "opaque_obj")
@@ -111,22 +114,22 @@ def _is_arithmetic(text: str) -> bool:
 
 
 def _is_size(node: ast.AST) -> bool:
-    match node:
-        case ast.Constant(value=str() as text):
-            return _WORD.fullmatch(text) is not None
-        case ast.Constant(value=value):
-            return value is None or isinstance(value, bool | int | float)
-        case ast.Name(id=name):
-            return not name.startswith("_")
-        case ast.Attribute(attr=name):
-            return name in _SIZES
-        case ast.Call(func=ast.Name(id=name)):
-            # The functions of SymPy begin with a capital, those of Python that do harm do not.
-            return name[0].isupper()
-        case ast.Call(func=ast.Attribute()):
-            return True
-        case _:
-            return isinstance(node, _ARITHMETIC)
+    if isinstance(node, ast.Constant):
+        text = node.value
+        return _WORD.fullmatch(text) is not None if isinstance(text, str) else text is None or _is_number(text)
+    if isinstance(node, ast.Name):
+        return not node.id.startswith("_")
+    if isinstance(node, ast.Attribute):
+        return node.attr in _SIZES
+    if isinstance(node, ast.Call):
+        # The functions of SymPy begin with a capital, those of Python that do harm do not.
+        called = node.func
+        return called.id[0].isupper() if isinstance(called, ast.Name) else isinstance(called, ast.Attribute)
+    return isinstance(node, _ARITHMETIC)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (bool, int, float))
 
 
 def _strings(document: JSON, key: str = "") -> Iterator[tuple[str, str]]:

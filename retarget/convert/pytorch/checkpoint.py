@@ -6,21 +6,22 @@ A pickled module is the exception: it *is* code, and is only loaded with ``trust
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
+import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from zipfile import ZipFile
 
-import msgspec
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 
-from retarget.convert.pytorch import (
+from retarget.convert.pytorch import archive, factory
+from retarget.convert.pytorch.forms import (
     EXPORTED,
     HUGGING_FACE,
     PICKLED,
@@ -28,17 +29,22 @@ from retarget.convert.pytorch import (
     STATE_DICT,
     TORCHSCRIPT,
     ZIP_ERRORS,
-    Options,
-    archive,
-    factory,
-    matches,
+    form_of,
+    holds_a_script,
+    pickled_classes,
 )
-from retarget.errors import RetargetError
+from retarget.errors import RetargetError, Unsupported
 from retarget.source import Source
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from torch.export import ExportedProgram
+
+    Weights: TypeAlias = dict[str, torch.Tensor]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Weights: TypeAlias = dict[str, torch.Tensor]
 
 _DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
 _NESTS = ("state_dict", "model_state_dict", "model", "module")
@@ -57,8 +63,7 @@ class Loaded:
 
 def load(source: Source) -> Loaded:
     """Read ``source`` in whatever form it has. Raises ``RetargetError``."""
-    options = msgspec.convert(dict(source.options), Options)
-    form = matches(source.path)
+    form = form_of(source.path)
     if not source.path.exists():
         raise RetargetError(f"{source.path}: no such file or folder")
     if form is None:
@@ -69,18 +74,17 @@ def load(source: Source) -> Loaded:
     if form in (TORCHSCRIPT, EXPORTED, HUGGING_FACE) and source.factory is not None:
         raise RetargetError(f"{source.path}: {form} holds its own code, a factory is not used", "remove `factory`")
     with quiet():
-        match form:
-            case "TorchScript":
-                loaded = Loaded(_torchscript(source.path), form)
-            case "torch.export":
-                loaded = _exported(source)
-            case "Hugging Face folder":
-                from retarget.convert.pytorch import huggingface
+        if form == TORCHSCRIPT:
+            loaded = Loaded(_torchscript(source.path), form)
+        elif form == EXPORTED:
+            loaded = _exported(source)
+        elif form == HUGGING_FACE:
+            from retarget.convert.pytorch import huggingface
 
-                module, notes = huggingface.load(source.path)
-                loaded = Loaded(module, form, notes=notes)
-            case _:
-                loaded = _checkpoint(source, form, options)
+            module, notes = huggingface.load(source.path)
+            loaded = Loaded(module, form, notes=notes)
+        else:
+            loaded = _checkpoint(source, form)
         if loaded.program is None:
             for parameter in loaded.module.eval().parameters():
                 parameter.requires_grad_(False)
@@ -106,7 +110,7 @@ def quiet() -> Iterator[Sequence[warnings.WarningMessage]]:
                 logger.info("%s", printed.getvalue())
 
 
-def _checkpoint(source: Source, form: str, options: Options) -> Loaded:
+def _checkpoint(source: Source, form: str) -> Loaded:
     """A state dict in its module, or a pickled module."""
     if form == SAFETENSORS:
         content: object = _safetensors(source.path)
@@ -133,27 +137,35 @@ def _checkpoint(source: Source, form: str, options: Options) -> Loaded:
     with torch.random.fork_rng():
         # What the checkpoint may leave out (`strict: false`) is the same each time that the module is built.
         torch.manual_seed(0)
-        module = factory.build(*source.factory, options.factory_args)
-    _fill(module, weights, source.path, options, notes)
+        arguments = source.options["factory_args"]
+        assert isinstance(arguments, dict)
+        module = factory.build(*source.factory, arguments)
+    _fill(module, weights, source, notes)
     return Loaded(module, form if form == SAFETENSORS else STATE_DICT, notes=notes)
 
 
 def _unpickle(source: Source, form: str) -> object:
     path = source.path
+    if not source.trust:
+        _check_readable(path)
+    if _reads_weights_only():
+        try:
+            return torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:
+            classes = _foreign_classes(path)
+            if not classes and form != PICKLED:
+                line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise RetargetError(f"{path}: not a readable PyTorch checkpoint ({line})", _DAMAGED) from error
+            if not source.trust:
+                raise RetargetError(
+                    f"{path}: holds pickled {', '.join(classes) or 'objects of unknown classes'}, "
+                    "and loading it runs code",
+                    "save `model.state_dict()` and name a factory; "
+                    "or, if you know where the file comes from, add --trust",
+                ) from error
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        classes = _foreign_classes(path)
-        if not classes and form != PICKLED:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RetargetError(f"{path}: not a readable PyTorch checkpoint ({line})", _DAMAGED) from error
-        if not source.trust:
-            raise RetargetError(
-                f"{path}: holds pickled {', '.join(classes) or 'objects of unknown classes'}, and loading it runs code",
-                "save `model.state_dict()` and name a factory; or, if you know where the file comes from, add --trust",
-            ) from error
-    try:
-        return torch.load(path, weights_only=False, map_location="cpu")
+        # Before 1.13 there is only this, and no word for it.
+        return torch.load(path, map_location="cpu", **({"weights_only": False} if _reads_weights_only() else {}))
     except Exception as error:
         raise RetargetError(
             f"{path}: cannot be unpickled ({type(error).__name__}: {error})",
@@ -161,7 +173,30 @@ def _unpickle(source: Source, form: str) -> object:
         ) from error
 
 
+def _check_readable(path: Path) -> None:
+    """Refuse what this version of PyTorch cannot read without running code from it. Raises ``RetargetError``."""
+    hint = "save the weights as safetensors; or, if you know where the file comes from, add --trust"
+    if not _reads_weights_only():
+        raise RetargetError(f"{path}: PyTorch {torch.__version__} runs code from the file while it reads it", hint)
+    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        return
+    # CVE-2025-32434: before 2.6 these two ways of reading ignore `weights_only`.
+    what = None
+    if tarfile.is_tarfile(str(path)):
+        what = "tar archive"
+    elif holds_a_script(path):
+        what = "TorchScript in a checkpoint"
+    if what is not None:
+        raise RetargetError(f"{path}: a {what}, which PyTorch {torch.__version__} cannot read safely", hint)
+
+
+def _reads_weights_only() -> bool:
+    return "weights_only" in inspect.signature(torch.load).parameters
+
+
 def _foreign_classes(path: Path) -> list[str]:
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        return pickled_classes(path)
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:
@@ -198,11 +233,17 @@ def _torchscript(path: Path) -> nn.Module:
 
 
 def _exported(source: Source) -> Loaded:
+    if not hasattr(getattr(torch, "export", None), "load"):
+        raise Unsupported(
+            f"{source.path}: PyTorch {torch.__version__} has no torch.export",
+            "read it with the version that wrote it, or a newer one",
+        )
     _check_sums(source.path)
     if not source.trust:
         archive.scan(source.path)
     program = _read(source.path, "torch.export archive", lambda: torch.export.load(source.path))
-    module = _read(source.path, "torch.export archive", lambda: program.module(check_guards=False))
+    unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    module = _read(source.path, "torch.export archive", lambda: program.module(**unguarded))
     return Loaded(module, EXPORTED, program)
 
 
@@ -240,12 +281,12 @@ def _is_state_dict(content: Mapping[object, object]) -> bool:
     return bool(content) and all(isinstance(value, torch.Tensor) for value in content.values())
 
 
-def _fill(module: nn.Module, weights: Weights, path: Path, options: Options, notes: list[str]) -> None:
+def _fill(module: nn.Module, weights: Weights, source: Source, notes: list[str]) -> None:
     """Load ``weights`` into ``module``. Raises ``RetargetError`` listing the keys and shapes that differ."""
     wanted = module.state_dict()
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in weights) and not any(key.startswith(prefix) for key in wanted):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+            weights = {key[len(prefix) :]: value for key, value in weights.items()}
             notes.append(f"the prefix '{prefix}' was taken off all keys of the checkpoint")
     missing = [key for key in wanted if key not in weights]
     unexpected = [key for key in weights if key not in wanted]
@@ -255,16 +296,16 @@ def _fill(module: nn.Module, weights: Weights, path: Path, options: Options, not
         if key in weights and isinstance(value, torch.Tensor) and weights[key].shape != value.shape
     ]
     problems = [("missing", missing), ("unexpected", unexpected)]
-    if differing or (options.strict and (missing or unexpected)):
+    if differing or (source.options["strict"] and (missing or unexpected)):
         listing = "; ".join(
             f"{what}: {_few(keys)}" for what, keys in (*problems, ("of another shape", differing)) if keys
         )
         raise RetargetError(
-            f"{path}: does not fit the module that the factory builds: {listing}",
+            f"{source.path}: does not fit the module that the factory builds: {listing}",
             "check the factory's arguments; `strict: false` of the model's options allows missing and unexpected keys",
         )
     notes += [f"{what} in the checkpoint: {_few(keys)}" for what, keys in problems if keys]
-    narrow = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values() if _is_narrow(value)})
+    narrow = sorted({str(value.dtype).rpartition(".")[2] for value in weights.values() if _is_narrow(value)})
     if narrow:
         notes.append(f"weights were widened from {', '.join(narrow)} to float32")
     module.load_state_dict(weights, strict=False)

@@ -7,14 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import torch
-from torch.export import ExportedProgram
 
-from retarget import graph
-from retarget.compare import check_repeats
-from retarget.convert.pytorch import Options, checkpoint
+from retarget.convert.pytorch import checkpoint
 from retarget.convert.pytorch.checkpoint import Loaded, quiet
 from retarget.convert.pytorch.ladder import Job, Run, climb
 from retarget.convert.pytorch.named import (
@@ -28,10 +24,13 @@ from retarget.convert.pytorch.named import (
     wrap,
 )
 from retarget.errors import RetargetError, ToolchainFailure
+from retarget.repeats import check_repeats
 from retarget.source import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from retarget.protocols import Array, Feeds
 
 MODEL = "model.onnx"
@@ -39,7 +38,6 @@ MODEL = "model.onnx"
 
 def export(source: Source, example: Feeds | None, out: Path) -> Exported:
     """Write ``out/model.onnx`` by the first rung of the ladder that works. Raises ``RetargetError``."""
-    options = msgspec.convert(dict(source.options), Options)
     loaded = checkpoint.load(source)
     source = replace(source, inputs=source.inputs or _specs(loaded, source.path))
     notes = list(loaded.notes)
@@ -54,10 +52,10 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
         except RetargetError as error:
             notes.append(f"the export was not checked at other sizes than {_words(sizes)}: {error.message}")
     try:
-        rung = climb(Job(named, source.inputs, outputs, traced, other, out / MODEL), options.rung, notes)
+        rung = climb(Job(named, source.inputs, outputs, traced, other, out / MODEL), str(source.options["rung"]), notes)
     except ToolchainFailure:
         again = _run(named, source, sizes, example)
-        check_repeats(*(dict(zip(run.names, run.outputs, strict=True)) for run in (traced, again)))
+        check_repeats(*(dict(zip(run.names, run.outputs)) for run in (traced, again)))
         raise
     return Exported(rung=rung, inputs=source.inputs, outputs=outputs, notes=tuple(notes))
 
@@ -97,7 +95,7 @@ def _program_specs(program: ExportedProgram, path: Path) -> list[TensorSpec]:
         dims = tuple(
             size if isinstance(size, int) else names.setdefault(str(size), f"dim{len(names)}") for size in sizes
         )
-        specs.append(TensorSpec(str(name), str(value.dtype).removeprefix("torch."), dims))
+        specs.append(TensorSpec(str(name), str(value.dtype).rpartition(".")[2], dims))
     return specs
 
 
@@ -122,14 +120,14 @@ def _run(named: Named, source: Source, sizes: Mapping[str, int], example: Feeds 
     """Run the module at ``sizes``. Raises ``RetargetError`` when it fails."""
     rng = np.random.default_rng(0)
     narrow = [spec.name for spec in source.inputs if spec.dtype in ("float16", "bfloat16")]
-    tensors = tuple(to_tensor(_array(spec, spec.at(sizes), example, rng)) for spec in source.inputs)
+    tensors = tuple(_tensor(spec, spec.at(sizes), example, rng) for spec in source.inputs)
     try:
         with quiet(), torch.no_grad():
             found = list(named.leaves(tensors))
     except RetargetError:
         raise
     except Exception as error:
-        shapes = ", ".join(f"{spec.name}={list(t.shape)}" for spec, t in zip(source.inputs, tensors, strict=True))
+        shapes = ", ".join(f"{spec.name}={list(t.shape)}" for spec, t in zip(source.inputs, tensors))
         raise RetargetError(
             f"{source.path}: the model fails on inputs of shape {shapes}: {said(error)}",
             "check names, types and shapes of the inputs, and the ranges of their dimensions"
@@ -139,15 +137,18 @@ def _run(named: Named, source: Source, sizes: Mapping[str, int], example: Feeds 
     return Run(dict(sizes), tensors, tuple(name for name, _ in found), tuple(to_array(value) for _, value in found))
 
 
-def _array(spec: TensorSpec, shape: tuple[int, ...], sample: Feeds | None, rng: np.random.Generator) -> Array:
+def _tensor(spec: TensorSpec, shape: tuple[int, ...], sample: Feeds | None, rng: np.random.Generator) -> torch.Tensor:
     """The sample, tiled or cropped to ``shape``; without one floats are normal and integers 0 or 1: valid indices."""
     given = None if sample is None else sample.get(spec.name)
     if given is not None and given.ndim == len(shape) and given.size:
         for axis, size in enumerate(shape):
             given = np.take(given, np.arange(size) % given.shape[axis], axis)
-        return given
+        return to_tensor(given)
     values: Array = rng.standard_normal(shape) if "float" in spec.dtype else rng.integers(0, 2, shape)
-    return values.astype(graph.data_type(spec.dtype).numpy())
+    # numpy itself knows no bfloat16.
+    narrow = spec.dtype == "bfloat16"
+    tensor = to_tensor(values.astype("float32" if narrow else spec.dtype))
+    return tensor.to(torch.bfloat16) if narrow else tensor
 
 
 def _words(sizes: Mapping[str, int]) -> str:

@@ -30,7 +30,8 @@ def load(folder: Path) -> tuple[nn.Module, list[str]]:
             f"{folder}: transformers {transformers.__version__} has no architecture {architecture}",
             "code from the folder is never run: write a factory around the model and save its state dict",
         )
-    stored = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    dtype = "dtype" if hasattr(config, "dtype") else "torch_dtype"  # as it was called before 4.56
+    stored = str(getattr(config, dtype, None) or "float32").rpartition(".")[2]
     if hasattr(config, "use_cache"):
         config.use_cache = False
     try:
@@ -39,8 +40,8 @@ def load(folder: Path) -> tuple[nn.Module, list[str]]:
             config=config,
             local_files_only=True,
             use_safetensors=True,
-            dtype=torch.float32,
             output_loading_info=True,
+            **{dtype: torch.float32},
         )
     except Exception as error:
         raise RetargetError(

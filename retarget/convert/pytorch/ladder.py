@@ -5,6 +5,9 @@ Attention comes out as primitives (opset 21 has no Attention): targets build tho
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import inspect
 import logging
 import re
 import warnings
@@ -13,16 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import onnx_ir as ir
+import numpy as np
+import onnx
 import torch
 from torch import nn
 
-from retarget import graph
-from retarget.compare import snr_db
 from retarget.convert.pytorch.checkpoint import quiet
-from retarget.convert.pytorch.named import Named, to_array
-from retarget.errors import RetargetError, ToolchainFailure
-from retarget.session import Session
+from retarget.convert.pytorch.named import THREADS, Named, to_array
+from retarget.errors import RetargetError, ToolchainFailure, Unsupported
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 DYNAMO_OPSET = 21
 TORCHSCRIPT_OPSET = 18
 
-_SAME_DB = 40.0
-"""Low: parity is judged later, and what a size baked into the graph does to outputs is far larger."""
+_SAME = 1e-2
+"""Loose: parity is judged later, and what a size baked into the graph does to outputs is far larger."""
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
@@ -81,7 +82,12 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
     scripted = any(isinstance(part, torch.jit.ScriptModule) for part in job.named.modules())
     eager = list(_outermost(job.named))
     rungs: dict[str, Callable[[], None]] = {}
-    if rung != "torchscript" and not scripted:
+    lack = _no_dynamo()
+    if lack is not None and rung == "dynamo" and not scripted:
+        raise Unsupported(f"the rung 'dynamo' cannot be used: {lack}", "leave `rung` out of the model's options")
+    if lack is not None and rung == "auto" and not scripted:
+        notes.append(f"the dynamo exporter was left out: {lack}")
+    if rung != "torchscript" and not scripted and lack is None:
         rungs["dynamo"] = lambda: _dynamo(job)
         if eager:
             rungs["dynamo, eager attention"] = lambda: _dynamo_eager(job, eager)
@@ -94,7 +100,7 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
         try:
             with quiet() as warned, torch.no_grad():
                 attempt()
-            _check(job, name)
+            _check(job, name, notes)
         except Exception as error:
             # Exporters fail in every way that Python knows; each failure is kept, and raised when none is left.
             logger.info("%s failed", name, exc_info=True)
@@ -111,6 +117,20 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
         notes += _fixed_by_tracing(warned)
         return name
     raise AssertionError("a ladder has rungs")
+
+
+def _no_dynamo() -> str | None:
+    """Why there is no dynamo exporter here; None if there is one."""
+    if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
+        return f"PyTorch {torch.__version__} does not have it"
+    return None if importlib.util.find_spec("onnxscript") else "onnxscript is not installed"
+
+
+def _torchscript_opset() -> int:
+    """The newest that is used and that this version of PyTorch writes."""
+    known = getattr(torch.onnx, "_constants", None)
+    newest = getattr(known, "ONNX_TORCHSCRIPT_EXPORTER_MAX_OPSET", getattr(known, "ONNX_MAX_OPSET", 13))
+    return min(TORCHSCRIPT_OPSET, newest)
 
 
 def _fixed_by_tracing(warned: Sequence[warnings.WarningMessage]) -> list[str]:
@@ -156,13 +176,15 @@ def _torchscript(job: Job, parts: Sequence[SwitchesAttention]) -> None:
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         # The exporter's own trace forgets which scripted parts there are; this one keeps their control flow.
         module = torch.jit.trace(module, job.traced.inputs, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
-    torch.onnx.export(
+    # An older PyTorch has no other exporter, and no word for it.
+    several = "dynamo" in inspect.signature(torch.onnx.export).parameters
+    write = functools.partial(torch.onnx.export, dynamo=False) if several else torch.onnx.export
+    write(
         module,
         job.traced.inputs,
         str(job.path),
-        dynamo=False,
         verbose=False,
-        opset_version=TORCHSCRIPT_OPSET,
+        opset_version=_torchscript_opset(),
         input_names=[spec.name for spec in job.specs],
         output_names=list(job.outputs),
         dynamic_axes={name: dims for name, dims in axes.items() if dims},
@@ -184,67 +206,102 @@ def _outermost(module: nn.Module) -> Iterator[SwitchesAttention]:
             yield from _outermost(child)
 
 
-def _check(job: Job, rung: str) -> None:
+def _check(job: Job, rung: str, notes: list[str]) -> None:
     """Inputs and outputs are the user's, each symbol of the specs is one in the result, and it computes the same."""
-    model = ir.load(job.path)
-    found = {value.name: value for value in model.graph.inputs}
+    # Without the weights, which may be many: nothing here looks at them.
+    model = onnx.load(str(job.path), load_external_data=False)
+    found = {value.name: value for value in model.graph.input}
     for spec in job.specs:
         value = found.get(spec.name)
-        if value is None or value.shape is None:
+        if value is None or not value.type.tensor_type.HasField("shape"):
             raise RetargetError(f"input '{spec.name}' has no effect on any output")
-        for axis, (wanted, dim) in enumerate(zip(spec.shape, value.shape, strict=True)):
-            if isinstance(wanted, str) and isinstance(dim, int):
-                raise RetargetError(f"input '{spec.name}', dimension {axis}: {wanted} became static {dim}")
-    names = tuple(value.name for value in model.graph.outputs)
+        for axis, (wanted, dim) in enumerate(zip(spec.shape, value.type.tensor_type.shape.dim)):
+            if isinstance(wanted, str) and dim.HasField("dim_value"):
+                raise RetargetError(f"input '{spec.name}', dimension {axis}: {wanted} became static {dim.dim_value}")
+    names = tuple(value.name for value in model.graph.output)
     if names != job.outputs:
         raise RetargetError(f"outputs came out as {names}, not {job.outputs}")
     _settle_shapes(model, job, rung)
     if job.other is not None:
-        _check_run(job, job.other)
+        _check_run(job, job.other, notes)
 
 
-def _check_run(job: Job, run: Run) -> None:
+def _check_run(job: Job, run: Run, notes: list[str]) -> None:
     """Sizes that Python computed while tracing are in the graph without a word: run it at sizes of another trace."""
     sizes = ", ".join(f"{symbol}={size}" for symbol, size in run.sizes.items())
-    feeds = {spec.name: to_array(value) for spec, value in zip(job.specs, run.inputs, strict=True)}
-    with Session(graph.load(job.path)) as session:
-        try:
-            actual = session.run(feeds)
-        except ToolchainFailure as error:
-            raise RetargetError(f"fails at {sizes}, a size became static: {error.message}") from error
-    for name, wanted in zip(job.outputs, run.outputs, strict=True):
-        got = actual[name]
+    feeds = {spec.name: to_array(value) for spec, value in zip(job.specs, run.inputs)}
+    try:
+        import onnxruntime
+    except ImportError:
+        notes.append(f"the export was not run at {sizes}: onnxruntime is not installed beside PyTorch")
+        return
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = THREADS
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(str(job.path), options, providers=["CPUExecutionProvider"])
+        outputs = session.run(list(job.outputs), feeds)
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base of their own.
+        raise RetargetError(f"fails at {sizes}, a size became static: {' '.join(str(error).split())}") from error
+    for name, wanted, got in zip(job.outputs, run.outputs, outputs):
         if got.shape != wanted.shape:
             raise RetargetError(f"output '{name}' is {got.shape} at {sizes} where PyTorch gives {wanted.shape}")
-        if wanted.dtype.kind == "f" and snr_db(wanted, got) < _SAME_DB:
+        if wanted.dtype.kind == "f" and not _same(wanted, got):
             raise RetargetError(f"output '{name}' is wrong at {sizes}: a size became static")
 
 
-def _settle_shapes(model: ir.Model, job: Job, rung: str) -> None:
+def _same(wanted: Array, got: Array) -> bool:
+    """Whether two outputs are the same but for rounding; they are infinite or no numbers in the same places."""
+    finite = np.isfinite(wanted)
+    if not np.array_equal(finite, np.isfinite(got)):
+        return False
+    expected = wanted[finite].astype(np.float64)
+    return bool(np.linalg.norm(got[finite].astype(np.float64) - expected) <= _SAME * np.linalg.norm(expected))
+
+
+def _settle_shapes(model: onnx.ModelProto, job: Job, rung: str) -> None:
     """Correct the shapes that the exporter declares, in ``job.path``, by those that two runs had.
 
     PyTorch's own shape function of LSTM makes the sequence static, and the TorchScript exporter invents a symbol for
     each dimension: there the shapes of values inside the graph are dropped, to be inferred again.
     """
-    if rung == "torchscript" or any(node.op_type in _RECURRENT for node in graph.all_nodes(model)):
-        for node in graph.all_nodes(model):
-            for value in node.outputs:
-                value.shape = None
-    for index, value in enumerate(model.graph.outputs):
+    graphs = list(_graphs(model.graph))
+    if rung == "torchscript" or any(node.op_type in _RECURRENT for graph in graphs for node in graph.node):
+        for graph in graphs:
+            for value in (*graph.value_info, *(graph.output if graph is not graphs[0] else ())):
+                value.type.tensor_type.ClearField("shape")
+    for index, value in enumerate(model.graph.output):
         seen = job.traced.outputs[index].shape
         other = seen if job.other is None else job.other.outputs[index].shape
-        declared = [None] * len(seen) if value.shape is None or len(value.shape) != len(seen) else list(value.shape)
-        value.shape = ir.Shape(
-            _dimension(job, dim, size, again) for dim, size, again in zip(declared, seen, other, strict=True)
-        )
-    ir.save(model, job.path)
+        shape = value.type.tensor_type.shape
+        declared = [dim.dim_param for dim in shape.dim] if len(shape.dim) == len(seen) else [""] * len(seen)
+        del shape.dim[:]
+        # Of a scalar too: no dimensions are a shape, and not an unknown one.
+        shape.SetInParent()
+        for each in zip(declared, seen, other):
+            dim, wanted = shape.dim.add(), _dimension(job, *each)
+            if isinstance(wanted, int):
+                dim.dim_value = wanted
+            elif wanted is not None:
+                dim.dim_param = wanted
+    job.path.write_bytes(model.SerializeToString())
 
 
-def _dimension(job: Job, declared: int | ir.SymbolicDim | None, size: int, again: int) -> int | str | None:
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """``graph`` and those of its nodes, such as the branches of an If."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                yield from _graphs(inner)
+
+
+def _dimension(job: Job, declared: str, size: int, again: int) -> int | str | None:
     """A dimension of an output, which had ``size`` in one run and ``again`` in the other."""
-    expression = declared.value if isinstance(declared, ir.SymbolicDim) else None
-    if expression and set(_WORD.findall(expression)) <= set(job.traced.sizes):
-        return expression
+    if declared and set(_WORD.findall(declared)) <= set(job.traced.sizes):
+        return declared
     if size == again:
         return size
     assert job.other is not None

@@ -6,19 +6,21 @@ import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 
-from retarget.errors import RetargetError, Unsupported, did_you_mean
+from retarget.errors import MissingToolchain, RetargetError, Unsupported, did_you_mean
 from retarget.source import Source
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
+    from typing import Self
+
+    from torch.export import ExportedProgram
+
     from retarget.protocols import Array, Feeds, Outputs
 
 THREADS = 2
@@ -47,7 +49,7 @@ class Named(nn.Module):
         return leaves(self._call(tensors))
 
     def _call(self, tensors: Sequence[torch.Tensor]) -> object:
-        placed = dict(zip(self.places, tensors, strict=True))
+        placed = dict(zip(self.places, tensors))
         keywords = {place: tensor for place, tensor in placed.items() if isinstance(place, str)}
         return self.module(*(placed[index] for index in range(len(placed) - len(keywords))), **keywords)
 
@@ -56,7 +58,7 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors in a nest of mappings, dataclasses, tuples and lists, each with its path; absent ones are skipped."""
     if isinstance(value, torch.Tensor):
         yield path or "output", value
-    elif value is None or isinstance(value, bool | int | float | str):
+    elif value is None or isinstance(value, (bool, int, float, str)):
         return
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -67,7 +69,7 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         for name in value._fields:
             yield from leaves(getattr(value, name), _join(path, name))
-    elif isinstance(value, tuple | list):
+    elif isinstance(value, (tuple, list)):
         for index, item in enumerate(value):
             yield from leaves(item, path if len(value) == 1 else _join(path or "output", str(index)))
     else:
@@ -100,7 +102,7 @@ def wrap(module: nn.Module, program: ExportedProgram | None, specs: Sequence[Ten
         raise RetargetError(f"input '{left[0]}' of the model is not given", hint)
     if not len(required) <= len(names) <= len(parameters):
         raise RetargetError(f"{len(names)} inputs were given, the model takes {_count(parameters, required)}", hint)
-    pairs = dict(zip(names, names if known else parameters, strict=False))
+    pairs = dict(zip(names, names if known else parameters))
     if not known:
         listing = ", ".join(f"{name} is {parameter}" for name, parameter in pairs.items())
         notes.append(f"inputs were matched with the parameters of forward by their order: {listing}")
@@ -121,7 +123,7 @@ def program_places(program: ExportedProgram) -> dict[str, int | str]:
     if positional.num_leaves + keywords.num_leaves != positional.num_children + keywords.num_children:
         raise Unsupported("the exported program takes nested inputs", "export it with tensors as its only inputs")
     places = [*range(positional.num_children), *keywords.context]
-    return dict(zip(names, places, strict=True))
+    return dict(zip(names, places))
 
 
 def forward_parameters(module: nn.Module) -> dict[str, bool]:
@@ -164,7 +166,7 @@ def choose_outputs(found: Sequence[str], source: Source) -> tuple[str, ...]:
 
 def to_tensor(array: Array) -> torch.Tensor:
     """A tensor with a copy of ``array``; ml_dtypes' bfloat16 becomes torch's."""
-    if array.dtype == ml_dtypes.bfloat16:
+    if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.array(array))
 
@@ -173,6 +175,10 @@ def to_array(tensor: torch.Tensor) -> Array:
     """An array with a copy of ``tensor``."""
     tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype == torch.bfloat16:
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise MissingToolchain("arrays of bfloat16 need ml_dtypes", "pip install ml_dtypes") from error
         return np.array(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
     return np.array(tensor.numpy())
 
@@ -197,7 +203,7 @@ class TorchRunner:
         if missing:
             raise RetargetError(f"input '{missing[0]}' is not fed", f"feed {', '.join(self._named.names)}")
         tensors = [to_tensor(np.asarray(feeds[name])) for name in self._named.names]
-        shapes = ", ".join(f"{name}{list(t.shape)}" for name, t in zip(self._named.names, tensors, strict=True))
+        shapes = ", ".join(f"{name}{list(t.shape)}" for name, t in zip(self._named.names, tensors))
         try:
             with torch.no_grad():
                 results = self._named(*tensors)
@@ -207,7 +213,7 @@ class TorchRunner:
                 f"PyTorch itself fails on {shapes}: {line}",
                 "check the inputs and shapes of the recipe against what the model takes",
             ) from error
-        return dict(zip(self._outputs, map(to_array, results), strict=True))
+        return dict(zip(self._outputs, map(to_array, results)))
 
     def __enter__(self) -> Self:
         self._threads = torch.get_num_threads()
