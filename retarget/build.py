@@ -43,12 +43,12 @@ def build(
     jobs: int,
     locked: Path | None = None,
     baseline: Report | None = None,
-    display: Callable[[int], AbstractContextManager[Callable[[Event], None]]],
+    display: Callable[[int, str], AbstractContextManager[Callable[[Event], None]]],
 ) -> Built:
     """Build ``wanted`` into ``folder``.
 
-    ``display`` is called with the number of steps and shows their events. ``locked`` is the lock file that inputs and
-    versions must match. Raises ``RetargetError`` for what is wrong before anything runs; what goes wrong later is in
+    ``display`` is called with the number of steps and what the model is, and shows events. ``locked`` is the lock file
+    that inputs and versions must match. Raises ``RetargetError`` for what is wrong before anything runs; what goes wrong later is in
     the report and the exit code.
     """
     plan = make_plan(wanted, store, invocation)
@@ -63,7 +63,7 @@ def build(
     with ExitStack() as leases:
         leases.enter_context(store.lease(step.key for step in plan.steps))
         with (
-            display(len(plan.steps)) as progress,
+            display(len(plan.steps), plan.found) as progress,
             closing(engine.run(plan.steps, store, jobs=jobs, limits=limits, progress=progress)) as running,
         ):
             for outcome in running:

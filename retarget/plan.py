@@ -89,6 +89,8 @@ class Plan:
     """Every file or folder of the user's, with its digest."""
     versions: Mapping[str, str]
     """Every distribution that shapes an artifact."""
+    found: str
+    """What the model was recognised as, in words."""
 
 
 def make(recipe: Recipe, store: Store, invocation: Invocation) -> Plan:
@@ -142,7 +144,7 @@ class _Planner:
                 runs=True,
                 partial=True,
             )
-        return Plan(self.recipe, tuple(self.steps), tuple(left_out), self.digests, self.versions)
+        return Plan(self.recipe, tuple(self.steps), tuple(left_out), self.digests, self.versions, self.recognised())
 
     # ---- what can be built here
 
@@ -235,10 +237,17 @@ class _Planner:
             options=model.options,
         ), files
 
+    def recognised(self) -> str:
+        """``net.prototxt with net.caffemodel: Caffe prototxt (caffe)``."""
+        source, files = self.source()
+        names = " with ".join(path.name for role, path in files.items() if role.partition(".")[0] == "model")
+        python = self.interpreter(source.frontend)
+        return f"{names}: {source.form} ({source.frontend}{f', run by {python}' if python else ''})"
+
     def interpreter(self, frontend: str) -> Path | None:
         """The interpreter that runs ``frontend``; None: this one."""
-        told = self.recipe.toolchains.get(frontend)
-        return told.python if told else self.invocation.toolchains.get(frontend)
+        own = self.recipe.toolchains.get(frontend)
+        return own.python if own else self.invocation.toolchains.get(frontend)
 
     def framework(self, frontend: str) -> _Framework:
         """What the source framework of a step adds to its key: that of this environment or the user's own."""

@@ -7,7 +7,7 @@ Files go to ``request.out``; a step that fails raises ``RetargetError``, and wha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -53,7 +53,8 @@ from retarget.passes.check import run_checked
 from retarget.passes.fp16 import CastFloat16
 from retarget.passes.quantize_weights import QuantizeWeights
 from retarget.progress import progress
-from retarget.protocols import EmitJob, Runner, StepRequest
+from retarget.protocols import EmitJob, FrontendExport, Runner, StepRequest
+from retarget.remote import RemoteFrontend
 from retarget.repeats import check_repeats
 from retarget.session import Session
 from retarget.source import Exported, Source
@@ -77,12 +78,14 @@ TOGETHER_BYTES = 1 << 30
 def convert(request: StepRequest) -> ConvertFacts:
     """Source → ``model.onnx`` in the normal form's opset, and the source framework's own outputs."""
     options = told.read(request.options, told.ConvertOptions)
-    frontend = catalog.frontend_export(options.source.frontend)
     source = _source(options.source, request.files)
     example = next(_samples(options.data, request.files, source.inputs).batches(None)) if _early(options) else None
 
     # Beside the result: the export is as large, and the system's own folder for such things may be memory.
-    with TemporaryDirectory(prefix="export-", dir=request.out.parent) as folder:
+    with (
+        TemporaryDirectory(prefix="export-", dir=request.out.parent) as folder,
+        _framework(options.source, request) as frontend,
+    ):
         progress(0, 0, "exporting")
         exported = frontend.export(source, example, Path(folder))
         progress(0, 0, "to the normal form")
@@ -283,25 +286,12 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
     """The metric over the evaluation data, of the source framework or of an artifact at its runtime's default."""
     options = told.read(request.options, told.EvaluateOptions)
     source = facts_of(request.inputs["source"], ConvertFacts)
-    runner: Runner
-    if options.source is not None:
-        given = _source(options.source, request.files)
-        outputs = tuple(spec.name for spec in source.outputs)
-        runner = catalog.frontend_export(options.source.frontend).reference(
-            given, Exported(rung=source.rung, inputs=source.inputs, outputs=outputs)
-        )
-    else:
-        assert options.target is not None
-        if reason := catalog.target(options.target).not_executable():
-            return EvaluateFacts(metric=options.metric, value=None, samples=0, settings="", reason=reason)
-        folder = request.inputs["model"]
-        runner = catalog.target_run(options.target).open(
-            folder, facts_of(folder, EmitFacts), parity=False, threads=options.threads
-        )
+    if options.target is not None and (reason := catalog.target(options.target).not_executable()):
+        return EvaluateFacts(metric=options.metric, value=None, samples=0, settings="", reason=reason)
     metric = open_metric(options.metric, request.files.get("metric"))
     samples = _samples(options.data, request.files, source.inputs, extra=(options.labels,))
     statistics = Statistics(source.inputs)
-    with runner:
+    with _evaluated(options, source, request) as runner:
         for batch in _watched(samples, _batch(source), statistics):
             labels = batch.pop(options.labels)
             metric.add(runner.run(batch), labels)
@@ -313,6 +303,25 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
         data=_data_facts(options.data, statistics),
         notes=(*samples.notes, *_fewer_classes(samples, source.outputs[0])),
     )
+
+
+@contextmanager
+def _evaluated(options: told.EvaluateOptions, source: ConvertFacts, request: StepRequest) -> Iterator[Runner]:
+    """What is evaluated, opened: an artifact, or the source framework itself."""
+    if options.source is None:
+        assert options.target is not None
+        folder = request.inputs["model"]
+        run = catalog.target_run(options.target)
+        with run.open(folder, facts_of(folder, EmitFacts), parity=False, threads=options.threads) as runner:
+            yield runner
+        return
+    outputs = tuple(spec.name for spec in source.outputs)
+    exported = Exported(rung=source.rung, inputs=source.inputs, outputs=outputs)
+    with (
+        _framework(options.source, request) as frontend,
+        frontend.reference(_source(options.source, request.files), exported) as runner,
+    ):
+        yield runner
 
 
 def bench(request: StepRequest) -> BenchFacts:
@@ -370,9 +379,19 @@ def _source(options: told.SourceOptions, files: Mapping[str, Path]) -> Source:
         factory=(files["factory"], options.factory) if options.factory else None,
         trust=options.trust,
         signature=options.signature,
-        parts={role: path for role, path in files.items() if role in options.parts},
+        parts={role: files[f"model.{role}"] for role in options.parts},
         options=msgspec.to_builtins(msgspec.convert(options.options, catalog.frontend(options.frontend).Options)),
     )
+
+
+@contextmanager
+def _framework(options: told.SourceOptions, request: StepRequest) -> Iterator[FrontendExport]:
+    """The source framework, here or where the user has it."""
+    if request.python is None:
+        yield catalog.frontend_export(options.frontend)
+    else:
+        with RemoteFrontend(request.python, options.frontend) as frontend:
+            yield frontend
 
 
 def _early(options: told.ConvertOptions) -> bool:

@@ -161,17 +161,20 @@ def _gates(gates: list[GateRow]) -> Text:
 class Display:
     """What runs and what has ended; call it with each event of the engine."""
 
-    def __init__(self, steps: int, *, err: Console | None = None) -> None:
+    def __init__(self, steps: int, heading: str = "", *, err: Console | None = None) -> None:
         self._console = err or console(stderr=True)
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._signs = _SIGN if _unicode(self._console) else _ASCII_SIGN
         self._steps = steps
+        self._heading = heading
         self._cached = 0
         self._tasks: dict[str, TaskID] = {}
         self._progress = self._bars() if self._live else None
         self._all = self._progress.add_task("building", total=steps, note="") if self._progress else None
 
     def __enter__(self) -> Self:
+        if self._heading:
+            self._print(self._heading, "")
         if self._progress is not None:
             self._progress.start()
         return self

@@ -69,9 +69,8 @@ class MadeBuild:
 
     def plan(self, recipe: Recipe) -> Plan:
         """The plan that these steps are."""
-        return Plan(
-            recipe, tuple(self.steps), tuple(self.left_out), {recipe.model.path: _sha("model")}, {"numpy": "2.3.4"}
-        )
+        inputs = {recipe.model.path: _sha("model")}
+        return Plan(recipe, tuple(self.steps), tuple(self.left_out), inputs, {"numpy": "2.3.4"}, found="")
 
     def add(
         self,

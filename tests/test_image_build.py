@@ -93,7 +93,7 @@ class Digits:
                 invocation=Invocation(threads=1, bench=False),
                 limits=Limits(memory_bytes=None, seconds=None),
                 jobs=2,
-                display=lambda steps: nullcontext(lambda event: None),
+                display=lambda steps, found: nullcontext(lambda event: None),
             ).report
         finally:
             store.close()

@@ -81,7 +81,7 @@ def build(folder: Path) -> Report:
             invocation=Invocation(threads=1, bench=False),
             limits=Limits(memory_bytes=4 << 30, seconds=None),
             jobs=1,
-            display=lambda steps: nullcontext(lambda event: None),
+            display=lambda steps, found: nullcontext(lambda event: None),
         ).report
     finally:
         store.close()

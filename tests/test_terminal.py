@@ -109,9 +109,9 @@ def test_a_narrow_terminal_keeps_every_artifact_on_one_line(made: Report) -> Non
 
 def test_a_latin_terminal_gets_words_for_signs(build: MadeBuild) -> None:
     err, raw = a_console(encoding="latin-1")
-    with terminal.Display(3, err=err) as display:
+    with terminal.Display(3, "net.onnx: ONNX (onnx)", err=err) as display:
         display(Event("ended", build.steps[0], outcome=build.outcomes[0]))
-    assert raw.getvalue().decode("latin-1") == "ok convert  6.2 s\n"
+    assert raw.getvalue().decode("latin-1") == "net.onnx: ONNX (onnx)\nok convert  6.2 s\n"
 
 
 def test_what_a_terminal_cannot_show_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
