@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from retarget.convert.caffe import blobs
 from retarget.convert.caffe.net import Blob, Layer, Message
 from retarget.errors import RetargetError, Unsupported, did_you_mean
 
@@ -41,11 +42,11 @@ class Builder:
         self._taken = {*reserved, *(value.name or "" for value in graph.inputs)}
         self._nodes: set[str] = set()
         self._finished: set[ir.Value] = set()
-        self._prefix = ""
+        self._prefix = self._place = ""
 
     def begin(self, layer: Layer) -> None:
         """What follows is made for ``layer``."""
-        self._prefix = layer.name or layer.type
+        self._prefix, self._place = layer.name or layer.type, layer.place
 
     def finish(self, layer: Layer, tops: Mapping[str, Value]) -> None:
         """Call what ``layer`` made as Caffe does: values as its tops, or as itself where computed in place.
@@ -98,12 +99,18 @@ class Builder:
         self._graph.append(node)
         return [Value(output, shape) for output, shape in zip(outputs, shapes, strict=True)]
 
-    def constant(self, array: NDArray[np.generic]) -> Value:
-        """An initializer."""
-        value = self._value("constant", array.shape, ir.DataType.from_numpy(array.dtype))
+    def constant(self, array: NDArray[np.generic], what: str = "constant") -> Value:
+        """An initializer, called ``<layer>/<what>``."""
+        value = self._value(what, array.shape, ir.DataType.from_numpy(array.dtype))
         value.const_value = ir.tensor(array)
         self._graph.register_initializer(value)
         return Value(value, tuple(array.shape))
+
+    def weight(self, layer: Layer, index: int, *shape: int) -> Value:
+        """Blob ``index`` of ``layer`` in ``shape``, as ``weights`` gives it."""
+        named = blobs.expected(layer)
+        what = named[index].replace(" ", "_") if index < len(named) else f"blob_{index}"
+        return self.constant(weights(layer, index, *shape), what)
 
     def integers(self, *values: int) -> Value:
         """A constant of int64[len(values)]: axes, shapes, starts."""
@@ -124,7 +131,7 @@ class Builder:
         target = [0 if copy else -1 if isinstance(dim, str) else dim for dim, copy in zip(shape, copied, strict=True)]
         if target.count(-1) > 1:
             raise Unsupported(
-                f"layer '{self._prefix}': reshapes {show(value.shape)} to {show(shape)}, more than one of them open",
+                f"{self._place}: reshapes {show(value.shape)} to {show(shape)}, more than one of them open",
                 "give all but the batch one size in `inputs`",
             )
         return self.op("Reshape", [value, self.integers(*target)], shape, dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from retarget.convert.caffe.build import Builder, Lowering, Value, canonical_axis, only, static, weights, wrong
+from retarget.convert.caffe.build import Builder, Lowering, Value, canonical_axis, only, static, wrong
 from retarget.convert.caffe.net import Layer
 
 
@@ -27,11 +27,11 @@ def prelu(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Val
     if bottom.rank < 2:
         raise wrong(layer, f"needs a bottom of 2 or more dimensions, has one of {bottom.rank}")
     if layer.message.message("prelu_param").flag("channel_shared"):
-        slope = weights(layer, 0, 1)
+        slope = build.weight(layer, 0, 1)
     else:
         (channels,) = static(layer, bottom, [1])
-        slope = weights(layer, 0, channels, *[1] * (bottom.rank - 2))
-    return [build.op("PRelu", [bottom, build.constant(slope)])]
+        slope = build.weight(layer, 0, channels, *[1] * (bottom.rank - 2))
+    return [build.op("PRelu", [bottom, slope])]
 
 
 def elu(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:

@@ -22,7 +22,6 @@ from retarget.convert.caffe.build import (
     refuse,
     show,
     static,
-    weights,
     wrong,
 )
 from retarget.convert.caffe.net import Layer, Message
@@ -94,7 +93,7 @@ def scale(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Val
     made = build.op("Mul", [bottom, factor])
     if parameters.flag("bias_term"):
         index = 1 if len(inputs) == 1 else 0
-        made = build.op("Add", [made, build.constant(weights(layer, index, *shape))])
+        made = build.op("Add", [made, build.weight(layer, index, *shape)])
     return [made]
 
 
@@ -224,7 +223,7 @@ def _along(
     if axes < -1 or end > bottom.rank:
         raise wrong(layer, f"num_axes is {axes}, from axis {axis} of {show(bottom.shape)}")
     shape = (*static(layer, bottom, range(axis, end)), *[1] * (bottom.rank - end))
-    return bottom, build.constant(weights(layer, 0, *shape)), shape
+    return bottom, build.weight(layer, 0, *shape), shape
 
 
 def _weighted_sum(inputs: Sequence[Value], coefficients: Sequence[float], build: Builder) -> Value:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from retarget.convert.caffe.build import (
@@ -23,7 +22,7 @@ from retarget.convert.caffe.build import (
     wrong,
 )
 from retarget.convert.caffe.layers.windows import count, per_axis
-from retarget.convert.caffe.net import Blob, Layer, Message
+from retarget.convert.caffe.net import Layer, Message
 
 
 def convolution(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
@@ -37,7 +36,7 @@ def depthwise_convolution(layer: Layer, inputs: Sequence[Value], build: Builder)
 
 
 def deconvolution(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
-    """ConvTranspose; weights that are not in the caffemodel are made where ``weight_filler`` is bilinear."""
+    """ConvTranspose, with groups, dilation and any number of spatial axes."""
     parameters = layer.message.message("convolution_param")
     axis, channels, axes = _channels(layer, inputs, parameters)
     outputs, group = _outputs(layer, parameters, channels)
@@ -46,11 +45,9 @@ def deconvolution(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequ
     pad = per_axis(layer, parameters, "pad", axes, 0, smallest=0)
     dilation = per_axis(layer, parameters, "dilation", axes, 1)
     shape = (channels, outputs // group, *kernel)
-    filler = parameters.message("weight_filler").word("type")
-    blob = _bilinear(layer, shape) if not layer.blobs and filler == "bilinear" else weights(layer, 0, *shape)
-    constants = [build.constant(blob)]
-    if parameters.flag("bias_term", True) and layer.blobs:
-        constants.append(build.constant(weights(layer, 1, outputs)))
+    constants = [build.weight(layer, 0, *shape)]
+    if parameters.flag("bias_term", True):
+        constants.append(build.weight(layer, 1, outputs))
 
     def spread(size: Dimension, index: int) -> Dimension:
         rest = dilation[index] * (kernel[index] - 1) + 1 - 2 * pad[index] - stride[index]
@@ -95,7 +92,7 @@ def inner_product(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequ
     flat = build.reshape(bottom, (rows, features))
     operands = [flat, build.constant(blob)]
     if parameters.flag("bias_term", True):
-        operands.append(build.constant(weights(layer, 1, outputs)))
+        operands.append(build.weight(layer, 1, outputs))
     made = build.op("Gemm", operands, (rows, outputs), transB=0 if transposed else 1)
     return [build.reshape(made, (*bottom.shape[:axis], outputs))]
 
@@ -109,9 +106,9 @@ def embed(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Val
         raise wrong(layer, f"num_output is {outputs}, input_dim {rows}")
     numbers = build.op("Cast", [bottom], dtype=ir.DataType.INT64, to=ir.DataType.INT64)
     shape = (*bottom.shape, outputs)
-    made = build.op("Gather", [build.constant(weights(layer, 0, rows, outputs)), numbers], shape, axis=0)
+    made = build.op("Gather", [build.weight(layer, 0, rows, outputs), numbers], shape, axis=0)
     if parameters.flag("bias_term", True):
-        made = build.op("Add", [made, build.constant(weights(layer, 1, outputs))])
+        made = build.op("Add", [made, build.weight(layer, 1, outputs)])
     return [made]
 
 
@@ -123,9 +120,9 @@ def _convolution(layer: Layer, inputs: Sequence[Value], build: Builder, *, depth
     stride = per_axis(layer, parameters, "stride", axes, 1)
     pad = per_axis(layer, parameters, "pad", axes, 0, smallest=0)
     dilation = per_axis(layer, parameters, "dilation", axes, 1)
-    constants = [build.constant(weights(layer, 0, outputs, channels // group, *kernel))]
+    constants = [build.weight(layer, 0, outputs, channels // group, *kernel)]
     if parameters.flag("bias_term", True):
-        constants.append(build.constant(weights(layer, 1, outputs)))
+        constants.append(build.weight(layer, 1, outputs))
 
     def one(bottom: Value) -> Value:
         blob = _with_one_batch_axis(bottom, axis, build)
@@ -186,20 +183,6 @@ def _alike(layer: Layer, inputs: Sequence[Value]) -> Sequence[Value]:
 def _with_one_batch_axis(bottom: Value, axis: int, build: Builder) -> Value:
     """``bottom`` with all that stands before its channels as one axis."""
     return build.reshape(bottom, (product(bottom.shape[:axis]), *bottom.shape[axis:]))
-
-
-def _bilinear(layer: Layer, shape: tuple[int, ...]) -> Blob:
-    """What Caffe's ``BilinearFiller`` makes: the same tent for every pair of channels."""
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise wrong(layer, "a bilinear weight_filler needs a square kernel")
-    if layer.message.message("convolution_param").flag("bias_term", True):
-        raise wrong(
-            layer, "has no weights in the caffemodel: its bias is unknown", "`bias_term: false` says there is none"
-        )
-    half = math.ceil(shape[3] / 2)
-    centre = (shape[3] - 1) / (2 * half)
-    tent = 1 - np.abs(np.arange(shape[3]) / half - centre)
-    return np.broadcast_to(np.outer(tent, tent), shape).astype(np.float32)
 
 
 LAYERS: dict[str, Lowering] = {

@@ -88,14 +88,14 @@ def normalize(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence
     axes = range(1, bottom.rank) if across else [1]
     shape = tuple(1 if axis in axes else dim for axis, dim in enumerate(bottom.shape))
     if parameters.flag("channel_shared", True):
-        scale = weights(layer, 0, 1)
+        scale = build.weight(layer, 0, 1)
     else:
         (channels,) = static(layer, bottom, [1])
-        scale = weights(layer, 0, channels, *[1] * (bottom.rank - 2))
+        scale = build.weight(layer, 0, channels, *[1] * (bottom.rank - 2))
     squares = build.op("Mul", [bottom, bottom])
     total = build.op("ReduceSum", [squares, build.integers(*axes)], shape, keepdims=1)
     norm = build.op("Sqrt", [build.op("Add", [total, build.number(parameters.number("eps", 1e-10))])])
-    return [build.op("Mul", [build.op("Div", [bottom, norm]), build.constant(scale)])]
+    return [build.op("Mul", [build.op("Div", [bottom, norm]), scale])]
 
 
 def _four(layer: Layer, bottom: Value, build: Builder) -> Value:
