@@ -14,22 +14,6 @@ from retarget.convert.caffe import blobs
 from retarget.convert.caffe.net import Layer, Message
 from retarget.errors import RetargetError
 
-DATA = frozenset(
-    {
-        "AnnotatedData",
-        "Data",
-        "DenseImageData",
-        "DummyData",
-        "HDF5Data",
-        "ImageData",
-        "ImageSegData",
-        "MemoryData",
-        "VideoData",
-        "WindowData",
-    }
-)
-"""Types that bring data from elsewhere."""
-
 _PREDICTING = {"SoftmaxWithLoss": ("Softmax", "softmax_param"), "SigmoidCrossEntropyLoss": ("Sigmoid", "sigmoid_param")}
 """Loss to the layer that it applies to its first bottom, and that layer's parameters."""
 _SINKS = frozenset({"Silence", "HDF5Output"})
@@ -83,7 +67,7 @@ def deploy(layers: Sequence[Layer], left_out: Sequence[Layer], given: Mapping[st
     ``left_out`` are the layers of other phases: where the data layer is among them, it says what the inputs are.
     ``given`` are shapes of inputs, for those of which the file has none.
     """
-    computing = [layer for layer in layers if layer.type != "Input" and layer.type not in DATA]
+    computing = [layer for layer in layers if layer.type != "Input" and not _brings_data(layer)]
     consumers = _consumers(computing)
     inputs = _inputs(layers)
     notes: list[str] = []
@@ -130,13 +114,18 @@ def _inputs(layers: Sequence[Layer]) -> dict[str, tuple[int, ...] | str]:
     return inputs
 
 
+def _brings_data(layer: Layer) -> bool:
+    """Whether a layer takes its tops from elsewhere: of Caffe's own types, of a fork's or of the user's in Python."""
+    return not layer.bottoms and (layer.type.endswith("Data") or layer.type == "Python")
+
+
 def _sources(layers: Sequence[Layer], left_out: Sequence[Layer], computing: Sequence[Layer]) -> list[Layer]:
     """The data layers, and those of other phases that alone make what the net takes."""
-    sources = [layer for layer in layers if layer.type in DATA]
+    sources = [layer for layer in layers if _brings_data(layer)]
     made = {top for layer in layers for top in layer.tops}
     missing = {bottom for layer in computing for bottom in layer.bottoms} - made
     for layer in left_out:
-        if layer.type in DATA and missing.intersection(layer.tops):
+        if _brings_data(layer) and missing.intersection(layer.tops):
             sources.append(layer)
             missing.difference_update(layer.tops)
     return sources

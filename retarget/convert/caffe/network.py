@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retarget.convert.caffe import blobs, text, weights
+from retarget.convert.caffe import blobs, files, text, weights
 from retarget.convert.caffe.deploy import deploy
 from retarget.convert.caffe.net import Blob, Layer, Message, Net
 from retarget.convert.caffe.upgrade import upgrade
@@ -26,18 +26,20 @@ _SHOWN = 5
 
 
 def read(
-    prototxt: Path,
+    path: Path,
     caffemodel: Path | None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     stages: Sequence[str] = (),
     level: int | None = None,
 ) -> Net:
-    """The net of ``prototxt`` in the test phase, with the weights of ``caffemodel``.
+    """The net of the prototxt at ``path`` in the test phase, with the weights of ``caffemodel``.
 
+    Where ``path`` is a caffemodel, or a folder of both files, the prototxt is the one beside it.
     ``shapes`` are those of inputs, used where the file does not say them. ``stages`` and ``level``
     are the state that the rules of layers are held against. Raises ``RetargetError`` for what Caffe would refuse.
     """
+    prototxt, caffemodel = files.pair(path, caffemodel)
     root = text.read(prototxt)
     _refuse_solver(root, prototxt)
     state = _State.of(root, stages, level)
@@ -47,7 +49,8 @@ def read(
     for message in upgrade(root):
         (layers if state.includes(message) else left_out).append(_layer(message))
     if not layers:
-        raise RetargetError(f"{prototxt.name}: no layers in the test phase", "give a prototxt with `layer { … }`")
+        why = "all of its layers are for the training phase" if left_out else "there are no layers in it"
+        raise RetargetError(f"{prototxt.name}: {why}", "give the prototxt of a net, with `layer { … }`")
     layers = _with_weights(layers, saved)
     deployed = deploy(layers, left_out, shapes or {})
     _check_weights(deployed.layers, prototxt, saved)
@@ -164,7 +167,7 @@ def _check_weights(layers: Sequence[Layer], prototxt: Path, saved: Weights | Non
         wanted = f"{len(expected)} ({', '.join(expected)})"
         if saved is None:
             raise RetargetError(
-                f"{layer.place}: its weights stand in a caffemodel, and none is given or found beside {prototxt.name}",
+                f"{layer.place}: its weights stand in a caffemodel, and {_why_none(prototxt)}",
                 f"give both: `{prototxt.name},NET.caffemodel`",
             )
         if layer.blobs:
@@ -180,6 +183,11 @@ def _check_weights(layers: Sequence[Layer], prototxt: Path, saved: Weights | Non
                 "weights belong to the layer of the same name: is it the caffemodel of this net?",
             ),
         )
+
+
+def _why_none(prototxt: Path) -> str:
+    choice = files.caffemodels(prototxt.parent)
+    return f"there are several beside it: {files.listed(choice)}" if choice else "there is none beside it"
 
 
 def _unused(layers: Sequence[Layer], left_out: Sequence[Layer], saved: Weights | None) -> list[str]:
@@ -234,7 +242,7 @@ def _connect(
 
 
 def _no_bottom(layer: Layer, bottom: str, rest: Sequence[Layer], made: Mapping[str, str]) -> RetargetError:
-    makers = [each for each in rest if bottom in each.tops]
+    makers = [each for each in rest if bottom in each.tops and bottom not in each.bottoms]
     if not makers:
         return RetargetError(
             f"{layer.place}: takes '{bottom}', which nothing makes",
