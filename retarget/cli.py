@@ -230,9 +230,9 @@ def report(
 def doctor(json: Json = False) -> None:
     """Show each toolchain: its version, what it can do here, and the command that adds it."""
     from retarget import doctor as examination
-    from retarget import tables
+    from retarget import tables, user_config
 
-    tables.show(examination.examine(), json=json)
+    tables.show(examination.examine(user_config.read().toolchains), json=json)
 
 
 @app.command(name="list")

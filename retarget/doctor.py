@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from retarget import catalog, processor
+from retarget.distributions import version_among, version_of
+from retarget.errors import RetargetError
 from retarget.recipe import PRECISIONS
+from retarget.remote import fingerprint
 from retarget.targets.tensorrt import gpu
 
 _CORE = ("retarget", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "numpy")
@@ -31,22 +33,18 @@ class Examined:
     """The command that brings what is missing, or what else to do."""
 
 
-def examine() -> list[Examined]:
-    """The machine, the libraries that retarget stands on, every frontend and every target. Imports none of them."""
+def examine(toolchains: Mapping[str, Path] | None = None) -> list[Examined]:
+    """The machine, the libraries that retarget stands on, every frontend and every target. Imports none of them.
+
+    ``toolchains``: frontend to the interpreter that the user configured for it.
+    """
+    elsewhere = toolchains or {}
     return [
         *_machine(),
         *(_core(name) for name in _CORE),
-        *(_frontend(name) for name in catalog.FRONTENDS),
+        *(_elsewhere(name, elsewhere[name]) if name in elsewhere else _frontend(name) for name in catalog.FRONTENDS),
         *(_target(name) for name in catalog.TARGETS),
     ]
-
-
-def version_of(distribution: str) -> str | None:
-    """Of an installed distribution, None where there is none."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _machine() -> list[Examined]:
@@ -96,6 +94,23 @@ def _frontend(name: str) -> Examined:
     )
 
 
+def _elsewhere(name: str, python: Path) -> Examined:
+    """A frontend that the user's own interpreter runs."""
+    try:
+        found = fingerprint(python)
+    except RetargetError as error:
+        return Examined("frontend", name, None, f"no: {error.message}", error.hint)
+    versions = {each: version_among(each, found.get) for each in ("python", *catalog.frontend(name).requires, "onnx")}
+    missing = [each for each, version in versions.items() if version is None]
+    return Examined(
+        area="frontend",
+        name=name,
+        version=_listed(versions),
+        here=f"no: {' and '.join(missing)} not installed in {python}" if missing else f"converts, run by {python}",
+        add=f"{python} -m pip install {' '.join(missing)}" if missing else None,
+    )
+
+
 def _target(name: str) -> Examined:
     target = catalog.target(name)
     problem, idle = target.unavailable(), target.not_executable()
@@ -109,5 +124,8 @@ def _target(name: str) -> Examined:
 
 
 def _versions(distributions: Iterable[str]) -> str | None:
-    found = {name: version_of(name) for name in distributions}
-    return ", ".join(f"{name} {version}" for name, version in found.items() if version) or None
+    return _listed({name: version_of(name) for name in distributions})
+
+
+def _listed(versions: Mapping[str, str | None]) -> str | None:
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version) or None

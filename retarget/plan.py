@@ -7,7 +7,6 @@ uses. No path and no clock enters a key, so two machines that hold the same file
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import msgspec
 
 from retarget import catalog
 from retarget import options as told
+from retarget.distributions import version_of
 from retarget.errors import MissingToolchain, RetargetError, did_you_mean
 from retarget.facts import DataOrigin
 from retarget.preprocess import READERS, Classes, check_folder
@@ -602,10 +602,7 @@ ABSENT = "not installed"
 
 @cache
 def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ABSENT
+    return version_of(distribution) or ABSENT
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import msgspec
 import psutil
 import pytest
 
-from retarget import catalog, doctor, processor
+from retarget import catalog, distributions, doctor, processor
 from retarget.targets import openvino
 from retarget.targets.tensorrt import gpu
 from retarget.targets.tensorrt.flavour import Flavour
@@ -77,3 +78,22 @@ def test_a_target_that_builds_here_and_does_not_execute_says_both(monkeypatch: p
     assert found("target", "tensorrt_rtx").here == f"{builds}; does not execute: no NVIDIA GPU on this machine"
     monkeypatch.setattr(gpu, "missing", lambda: None)
     assert found("target", "tensorrt_rtx").here == f"{builds}; executes"
+
+
+def test_a_frontend_that_another_interpreter_runs(tmp_path: Path) -> None:
+    rows = doctor.examine({"pytorch": Path(sys.executable), "onnx": tmp_path / "none"})
+    there, missing = (next(row for row in rows if row.name == name) for name in ("pytorch", "onnx"))
+    assert there.here == f"converts, run by {sys.executable}"
+    assert there.version == (
+        f"python {platform.python_version()}, torch {version('torch')}, safetensors {version('safetensors')},"
+        f" onnx {version('onnx')}"
+    )
+    assert missing.here == f"no: {tmp_path / 'none'}: no such file"
+
+
+def test_a_distribution_may_have_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"tensorflow-cpu": "2.13.1"}
+    assert distributions.version_among("tensorflow", installed.get) == "2.13.1"
+    assert distributions.version_among("keras", installed.get) is None
+    assert distributions.version_of("numpy") == version("numpy")
+    assert distributions.version_of("no-such-distribution") is None
