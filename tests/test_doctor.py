@@ -81,8 +81,9 @@ def test_a_target_that_builds_here_and_does_not_execute_says_both(monkeypatch: p
 
 
 def test_a_frontend_that_another_interpreter_runs(tmp_path: Path) -> None:
-    rows = doctor.examine({"pytorch": Path(sys.executable), "onnx": tmp_path / "none"})
-    there, missing = (next(row for row in rows if row.name == name) for name in ("pytorch", "onnx"))
+    toolchains = {"pytorch": Path(sys.executable), "onnx": tmp_path / "none"}
+    rows = {row.name: row for row in doctor.examine(toolchains) if row.area == "frontend"}
+    there, missing = rows["pytorch"], rows["onnx"]
     assert there.here == f"converts, run by {sys.executable}"
     assert there.version == (
         f"python {platform.python_version()}, torch {version('torch')}, safetensors {version('safetensors')},"
