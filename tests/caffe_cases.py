@@ -18,8 +18,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
-Judge: TypeAlias = Literal["wrong", "lacking"] | None
-"""What OpenCV makes of a case: another result than Caffe, none at all, or Caffe's."""
+Judge: TypeAlias = Literal["right", "wrong", "lacking", "unsteady"]
+"""As Caffe has it, otherwise, refused, or at times one and at times the other."""
+
+# What OpenCV 4.14 makes of the cases; the tests hold it to this.
+# fmt: off
+ABSENT = (
+    "ArgMax", "Axpy", "BatchReindex", "Bias", "Clip", "DepthwiseConvolution", "Embed", "Im2col", "LSTM", "RNN",
+    "Reduction", "SPP", "Threshold", "Tile", "Upsample",
+)
+LACKING = (
+    "batchnorm_batch", "convolution_axis", "deconvolution_volume", "detectionoutput_corner_size",
+    "detectionoutput_defaults", "detectionoutput_encoded", "detectionoutput_encoded_corner",
+    "detectionoutput_no_background", "interp_like", "interp_shrink", "normalize_scale", "permute_partial",
+    "pooling_ave_floor", "pooling_ave_floor_pad", "pooling_max_floor", "pooling_max_floor_pad",
+    "priorbox_default_variance", "reorg_reverse", "reorg_three", "reshape_end", "reshape_insert", "reshape_negative",
+    "scale_scalar", "slice_outputs",
+)
+WRONG = (
+    "concat_dim", "deconvolution_dilation", "innerproduct_transpose", "interp_both", "interp_pad", "log_all",
+    "log_base", "log_shift", "lrn_default", "lrn_k", "mvn_eps", "priorbox_default_clip", "priorbox_fraction",
+    "priorbox_img_sides", "priorbox_img_size", "priorboxclustered_default_clip", "proposal_small",
+    "scale_two_bottoms_bias", "slice_dim", "swish_beta",
+)
+UNSTEADY = ("convolution_volume", "convolution_volume_stride")
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -60,9 +83,15 @@ class Case:
     blobs: tuple[Drawn, ...] = ()
     """The weights of ``layer``."""
     seed: int = 0
-    opencv: Judge = None
     outputs: Literal["values", "detections"] = "values"
     """``detections``: rows whose order among equals is open, and whose number the data decides."""
+
+    @property
+    def opencv(self) -> Judge:
+        """What OpenCV's reader makes of it."""
+        if self.type in ABSENT or self.name in LACKING:
+            return "lacking"
+        return "unsteady" if self.name in UNSTEADY else "wrong" if self.name in WRONG else "right"
 
     @property
     def prototxt(self) -> str:
@@ -115,8 +144,8 @@ DATA = normal(2, 4, 9, 10)
 BANDS = normal(2, 7, 6, 5)
 
 
-def _one(name: str, type_: str, parameters: str = "", *blobs: Drawn, data: Drawn = DATA, opencv: Judge = None) -> Case:
-    return Case(name, type_, layer(type_, parameters), {"data": data}, blobs, opencv=opencv)
+def _one(name: str, type_: str, parameters: str = "", *blobs: Drawn, data: Drawn = DATA) -> Case:
+    return Case(name, type_, layer(type_, parameters), {"data": data}, blobs)
 
 
 def _many(
@@ -126,16 +155,15 @@ def _many(
     inputs: Mapping[str, Drawn],
     *blobs: Drawn,
     tops: Sequence[str] = ("out",),
-    opencv: Judge = None,
 ) -> Case:
-    return Case(name, type_, layer(type_, parameters, tuple(inputs), tops), inputs, blobs, opencv=opencv)
+    return Case(name, type_, layer(type_, parameters, tuple(inputs), tops), inputs, blobs)
 
 
 # ---- the table, by family
 
 
 def _convolutions() -> Iterator[Case]:
-    def conv(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: Judge = None) -> Case:
+    def conv(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA) -> Case:
         return _one(
             f"convolution_{name}",
             "Convolution",
@@ -167,6 +195,13 @@ def _convolutions() -> Iterator[Case]:
     yield conv("legacy_blobs", "num_output: 6 kernel_size: 3", normal(6, 4, 3, 3, scale=w), normal(1, 1, 1, 6))
     yield conv(
         "volume",
+        "num_output: 3 kernel_size: 3 kernel_size: 2 kernel_size: 2 pad: 1 stride: 1 stride: 1 stride: 1",
+        normal(3, 2, 3, 2, 2, scale=w),
+        normal(3),
+        data=normal(2, 2, 5, 6, 7),
+    )
+    yield conv(
+        "volume_stride",
         "num_output: 3 kernel_size: 3 kernel_size: 2 kernel_size: 2 pad: 1 stride: 1 stride: 2 stride: 1",
         normal(3, 2, 3, 2, 2, scale=w),
         normal(3),
@@ -247,9 +282,9 @@ def _convolutions() -> Iterator[Case]:
 
 
 def _products() -> Iterator[Case]:
-    def product(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: Judge = None) -> Case:
+    def product(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA) -> Case:
         text = f"inner_product_param {{ {parameters} }}"
-        return _one(f"innerproduct_{name}", "InnerProduct", text, *blobs, data=data, opencv=opencv)
+        return _one(f"innerproduct_{name}", "InnerProduct", text, *blobs, data=data)
 
     w = 0.1
     yield product("plain", "num_output: 7", normal(7, 360, scale=w), normal(7))
@@ -277,8 +312,8 @@ def _products() -> Iterator[Case]:
 
 
 def _poolings() -> Iterator[Case]:
-    def pool(name: str, parameters: str, data: Drawn = DATA, opencv: Judge = None) -> Case:
-        return _one(f"pooling_{name}", "Pooling", f"pooling_param {{ {parameters} }}", data=data, opencv=opencv)
+    def pool(name: str, parameters: str, data: Drawn = DATA) -> Case:
+        return _one(f"pooling_{name}", "Pooling", f"pooling_param {{ {parameters} }}", data=data)
 
     for kind in ("MAX", "AVE"):
         low = kind.lower()
@@ -309,8 +344,8 @@ def _poolings() -> Iterator[Case]:
 
 
 def _normalizations() -> Iterator[Case]:
-    def lrn(name: str, parameters: str, data: Drawn = BANDS, opencv: Judge = None) -> Case:
-        return _one(f"lrn_{name}", "LRN", f"lrn_param {{ {parameters} }}", data=data, opencv=opencv)
+    def lrn(name: str, parameters: str, data: Drawn = BANDS) -> Case:
+        return _one(f"lrn_{name}", "LRN", f"lrn_param {{ {parameters} }}", data=data)
 
     yield lrn("across", "local_size: 5 alpha: 0.5 beta: 0.75")
     yield lrn("default", "")
@@ -320,8 +355,8 @@ def _normalizations() -> Iterator[Case]:
     # Caffe builds it of layers and leaves `k` out: it is 1 within a channel.
     yield lrn("within_k", "local_size: 5 alpha: 2 beta: 0.5 k: 3 norm_region: WITHIN_CHANNEL")
 
-    def norm(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA, opencv: Judge = None) -> Case:
-        return _one(f"batchnorm_{name}", "BatchNorm", parameters, *blobs, data=data, opencv=opencv)
+    def norm(name: str, parameters: str, *blobs: Drawn, data: Drawn = DATA) -> Case:
+        return _one(f"batchnorm_{name}", "BatchNorm", parameters, *blobs, data=data)
 
     variance = uniform(4, low=0.5, high=4.0)
     yield norm("plain", "", normal(4), variance, exact([1], 1))
@@ -444,14 +479,18 @@ def _joins() -> Iterator[Case]:
     yield _many("concat_negative", "Concat", "concat_param { axis: -1 }", {"data": DATA, "other": normal(2, 4, 9, 1)})
     yield _many("concat_dim", "Concat", "concat_param { concat_dim: 0 }", pair)
     yield _one("concat_single", "Concat")
-    halves = ("a", "b")
-    yield _many("slice_plain", "Slice", "", {"data": DATA}, tops=halves)
+    halves, ends = ("a", "b"), _follow("a", "ReLU") + _follow("b", "Sigmoid")
+    for name, parameters in (
+        ("plain", ""),
+        ("negative", "slice_param { axis: -1 }"),
+        ("dim", "slice_param { slice_dim: 0 }"),
+    ):
+        yield Case(f"slice_{name}", "Slice", layer("Slice", parameters, tops=halves) + ends, {"data": DATA})
+    yield _many("slice_outputs", "Slice", "", {"data": DATA}, tops=halves)
     yield _many(
         "slice_points", "Slice", "slice_param { slice_point: 1 slice_point: 3 }", {"data": DATA}, tops=(*halves, "c")
     )
     yield _many("slice_axis", "Slice", "slice_param { axis: 2 slice_point: 4 }", {"data": DATA}, tops=halves)
-    yield _many("slice_negative", "Slice", "slice_param { axis: -1 }", {"data": DATA}, tops=halves)
-    yield _many("slice_dim", "Slice", "slice_param { slice_dim: 0 }", {"data": DATA}, tops=halves)
     yield Case(
         "split_plain",
         "Split",
@@ -488,7 +527,10 @@ def _joins() -> Iterator[Case]:
     yield Case(
         "silence_plain",
         "Silence",
-        _follow("data", "ReLU") + caffe_files.layer("slice", "Slice", "data", halves) + _sink("a"),
+        _follow("data", "ReLU")
+        + caffe_files.layer("slice", "Slice", "data", halves)
+        + _sink("a")
+        + _follow("b", "TanH"),
         {"data": DATA},
     )
     yield Case(
@@ -667,12 +709,14 @@ def _regions() -> Iterator[Case]:
     )
     heights, widths = 5, 6
     image = exact([80, 96, 1], 1, 3)
-    few = "post_nms_topn: 10 nms_thresh: 0.5"
+    few = "post_nms_topn: 10 nms_thresh: 0.5 min_size: 1"
     for name, parameters, anchors in (
         ("plain", "feat_stride: 16 ratio: 0.5 ratio: 1 ratio: 2 scale: 2 scale: 4 post_nms_topn: 12 min_size: 1", 6),
+        # Most boxes are too small, and come with a score of 0 after those that are not.
+        ("small", "ratio: 1 scale: 2 scale: 4 post_nms_topn: 20 nms_thresh: 0.5 min_size: 40", 2),
         (
             "base",
-            f"feat_stride: 16 base_size: 8 ratio: 1 scale: 3 scale: 6 pre_nms_topn: 40 {few} min_size: 4",
+            f"feat_stride: 16 base_size: 8 ratio: 1 scale: 3 scale: 6 pre_nms_topn: 40 {few}",
             2,
         ),
     ):
@@ -714,7 +758,7 @@ def _boxes(count: int, seed: int) -> list[float]:
 
 
 def _detections() -> Iterator[Case]:
-    def prior(name: str, parameters: str, *, type_: str = "PriorBox", opencv: Judge = None) -> Case:
+    def prior(name: str, parameters: str, *, type_: str = "PriorBox") -> Case:
         return _many(
             f"{type_.lower()}_{name}",
             type_,
@@ -724,27 +768,34 @@ def _detections() -> Iterator[Case]:
         )
 
     variances = "variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2"
-    yield prior("plain", f"min_size: 10 max_size: 24 aspect_ratio: 2 flip: true clip: false {variances}")
-    yield prior("ratios", f"min_size: 10 aspect_ratio: 2 aspect_ratio: 3 aspect_ratio: 1 aspect_ratio: 2 {variances}")
-    yield prior("no_flip", "min_size: 10 aspect_ratio: 2 flip: false variance: 0.1")
+    whole_ = f"clip: false {variances}"
+    yield prior("plain", f"min_size: 10 max_size: 24 aspect_ratio: 2 flip: true {whole_}")
+    yield prior("ratios", f"min_size: 10 aspect_ratio: 2 aspect_ratio: 3 aspect_ratio: 1 aspect_ratio: 2 {whole_}")
+    yield prior("no_flip", "min_size: 10 aspect_ratio: 2 flip: false clip: false variance: 0.1")
     yield prior("clip", f"min_size: 30 max_size: 60 clip: true {variances}")
-    yield prior("step", f"min_size: 10 step: 20 offset: 0.25 {variances}")
-    yield prior("steps", f"min_size: 10 step_h: 12 step_w: 20 {variances}")
-    yield prior("img_size", f"min_size: 10 img_size: 100 {variances}")
-    yield prior("several", f"min_size: 8 min_size: 16 max_size: 12 max_size: 32 aspect_ratio: 2 {variances}")
-    yield prior("default_variance", "min_size: 10")
-    yield prior("plain", f"width: 9 width: 20 height: 12 height: 7 {variances}", type_="PriorBoxClustered")
+    yield prior("default_clip", f"min_size: 30 max_size: 60 {variances}")
+    yield prior("step", f"min_size: 10 step: 20 offset: 0.25 {whole_}")
+    yield prior("steps", f"min_size: 10 step_h: 12 step_w: 20 {whole_}")
+    yield prior("img_size", f"min_size: 10 img_size: 100 {whole_}")
+    yield prior("img_sides", f"min_size: 10 img_h: 100 img_w: 50 {whole_}")
+    yield prior("several", f"min_size: 8 min_size: 16 max_size: 12 max_size: 32 aspect_ratio: 2 {whole_}")
+    # SSD holds both in integers: 10 and 24.
+    yield prior("fraction", f"min_size: 10.7 max_size: 24.9 aspect_ratio: 2 {whole_}")
+    yield prior("default_variance", "min_size: 10 clip: false")
+    yield prior("plain", f"width: 9 width: 20 height: 12 height: 7 {whole_}", type_="PriorBoxClustered")
     yield prior(
         "all",
         f"width: 9 width: 60 height: 50 height: 7 clip: true step: 14 offset: 0.4 {variances}",
         type_="PriorBoxClustered",
     )
 
+    yield prior("default_clip", f"width: 90 height: 12 {variances}", type_="PriorBoxClustered")
+
     count, classes = 12, 3
     spread = [value for _ in range(count) for value in (0.1, 0.1, 0.2, 0.2)]
     boxes = exact([*_boxes(count, 7), *spread], 1, 2, 4 * count)
 
-    def output(name: str, parameters: str, batch: int = 1, per_class: bool = False, opencv: Judge = None) -> Case:
+    def output(name: str, parameters: str, batch: int = 1, per_class: bool = False) -> Case:
         parameters = f"num_classes: {classes} {parameters}"
         return Case(
             f"detectionoutput_{name}",
