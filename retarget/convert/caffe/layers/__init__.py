@@ -10,11 +10,26 @@ from retarget.convert.caffe.layers import (
     detection,
     normalization,
     pooling,
+    proposals,
     recurrent,
+    regions,
+    resampling,
     shape,
 )
 
-FAMILIES = (convolution, pooling, activation, normalization, arithmetic, shape, recurrent, detection)
+FAMILIES = (
+    convolution,
+    pooling,
+    activation,
+    normalization,
+    arithmetic,
+    shape,
+    recurrent,
+    detection,
+    proposals,
+    regions,
+    resampling,
+)
 
 LAYERS: dict[str, Lowering] = {
     layer_type: lowering for family in FAMILIES for layer_type, lowering in family.LAYERS.items()
