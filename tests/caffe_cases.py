@@ -170,7 +170,6 @@ def _convolutions() -> Iterator[Case]:
             f"convolution_param {{ {parameters} }}",
             *blobs,
             data=data,
-            opencv=opencv,
         )
 
     w = 0.3
@@ -528,7 +527,7 @@ def _joins() -> Iterator[Case]:
         "silence_plain",
         "Silence",
         _follow("data", "ReLU")
-        + caffe_files.layer("slice", "Slice", "data", halves)
+        + caffe_files.layer("slice", "Slice", "data", halves, "slice_param { slice_point: 1 }")
         + _sink("a")
         + _follow("b", "TanH"),
         {"data": DATA},
@@ -764,7 +763,6 @@ def _detections() -> Iterator[Case]:
             type_,
             f"prior_box_param {{ {parameters} }}",
             {"data": normal(1, 4, 3, 4), "image": normal(1, 3, 48, 64)},
-            opencv=opencv,
         )
 
     variances = "variance: 0.1 variance: 0.1 variance: 0.2 variance: 0.2"
@@ -807,7 +805,6 @@ def _detections() -> Iterator[Case]:
                 "prior": boxes,
             },
             outputs="detections",
-            opencv=opencv,
         )
 
     # Spelled out where the default would do, for OpenCV asks for it.
