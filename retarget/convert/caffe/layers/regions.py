@@ -29,12 +29,13 @@ def roi_pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequen
     rows = _rows(layer, rois, build)
     images, channels = features.shape[0], *static(layer, features, (1,))
     count, scale = rows.shape[0], parameters.number("spatial_scale", 1.0)
-    windows, (lines, columns) = _maxima(build, features, static(layer, features, (2, 3)))
-    windows = build.op("Transpose", [windows], (images, lines, columns, channels), perm=[0, 2, 3, 1])
+    sizes = static(layer, features, (2, 3))
+    features = build.op("Transpose", [features], (images, *sizes, channels), perm=[0, 2, 3, 1])
+    windows, (lines, columns) = _maxima(build, features, sizes)
     windows = build.reshape(windows, (product((images, lines * columns)), channels))
 
-    down = _corners(build, rows, 2, scale, height, *static(layer, features, (2,)))
-    across = _corners(build, rows, 1, scale, width, *static(layer, features, (3,)))
+    down = _corners(build, rows, 2, scale, height, sizes[0])
+    across = _corners(build, rows, 1, scale, width, sizes[1])
     image = _column(build, rows, 0)
     image = build.op("Cast", [image], dtype=INT64, to=INT64.value)
     starts = build.op("Mul", [image, build.integers(lines * columns)], dtype=INT64)
@@ -55,19 +56,25 @@ def roi_pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequen
 
 
 def _maxima(build: Builder, features: Value, sizes: tuple[int, ...]) -> tuple[Value, tuple[int, int]]:
-    """The maxima of windows of 1, 2, 4 ... elements down and across, one size after the other along each axis."""
+    """Of ``features[N,H,W,C]`` the maxima of windows of 1, 2, 4 ... down and across, one size after the other."""
     lengths: list[int] = []
-    for axis, size in enumerate(sizes):
-        levels = []
-        for power in _powers(size):
-            kernel = [1, 1]
-            kernel[axis] = power
-            shape = (*features.shape[: 2 + axis], size - power + 1, *features.shape[3 + axis :])
-            levels.append(build.op("MaxPool", [features], shape, kernel_shape=kernel) if power > 1 else features)
+    for axis, size in enumerate(sizes, start=1):
+        levels = [features]
+        for power in _powers(size)[1:]:
+            count, half = size - power + 1, power // 2
+            parts = [
+                build.op(
+                    "Slice",
+                    [levels[-1], *map(build.integers, (start, start + count, axis))],
+                    (*features.shape[:axis], count, *features.shape[axis + 1 :]),
+                )
+                for start in (0, half)
+            ]
+            levels.append(build.op("Max", parts))
         lengths.append(sum(size - power + 1 for power in _powers(size)))
         if len(levels) > 1:
-            shape = (*features.shape[: 2 + axis], lengths[axis], *features.shape[3 + axis :])
-            features = build.op("Concat", levels, shape, axis=2 + axis)
+            shape = (*features.shape[:axis], lengths[-1], *features.shape[axis + 1 :])
+            features = build.op("Concat", levels, shape, axis=axis)
     return features, (lengths[0], lengths[1])
 
 
