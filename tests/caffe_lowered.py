@@ -51,14 +51,15 @@ def lowered(
 
 
 def execute(model: ir.Model, feeds: Mapping[str, Floats]) -> list[Floats]:
-    """The outputs, by ONNX Runtime as the graph is written; the same to the last bit when it optimizes, or nearly."""
+    """The outputs by ONNX Runtime, as the graph is written; they are the same, or nearly, when it optimizes."""
     with Session(model) as session:
         plain = session.run(feeds)
     with Session(model, optimize=True) as session:
         optimized = session.run(feeds)
-    for name, expected in plain.items():
-        np.testing.assert_allclose(optimized[name], expected, rtol=1e-5, atol=1e-6)
-    return [np.asarray(array, np.float32) for array in plain.values()]
+    found = [np.asarray(array, np.float32) for array in plain.values()]
+    for name, expected in zip(plain, found, strict=True):
+        np.testing.assert_allclose(np.asarray(optimized[name], np.float32), expected, rtol=1e-5, atol=1e-6)
+    return found
 
 
 def openvino(model: ir.Model, feeds: Mapping[str, Floats]) -> list[Floats]:
