@@ -103,7 +103,9 @@ def _refuse_unknown(net: Net) -> None:
     count = f"{len(unknown)} layer{'s' if len(unknown) != 1 else ''}"
     lines = [f"{net.place}: {count} of unknown type{'s' if len(types) != 1 else ''}:"]
     lines += [f"  {layer.place}" for layer in unknown]
-    raise Unsupported("\n".join(lines), did_you_mean(types[0], LAYERS) if len(types) == 1 else None)
+    alike = {known.lower(): known for known in LAYERS}
+    word = next((alike[each.lower()] for each in types if each.lower() in alike), types[0])
+    raise Unsupported("\n".join(lines), did_you_mean(word, LAYERS))
 
 
 def _lower_layer(layer: Layer, blobs: dict[str, Value], build: Builder) -> None:

@@ -67,16 +67,6 @@ def mish(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Valu
     return [build.op("Mish", [only(layer, inputs)])]
 
 
-def hard_swish(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
-    """HardSwish: ``x * ReLU6(x + 3) / 6``. Of forks."""
-    return [build.op("HardSwish", [only(layer, inputs)])]
-
-
-def hard_sigmoid(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
-    """HardSigmoid: ``ReLU6(x + 3) / 6``. Of forks."""
-    return [build.op("HardSigmoid", [only(layer, inputs)], alpha=1 / 6, beta=0.5)]
-
-
 def clip(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
     """Clip to ``min`` and ``max``."""
     parameters = layer.message.message("clip_param")
@@ -98,10 +88,6 @@ LAYERS: dict[str, Lowering] = {
     "BNLL": bnll,
     "Clip": clip,
     "ELU": elu,
-    "HSigmoid": hard_sigmoid,
-    "HSwish": hard_swish,
-    "HardSigmoid": hard_sigmoid,
-    "HardSwish": hard_swish,
     "Mish": mish,
     "PReLU": prelu,
     "ReLU": relu,

@@ -42,6 +42,8 @@ def pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[V
     if parameters.flag("global_pooling"):
         return _global(layer, bottom, method, build)
     windows = _windows(layer, bottom, parameters)
+    if _is_whole(bottom, windows) and len(layer.tops) < 2 and method != "STOCHASTIC":
+        return _global(layer, bottom, method, build)
     if method == "AVE":
         return [_average(layer, bottom, windows, build)]
     if method == "STOCHASTIC":
@@ -160,6 +162,14 @@ def _maximum(layer: Layer, bottom: Value, windows: Sequence[Windows], build: Bui
     size = build.constant(np.array(plane[0] * plane[1], np.int64))
     index = build.op("Mod", [index, size], dtype=ir.DataType.INT64)
     return [top, build.op("Cast", [index], to=ir.DataType.FLOAT)]
+
+
+def _is_whole(bottom: Value, windows: Sequence[Windows]) -> bool:
+    """Whether there is one window, and it is the input."""
+    return all(
+        axis.number == 1 and axis.size == dim and not axis.before
+        for axis, dim in zip(windows, bottom.shape[2:], strict=True)
+    )
 
 
 def _global(layer: Layer, bottom: Value, method: str, build: Builder) -> Sequence[Value]:
