@@ -18,10 +18,9 @@ layout: Literal["nchw", "nhwc"] = "nhwc"
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of a TensorFlow model."""
 
-    inputs: tuple[str, ...] = ()
-    """Of a graph without signatures: the tensors to feed, such as ``images`` or ``cell/split:1``; its placeholders."""
     outputs: tuple[str, ...] = ()
-    """Of a graph without signatures: the tensors to fetch; by default what no node takes."""
+    """Of a graph without signatures: the tensors to convert, such as ``scores`` or ``cell/split:1``; by default those
+    that depend on its placeholders and that no other node takes."""
 
 
 def matches(path: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from retarget.convert.tensorflow import forms
@@ -11,12 +11,13 @@ from retarget.convert.tensorflow.opened import DAMAGED, Opened, in_session, new_
 from retarget.convert.tensorflow.runner import said
 from retarget.errors import RetargetError, did_you_mean
 from retarget.source import Source
+from retarget.spec import DTYPES
 
 with quiet():
     from google.protobuf import text_format
 
-_NOT_OUTPUTS = frozenset({"Assert", "NoOp", "Placeholder", "Const", "PlaceholderWithDefault"})
-"""Operators that no other node takes from, in graphs of training too, and that are no output."""
+
+_LOOPS = frozenset({"Switch", "While", "StatelessWhile"})
 
 
 def open_frozen_graph(source: Source) -> Opened:
@@ -60,42 +61,86 @@ def open_checkpoint(source: Source) -> Opened:
 
 
 def _open(session: tf.compat.v1.Session, source: Source) -> Opened:
-    operations = session.graph.get_operations()
-    wanted_inputs = _names(source.options.get("inputs"))
-    wanted_outputs = _names(source.options.get("outputs"))
-    if wanted_outputs:
-        outputs = {name: _tensor(session.graph, name, source.path) for name in wanted_outputs}
+    """The part of the graph between the inputs and outputs that the user names, or its placeholders and its ends."""
+    operations, path = session.graph.get_operations(), source.path
+    placeholders = [op.outputs[0] for op in operations if op.type == "Placeholder"]
+    inputs = {spec.name: _tensor(session.graph, spec.name, path) for spec in source.inputs}
+    named = source.options.get("outputs")
+    if isinstance(named, (list, tuple)) and named:
+        outputs = {str(name): _tensor(session.graph, str(name), path) for name in named}
+        notes: tuple[str, ...] = ()
     else:
-        outputs = {
-            op.name if len(op.outputs) == 1 else f"{op.name}:{tensor.value_index}": tensor
-            for op in operations
-            for tensor in op.outputs
-            if _is_output(op)
-        }
-    if wanted_inputs:
-        inputs = {name: _tensor(session.graph, name, source.path) for name in wanted_inputs}
-    else:
-        inputs = {op.name: op.outputs[0] for op in operations if op.type == "Placeholder"}
-    return in_session(session, inputs, outputs, ())
+        outputs = _ends(operations, [*placeholders, *inputs.values()])
+        notes = (f"the outputs are what no other node takes: {', '.join(outputs)}",)
+    if not outputs:
+        raise RetargetError(
+            f"{path}: has no end that depends on a placeholder",
+            "name its outputs in the model's options: `options: {outputs: [node]}`",
+        )
+    needed = _placeholders(operations, outputs.values(), inputs.values())
+    if inputs and needed:
+        names = ", ".join(tensor.op.name for tensor in needed)
+        raise RetargetError(f"{path}: the outputs depend on what is not among the inputs: {names}", "name it too")
+    return in_session(session, inputs or {tensor.op.name: tensor for tensor in needed}, outputs, notes)
 
 
-def _names(value: object) -> Sequence[str]:
-    return [str(name) for name in value] if isinstance(value, (list, tuple)) else []
+def _ends(operations: Sequence[tf.Operation], inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What depends on one of ``inputs``, is of numbers and is taken by no node: no assignment, summary or loop."""
+    reached = {tensor.ref() for tensor in inputs}
+    ends = {}
+    waiting = list(inputs)
+    while waiting:
+        for operation in waiting.pop().consumers():
+            for tensor in operation.outputs:
+                if tensor.ref() not in reached:
+                    reached.add(tensor.ref())
+                    waiting.append(tensor)
+    for operation in operations:
+        if operation.type == "Placeholder" or any(tensor.consumers() for tensor in operation.outputs):
+            continue
+        for tensor in operation.outputs:
+            if tensor.dtype.name in DTYPES and tensor.ref() in reached:
+                ends[_name(tensor)] = tensor
+    # Loops end in each of their variables, counters among them; what is done with their results is the output.
+    return {name: end for name, end in ends.items() if not _is_of_a_loop(end.op)} or ends
 
 
-def _is_output(operation: tf.Operation) -> bool:
-    return operation.type not in _NOT_OUTPUTS and not any(tensor.consumers() for tensor in operation.outputs)
+def _is_of_a_loop(operation: tf.Operation) -> bool:
+    kind = str(operation.type)
+    return kind == "Exit" or (kind == "Identity" and str(operation.inputs[0].op.type) in _LOOPS)
+
+
+def _placeholders(
+    operations: Sequence[tf.Operation], outputs: Iterable[tf.Tensor], cuts: Iterable[tf.Tensor]
+) -> list[tf.Tensor]:
+    """The placeholders that ``outputs`` depend on, other than through ``cuts``, in the order of the graph."""
+    seen = {tensor.ref() for tensor in cuts}
+    waiting = [tensor for tensor in outputs if tensor.ref() not in seen]
+    order = {operation.name: place for place, operation in enumerate(operations)}
+    found = []
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.ref() in seen:
+            continue
+        seen.add(tensor.ref())
+        if tensor.op.type == "Placeholder":
+            found.append(tensor)
+        waiting.extend(tensor.op.inputs)
+    return sorted(found, key=lambda tensor: order[tensor.op.name])
+
+
+def _name(tensor: tf.Tensor) -> str:
+    """``node``, or ``node:1`` where the node has several outputs."""
+    return tensor.op.name if len(tensor.op.outputs) == 1 else str(tensor.name)
 
 
 def _tensor(graph: tf.Graph, name: str, path: Path) -> tf.Tensor:
     """The tensor ``node`` or ``node:1``. Raises ``RetargetError`` with the nearest name where there is none."""
     node, _, index = name.partition(":")
     try:
-        operation = graph.get_operation_by_name(node)
-        return operation.outputs[int(index or 0)]
+        return graph.get_operation_by_name(node).outputs[int(index or 0)]
     except (KeyError, IndexError, ValueError) as error:
-        names = [op.name for op in graph.get_operations() if op.outputs]
-        near = did_you_mean(node, names)
+        near = did_you_mean(node, (op.name for op in graph.get_operations() if op.outputs))
         raise RetargetError(
             f"{path}: has no tensor '{name}'", near if near.startswith("did") else "`node` or `node:1` names a tensor"
         ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
 
 with quiet():
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
     from tf2onnx import optimizer, tf_loader, tfonnx
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,16 @@ logger = logging.getLogger(__name__)
 OPSET = 18
 """The newest that tf2onnx writes, in all of its versions of the last years."""
 
-_PREFIX = "retarget_output_"
+_LARGE = 1000
+"""Bytes: smaller constants stay in the graph, as shapes and axes are among them."""
+
+_PROTOBUF_LIMIT = 1_800_000_000
+"""Bytes of weights: protobuf ends at 2 GB, and the graph itself takes some."""
+
+_PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault")
+
+_ONNX_TYPES = {"float32": "FLOAT", "float64": "DOUBLE"}
+"""The types whose names are others in ONNX."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Frozen:
     graph: tf.compat.v1.GraphDef
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    types: tuple[int, ...]
+    """Of the outputs, as TensorFlow numbers them."""
 
 
 def to_onnx(
@@ -65,90 +75,94 @@ def to_onnx(
 
 
 def freeze(function: tf.types.experimental.ConcreteFunction, place: str) -> Frozen:
-    """``function`` with the values of its variables in it. Raises ``Unsupported`` where it needs more than those."""
+    """``function`` with the values of its variables in it. Raises ``ToolchainFailure`` where TensorFlow cannot."""
     captured = {tensor.name for tensor in function.graph.internal_captures}
-    own = [tensor.name for tensor in function.inputs if tensor.name not in captured]
     try:
         with quiet():
-            frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+            # `convert_variables_to_constants_v2` as far as its graph: it would make a function of it again.
+            graph = tf_loader.convert_variables_to_constants_large_model(function)
     except Exception as error:
         raise ToolchainFailure(f"{place}: TensorFlow cannot freeze its variables: {said(error)}") from error
-    left = [tensor for tensor in frozen.inputs if tensor.name not in own]
-    if left:
-        listing = "\n".join(f"  {tensor.op.name} ({tensor.dtype.name})" for tensor in left)
-        raise Unsupported(
-            f"{place}: uses what is neither an input nor a variable:\n{listing}",
-            "tables and other resources have no form in ONNX: keep them outside the model",
-        )
-    return Frozen(frozen.graph.as_graph_def(), tuple(own), tuple(tensor.name for tensor in frozen.outputs))
+    return Frozen(
+        graph,
+        tuple(tensor.name for tensor in function.inputs if tensor.name not in captured),
+        tuple(tensor.name for tensor in function.outputs),
+        tuple(tensor.dtype.as_datatype_enum for tensor in function.outputs),
+    )
 
 
 def write(frozen: Frozen, inputs: Sequence[TensorSpec], outputs: Sequence[str], path: Path, place: str) -> list[str]:
     """Write ``frozen`` to ``path`` with ``inputs`` and ``outputs`` as its border: see ``to_onnx``."""
-    notes: list[str] = []
-    asked = _border(frozen, inputs)
+    fed, asked = _border(frozen, inputs)
     with quiet() as errors:
-        model = _convert(frozen.graph, frozen.inputs, asked, inputs, outputs, place)
-    _check_nodes(model.graph, errors, place)
-    _set_inputs(model.graph, inputs, place)
-    onnx.save_model(model, str(path))
+        model = _convert(frozen.graph, fed, asked, place)
+    check_nodes(model.graph, errors, place)
+    _rename(model.graph, dict(zip([*fed, *asked], [*(spec.name for spec in inputs), *outputs])))
+    set_inputs(model.graph, inputs, place)
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    external = size > _PROTOBUF_LIMIT
+    onnx.save_model(model, str(path), save_as_external_data=external, location=f"{path.name}.data")
     del model
     gc.collect()
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise ToolchainFailure(f"{place}: tf2onnx wrote what is no valid ONNX: {said(error)}") from error
-    return notes
+    return []
 
 
-def _border(frozen: Frozen, inputs: Sequence[TensorSpec]) -> list[str]:
-    """Give the inputs the user's sizes, and each output a node of its own; gives the names of those.
+def _border(frozen: Frozen, inputs: Sequence[TensorSpec]) -> tuple[list[str], list[str]]:
+    """Give each input a placeholder of the user's sizes, and each output a node of its own; gives the tensors of both.
 
-    Outputs may be one and the same tensor, or an input, and can be renamed only where they are not.
+    Inputs may be tensors within the graph, and outputs one and the same tensor, or an input.
     """
-    specs = dict(zip(frozen.inputs, inputs))
+    nodes = {node.name: node for node in frozen.graph.node}
+    fed = []
+    for index, (tensor, spec) in enumerate(zip(frozen.inputs, inputs)):
+        node = nodes[tensor.partition(":")[0]]
+        if node.op not in _PLACEHOLDERS:
+            node = frozen.graph.node.add(name=f"retarget_input_{index}")
+            _rewire(frozen.graph, tensor, f"{node.name}:0")
+        node.op = "Placeholder"
+        del node.input[:]
+        node.attr["dtype"].type = tf.as_dtype(spec.dtype).as_datatype_enum
+        shape = node.attr["shape"].shape
+        shape.Clear()
+        for dim in spec.shape:
+            shape.dim.add().size = dim if isinstance(dim, int) else -1
+        fed.append(f"{node.name}:0")
     for node in frozen.graph.node:
-        spec = specs.get(f"{node.name}:0")
-        if spec is not None:
-            shape = node.attr["shape"].shape
-            shape.Clear()
-            for dim in spec.shape:
-                shape.dim.add().size = dim if isinstance(dim, int) else -1
-            node.op = "Placeholder"
-            del node.input[:]
-        elif node.op == "PlaceholderWithDefault":
+        if node.op == "PlaceholderWithDefault":
             node.op = "Identity"
             node.attr["T"].CopyFrom(node.attr["dtype"])
-            for name in ("dtype", "shape"):
-                node.attr.pop(name, None)
+            node.attr.pop("dtype")
+            node.attr.pop("shape", None)
         # They hold the sizes from before.
         node.attr.pop("_output_shapes", None)
-    types = _types(frozen)
     asked = []
-    for index, tensor in enumerate(frozen.outputs):
-        node = frozen.graph.node.add(name=f"{_PREFIX}{index}", op="Identity", input=[tensor])
-        node.attr["T"].type = types[tensor]
+    for index, (tensor, dtype) in enumerate(zip(frozen.outputs, frozen.types)):
+        source = fed[frozen.inputs.index(tensor)] if tensor in frozen.inputs else tensor
+        node = frozen.graph.node.add(name=f"retarget_output_{index}", op="Identity", input=[source])
+        node.attr["T"].type = dtype
         asked.append(f"{node.name}:0")
-    return asked
+    return fed, asked
 
 
-def _types(frozen: Frozen) -> dict[str, int]:
-    with tf.Graph().as_default() as graph:
-        tf.import_graph_def(frozen.graph, name="")
-        return {name: graph.get_tensor_by_name(name).dtype.as_datatype_enum for name in frozen.outputs}
+def _rewire(graph: tf.compat.v1.GraphDef, old: str, new: str) -> None:
+    # The first output of a node is also called after the node alone.
+    names = {old, old[:-2]} if old.endswith(":0") else {old}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in names:
+                node.input[index] = new
 
 
-def _convert(
-    graph: tf.compat.v1.GraphDef,
-    fed: Sequence[str],
-    asked: Sequence[str],
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[str],
-    place: str,
-) -> ModelProto:
+def _convert(graph: tf.compat.v1.GraphDef, fed: Sequence[str], asked: Sequence[str], place: str) -> ModelProto:
+    weights = _take_weights(graph)
     try:
         with tf.Graph().as_default():
             graph = tf_loader.tf_optimize(list(fed), list(asked), graph)
+        _mark_weights(graph, weights)
         with tf.Graph().as_default() as imported:
             tf.import_graph_def(graph, name="")
             del graph
@@ -158,14 +172,41 @@ def _convert(
                 input_names=list(fed),
                 output_names=list(asked),
                 custom_op_handlers={"Erfc": (_erfc, [])},
-                tensors_to_rename=dict(zip([*fed, *asked], [*(spec.name for spec in inputs), *outputs])),
+                const_node_values=weights,
                 continue_on_error=True,
             )
-            lowered = optimizer.optimize_graph(lowered, catch_errors=False, optimizers=_lean_optimizers())
+            lowered = optimizer.optimize_graph(lowered, catch_errors=False, optimizers=lean_optimizers())
             model: ModelProto = lowered.make_model("from TensorFlow")
             return model
     except Exception as error:
         raise ToolchainFailure(f"{place}: tf2onnx fails: {type(error).__name__}: {said(error)}") from error
+
+
+# ---- weights, which neither TensorFlow's optimizer nor its graphs need to see
+
+
+def _take_weights(graph: tf.compat.v1.GraphDef) -> dict[str, bytes]:
+    """Make a placeholder of each large constant; gives the values by the node's name."""
+    weights = {}
+    for node in graph.node:
+        tensor = node.attr["value"].tensor if node.op == "Const" else None
+        if tensor is not None and len(tensor.tensor_content) > _LARGE:
+            weights[node.name] = tensor.tensor_content
+            node.op = "Placeholder"
+            node.attr["shape"].shape.CopyFrom(tensor.tensor_shape)
+            node.attr.pop("value")
+    return weights
+
+
+def _mark_weights(graph: tf.compat.v1.GraphDef, weights: Mapping[str, bytes]) -> None:
+    """Make constants of those placeholders again, still without their values: tf2onnx has them by name."""
+    for node in graph.node:
+        if node.name in weights:
+            node.op = "Const"
+            tensor = node.attr["value"].tensor
+            tensor.dtype = node.attr["dtype"].type
+            tensor.tensor_shape.CopyFrom(node.attr["shape"].shape)
+            node.attr.pop("shape")
 
 
 # ---- operators that tf2onnx lacks
@@ -202,7 +243,8 @@ class _Lean:
         return graph
 
 
-def _lean_optimizers() -> dict[str, Callable[[], _Lean]]:
+def lean_optimizers() -> dict[str, Callable[[], _Lean]]:
+    """What ``optimizer.optimize_graph`` of tf2onnx is to be given."""
     return {name: partial(_Lean, factory) for name, factory in optimizer._get_optimizers().items()}
 
 
@@ -217,7 +259,7 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
                 yield from _nodes(body)
 
 
-def _check_nodes(graph: GraphProto, errors: Iterable[logging.LogRecord], place: str) -> None:
+def check_nodes(graph: GraphProto, errors: Iterable[logging.LogRecord], place: str) -> None:
     """Raise ``Unsupported`` that lists each node that is still TensorFlow's, or that tf2onnx failed on."""
     reasons = dict(_failures(errors))
     wrong = []
@@ -244,10 +286,30 @@ def _failures(errors: Iterable[logging.LogRecord]) -> Iterator[tuple[str, str]]:
             yield arguments[0], ""
 
 
-def _set_inputs(graph: GraphProto, inputs: Sequence[TensorSpec], place: str) -> None:
-    """Put the inputs into the order asked for, with those that nothing uses. Raises ``Unsupported`` for any other."""
-    found = {value.name: value for value in graph.input}
-    extra = [name for name in found if name not in {spec.name for spec in inputs}]
+def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Give tensors of the whole graph other names; what has one of those already gets another."""
+    wanted = set(names.values())
+
+    def new(name: str) -> str:
+        return names.get(name) or (f"{name}__inner" if name in wanted else name)
+
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = new(value.name)
+    for node in graph.node:
+        node.input[:] = map(new, node.input)
+        node.output[:] = map(new, node.output)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                _rename(body, names)
+
+
+def set_inputs(graph: GraphProto, inputs: Sequence[TensorSpec], place: str) -> None:
+    """Put the inputs into the order asked for, with the user's dimensions and with those inputs that nothing uses.
+
+    Raises ``Unsupported`` for any other input.
+    """
+    known = {spec.name for spec in inputs}
+    extra = [value.name for value in graph.input if value.name not in known]
     if extra:
         raise Unsupported(
             f"{place}: needs more inputs than it was asked for: {', '.join(extra)}",
@@ -255,7 +317,9 @@ def _set_inputs(graph: GraphProto, inputs: Sequence[TensorSpec], place: str) -> 
         )
     del graph.input[:]
     for spec in inputs:
-        dtype = onnx.TensorProto.DataType.Value(
-            "FLOAT" if spec.dtype == "float32" else "DOUBLE" if spec.dtype == "float64" else spec.dtype.upper()
-        )
-        graph.input.append(onnx.helper.make_tensor_value_info(spec.name, dtype, list(spec.shape)))
+        number = onnx.TensorProto.DataType.Value(_ONNX_TYPES.get(spec.dtype, spec.dtype.upper()))
+        graph.input.append(onnx.helper.make_tensor_value_info(spec.name, number, list(spec.shape)))
+    for value in (*graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            # Names such as `unk__12`; the user's are inferred from the inputs.
+            dim.ClearField("dim_param")

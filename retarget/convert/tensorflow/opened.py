@@ -78,7 +78,12 @@ def in_session(
         graph = tf.compat.v1.graph_util.convert_variables_to_constants(
             session, session.graph.as_graph_def(), list({tensor.op.name: None for tensor in fetched})
         )
-        return Frozen(graph, tuple(tensor.name for tensor in fed), tuple(tensor.name for tensor in fetched))
+        return Frozen(
+            graph,
+            tuple(tensor.name for tensor in fed),
+            tuple(tensor.name for tensor in fetched),
+            tuple(tensor.dtype.base_dtype.as_datatype_enum for tensor in fetched),
+        )
 
     return Opened(
         tuple(border(name, tensor) for name, tensor in inputs.items()),
