@@ -28,7 +28,7 @@ ABSENT = (
     "Reduction", "SPP", "Threshold", "Tile", "Upsample",
 )
 LACKING = (
-    "batchnorm_batch", "convolution_axis", "deconvolution_volume", "detectionoutput_corner_size",
+    "batchnorm_batch", "convolution_axis", "detectionoutput_corner_size",
     "detectionoutput_defaults", "detectionoutput_encoded", "detectionoutput_encoded_corner",
     "detectionoutput_no_background", "interp_like", "interp_shrink", "normalize_scale", "permute_partial",
     "pooling_ave_floor", "pooling_ave_floor_pad", "pooling_max_floor", "pooling_max_floor_pad",
@@ -41,7 +41,7 @@ WRONG = (
     "priorbox_img_sides", "priorbox_img_size", "priorboxclustered_default_clip", "proposal_small",
     "scale_two_bottoms_bias", "slice_dim", "swish_beta",
 )
-UNSTEADY = ("convolution_volume", "convolution_volume_stride")
+UNSTEADY = ("convolution_volume", "convolution_volume_stride", "deconvolution_volume")
 # fmt: on
 
 

@@ -6,20 +6,25 @@ tests hold it to that: each flaw must still show, and where none is listed the t
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget.compare import SNR_CAP, snr_db
 from retarget.convert.caffe.net import Blob, Layer, Message, Net
 from retarget.errors import Unsupported
 
 if TYPE_CHECKING:
-    from retarget.protocols import Array, Feeds
+    from retarget.protocols import Array
 
-THREADS = 2
+PATIENCE_S = 300
 ROWS = ("DetectionOutput", "Proposal")
 """Layers whose outputs are rows: OpenCV gives as many as there may be, those that it did not find all zeros."""
 
@@ -42,51 +47,71 @@ def flaws(net: Net) -> list[str]:
     ]
 
 
-class OpenCv:
-    """``prototxt`` and its weights in OpenCV's Caffe reader. Raises ``Unsupported`` where it does not take them."""
+@dataclass(frozen=True)
+class Opinion:
+    """What OpenCV gave."""
 
-    def __init__(self, net: Net, prototxt: Path, caffemodel: Path | None) -> None:
-        import cv2
+    version: str
+    outputs: Mapping[str, Blob]
+    """By blob."""
 
-        self._cv2 = cv2
-        self.version: str = cv2.__version__
-        self._net = net
+
+def ask(net: Net, prototxt: Path, caffemodel: Path | None, feeds: Mapping[str, Blob]) -> Opinion:
+    """OpenCV's outputs for ``feeds``. Raises ``Unsupported`` where it does not take the net, or breaks down over it."""
+    with TemporaryDirectory(prefix="opencv-") as folder:
+        given, found = Path(folder) / "feeds.npz", Path(folder) / "outputs.npz"
+        np.savez(given, *feeds.values())
+        question = {
+            "prototxt": str(prototxt),
+            "caffemodel": "" if caffemodel is None else str(caffemodel),
+            "inputs": list(feeds),
+            "feeds": str(given),
+            "outputs": str(found),
+            "makers": makers(net),
+        }
         try:
-            self._read = cv2.dnn.readNetFromCaffe(str(prototxt), "" if caffemodel is None else str(caffemodel))
-        except cv2.error as error:
-            raise Unsupported(_words(error)) from error
-
-    def run(self, feeds: Feeds) -> dict[str, Blob]:
-        """The net's outputs, rows of zeros left out."""
-        threads = self._cv2.getNumThreads()
-        self._cv2.setNumThreads(THREADS)
-        try:
-            for name, feed in feeds.items():
-                self._read.setInput(np.asarray(feed), name)
-            makers = [self._maker(blob) for blob in self._net.outputs]
-            found = self._read.forwardAndRetrieve(list(dict.fromkeys(name for name, _ in makers)))
-        except self._cv2.error as error:
-            raise Unsupported(_words(error)) from error
-        finally:
-            self._cv2.setNumThreads(threads)
-        tops = dict(zip(dict.fromkeys(name for name, _ in makers), found, strict=True))
-        outputs = {}
-        for blob, (name, index) in zip(self._net.outputs, makers, strict=True):
-            outputs[blob] = np.asarray(tops[name][index], np.float32)
-        return outputs
-
-    def _maker(self, blob: str) -> tuple[str, int]:
-        """OpenCV's layer that makes ``blob`` last, and which of its outputs that is."""
-        layer = next(layer for layer in reversed(self._net.layers) if blob in layer.tops)
-        # A Convolution is taken apart into one a bottom, called as its top is.
-        name = blob if layer.type == "Convolution" and self._read.getLayerId(blob) >= 0 else layer.name
-        return name, 0 if name != layer.name else layer.tops.index(blob)
+            child = subprocess.run(
+                [sys.executable, "-P", str(Path(__file__).with_name("opencv_child.py"))],
+                input=json.dumps(question),
+                capture_output=True,
+                encoding="utf-8",
+                timeout=PATIENCE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unsupported(f"no answer in {PATIENCE_S} s") from error
+        if child.returncode:
+            words = child.stderr.strip().splitlines()
+            raise Unsupported(words[-1] if child.returncode > 0 and words else f"it ended with {child.returncode}")
+        reply = json.loads(child.stdout)
+        if "error" in reply:
+            raise Unsupported(reply["error"])
+        with np.load(found, allow_pickle=False) as arrays:
+            return Opinion(reply["version"], {blob: arrays[f"arr_{at}"] for at, blob in enumerate(net.outputs)})
 
 
-def rows(net: Net, blob: str) -> bool:
-    """Whether ``blob`` holds detections: rows in no certain order, of which there may be fewer than there is room."""
-    layer = next(layer for layer in reversed(net.layers) if blob in layer.tops)
-    return layer.type in ROWS
+def makers(net: Net) -> list[tuple[str, int, str]]:
+    """Of each output: the layer that makes it last, which of its tops that is, and the top's name."""
+    made = [_maker(net, blob) for blob in net.outputs]
+    return [(layer.name, layer.tops.index(blob), blob) for layer, blob in zip(made, net.outputs, strict=True)]
+
+
+def _maker(net: Net, blob: str) -> Layer:
+    return next(layer for layer in reversed(net.layers) if blob in layer.tops)
+
+
+def agreement(net: Net, ours: Mapping[str, Blob], theirs: Mapping[str, Blob]) -> tuple[float, str]:
+    """The least agreement of all outputs in decibels, and the blob where it is; detections as sets."""
+    return min((_agreement(_maker(net, blob), ours[blob], theirs[blob]), blob) for blob in net.outputs)
+
+
+def _agreement(maker: Layer, ours: Array, theirs: Array) -> float:
+    if maker.type in ROWS:
+        ours, theirs = sorted_rows(ours), sorted_rows(theirs)
+    if ours.size != theirs.size:
+        return -SNR_CAP
+    # OpenCV has no blobs of fewer than two axes, and gives scores a second one.
+    return snr_db(ours, theirs.reshape(ours.shape))
 
 
 def sorted_rows(array: Array) -> Array:
@@ -94,12 +119,6 @@ def sorted_rows(array: Array) -> Array:
     flat = array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array.reshape(-1, 1)
     flat = flat[np.any(flat != 0, axis=1) & ~np.all(flat[:, 1:] == -1, axis=1)] if flat.shape[1] > 1 else flat
     return flat[np.lexsort(flat.T)]
-
-
-def _words(error: Exception) -> str:
-    """What OpenCV says, without the file and line of its own source."""
-    lines = str(error).strip().splitlines()
-    return lines[0].partition("error: ")[2] or lines[0] if lines else "no reason given"
 
 
 def _has(*names: str) -> Callable[[Layer, Net], bool]:
@@ -153,7 +172,7 @@ FLAWS: Mapping[str, Sequence[Flaw]] = {
     ),
     "Deconvolution": (
         Flaw("does not read dilation", _when(lambda p: any(each != 1 for each in p.integers("dilation")))),
-        Flaw("has two spatial axes only", _volume),
+        Flaw("three spatial axes break it down", _volume),
     ),
     "DepthwiseConvolution": _ABSENT,
     "DetectionOutput": (

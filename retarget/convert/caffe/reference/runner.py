@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from retarget.compare import snr_db
 from retarget.convert.caffe.net import Blob, Net
 from retarget.convert.caffe.reference import opencv
 from retarget.convert.caffe.reference.checks import show
@@ -19,7 +18,7 @@ from retarget.convert.caffe.reference.evaluate import check, evaluate
 from retarget.errors import RetargetError, Unsupported
 
 if TYPE_CHECKING:
-    from retarget.protocols import Array, Feeds, Outputs
+    from retarget.protocols import Feeds, Outputs
 
 OWN = "Caffe's layers in numpy, written from its sources"
 AGREES_DB = 80.0
@@ -73,7 +72,9 @@ class Reference:
         pass
 
 
-def second_opinion(net: Net, prototxt: Path, caffemodel: Path | None, feeds: Feeds, outputs: Mapping[str, Blob]) -> str:
+def second_opinion(
+    net: Net, prototxt: Path, caffemodel: Path | None, feeds: Mapping[str, Blob], outputs: Mapping[str, Blob]
+) -> str:
     """What OpenCV makes of ``feeds`` beside ``outputs`` (by blob), as a clause: ``OpenCV 4.14.0 agrees to 112 dB``."""
     if find_spec("cv2") is None:
         return "OpenCV is not installed to be asked as well (pip install 'retarget[caffe]')"
@@ -81,24 +82,13 @@ def second_opinion(net: Net, prototxt: Path, caffemodel: Path | None, feeds: Fee
         more = f" and {len(known) - 1} more" if len(known) > 1 else ""
         return f"OpenCV was not asked, for it differs from Caffe in {known[0]}{more}"
     try:
-        other = opencv.OpenCv(net, prototxt, caffemodel)
-        theirs = other.run(feeds)
+        asked = opencv.ask(net, prototxt, caffemodel, feeds)
     except Unsupported as error:
         return f"OpenCV does not take the net ({error.message})"
-    worst, where = min((_agreement(net, blob, ours, theirs[blob]), blob) for blob, ours in outputs.items())
+    worst, where = opencv.agreement(net, outputs, asked.outputs)
     if worst >= AGREES_DB:
-        return f"OpenCV {other.version} agrees to {worst:.0f} dB"
-    return f"OpenCV {other.version} disagrees on '{where}': {worst:.0f} dB"
-
-
-def _agreement(net: Net, blob: str, ours: Blob, theirs: Blob) -> float:
-    pair: tuple[Array, Array] = (ours, theirs)
-    if opencv.rows(net, blob):
-        pair = opencv.sorted_rows(ours), opencv.sorted_rows(theirs)
-    if pair[0].size != pair[1].size:
-        return -np.inf
-    # OpenCV has no blobs of fewer than two axes.
-    return snr_db(pair[0], pair[1].reshape(pair[0].shape))
+        return f"OpenCV {asked.version} agrees to {worst:.0f} dB"
+    return f"OpenCV {asked.version} disagrees on '{where}': {worst:.0f} dB"
 
 
 def _fitting(net: Net, feeds: Feeds) -> dict[str, Blob]:
