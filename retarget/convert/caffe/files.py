@@ -21,7 +21,7 @@ _HEAD = 64 << 10
 """Bytes of a text in which a layer must begin."""
 _FIELDS_SEEN = 100
 _LAYER_FIELDS = frozenset(
-    {"name", "type", "bottom", "top", "layer", "include", "exclude", "phase", "param", "blobs_lr", "loss_weight"}
+    {"name", "type", "bottom", "top", "layer", "include", "exclude", "phase", "param", "engine"}
 )
 
 
