@@ -6,7 +6,6 @@ Formulas: ``prior_box_layer``, ``detection_output_layer`` and ``bbox_util`` of S
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,10 +13,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from retarget.convert.caffe.build import Builder, Lowering, Shape, Value, product, refuse, static, wrong
+from retarget.convert.caffe.layers.suppression import (
+    BOOL,
+    INT64,
+    LOWERED_TO,
+    LOWEST,
+    full,
+    halves,
+    open_count,
+    positions,
+    suppressed,
+    suppressed_ever_more,
+    top,
+)
 from retarget.convert.caffe.net import Layer, Message
-
-INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
-LOWEST = float(np.finfo(np.float32).min)
 
 _CODES = {"1": "CORNER", "2": "CENTER_SIZE", "3": "CORNER_SIZE"}
 
@@ -147,15 +156,13 @@ def detection_output(layer: Layer, inputs: Sequence[Value], build: Builder) -> S
     lists = (product((images, len(labels))), candidates)
     shape = (images, len(labels) * candidates)
     threshold = parameters.number("confidence_threshold", LOWEST)
-    kept = suppressed(
-        layer,
-        build,
-        boxes if _code(layer, parameters) == "CENTER_SIZE" else _flat_where_inverted(build, boxes),
-        build.reshape(scores, (lists[0], 1, lists[1])),
-        candidates,
-        overlap,
-        threshold,
-    )
+    extents = boxes if _code(layer, parameters) == "CENTER_SIZE" else _flat_where_inverted(build, boxes)
+    ranked = build.reshape(scores, (lists[0], 1, lists[1]))
+    eta = suppression.number("eta", 1.0)
+    if eta < 1 and overlap > LOWERED_TO:
+        kept = suppressed_ever_more(layer, build, extents, ranked, overlap, eta, threshold)
+    else:
+        kept = suppressed(layer, build, extents, ranked, candidates, overlap, threshold)
     kept, scores = build.reshape(kept, shape, BOOL), build.reshape(scores, shape)
     if "confidence_threshold" in parameters:
         above = build.op("Greater", [scores, build.number(threshold)], dtype=BOOL)
@@ -197,12 +204,8 @@ def _check(layer: Layer, inputs: Sequence[Value], parameters: Message, overlap: 
         raise wrong(layer, "needs num_classes")
     if overlap < 0:
         raise wrong(layer, f"nms_threshold is {overlap:g}, must not be negative")
-    if eta < 1 and overlap > 0.5:
-        raise refuse(
-            layer,
-            f"eta {eta:g} lowers nms_threshold {overlap:g} with each box that is kept, NonMaxSuppression has but one",
-            "an nms_threshold of 0.5 or less is not lowered; eta: 1 turns it off, and detects a little more",
-        )
+    if not 0 < eta <= 1:
+        raise wrong(layer, f"eta is {eta:g}, must be above 0 and not above 1")
     if suppression.integer("top_k", -1) == 0 or parameters.integer("keep_top_k", -1) == 0:
         raise wrong(layer, "top_k or keep_top_k is 0: it would never find anything", "-1 stands for no limit")
     count = static(layer, inputs[2], (2,))[0] // 4
@@ -314,59 +317,6 @@ def _quotient(build: Builder, value: Value, divisor: int) -> Value:
 
 def _divided(build: Builder, value: Value, divisor: int) -> Value:
     return build.op("Cast", [_quotient(build, value, divisor)], to=ir.DataType.FLOAT.value)
-
-
-# ---- also for proposals
-
-
-def suppressed(
-    layer: Layer, build: Builder, boxes: Value, scores: Value, limit: int, overlap: float, least: float = LOWEST
-) -> Value:
-    """bool [B,k]: which of ``boxes[B,k,4]``, sorted by ``scores[B,1,k]``, are left, ``limit`` of each list at most.
-
-    A mask, as runtimes list what they keep in orders of their own. Scores below ``least`` need not be looked at.
-    """
-    found = f"{open_count(layer)}_kept"
-    # Overlaps are 1 at most; ONNX allows no threshold above.
-    limits = [build.constant(np.array(limit)), build.number(min(overlap, 1.0)), build.number(least)]
-    kept = build.op("NonMaxSuppression", [boxes, scores, *limits], (found, 3), INT64)
-    places = build.op("Gather", [kept, build.integers(0, 2)], (found, 2), INT64, axis=1)
-    blank = build.op("Squeeze", [full(build, 0, scores), build.integers(1)], boxes.shape[:2])
-    number = build.op("Shape", [kept], (1,), INT64, start=0, end=1)
-    ones = build.op("Expand", [build.number(1), number], (found,))
-    marks = build.op("ScatterND", [blank, places, ones], blank.shape)
-    return build.op("Greater", [marks, build.number(0)], dtype=BOOL)
-
-
-def positions(build: Builder, mask: Value, count: str) -> Value:
-    """int64 [count]: where ``mask`` is true, counted through all its axes."""
-    flat = build.reshape(mask, (product(mask.shape),), BOOL)
-    return build.op("Squeeze", [build.op("NonZero", [flat], (1, count), INT64), build.integers(0)], (count,), INT64)
-
-
-def top(build: Builder, values: Value, count: int) -> tuple[Value, Value]:
-    """The ``count`` largest along the last axis, sorted, and int64 where they were; of equals the first comes first."""
-    shape = (*values.shape[:-1], count)
-    largest, order = build.ops("TopK", [values, build.integers(count)], [shape] * 2, axis=-1)
-    order.value.type = ir.TensorType(INT64)
-    return largest, order
-
-
-def full(build: Builder, number: float, like: Value) -> Value:
-    """``number`` in the shape of ``like``."""
-    shape = build.op("Shape", [like], (like.rank,), INT64)
-    return build.op("Expand", [build.number(number), shape], like.shape)
-
-
-def halves(build: Builder, boxes: Value) -> tuple[Value, Value]:
-    """The first two and the last two of each four."""
-    low, high = build.ops("Split", [boxes], [(*boxes.shape[:-1], 2)] * 2, axis=-1, num_outputs=2)
-    return low, high
-
-
-def open_count(layer: Layer) -> str:
-    """The symbol of a dimension that the data decides."""
-    return re.sub(r"\W", "_", f"{layer.name}_count")
 
 
 LAYERS: dict[str, Lowering] = {

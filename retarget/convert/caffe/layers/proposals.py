@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from retarget.convert.caffe.build import Builder, Lowering, Value, refuse, static, wrong
-from retarget.convert.caffe.layers.detection import BOOL, LOWEST, halves, open_count, positions, suppressed, top
+from retarget.convert.caffe.layers.suppression import BOOL, LOWEST, halves, open_count, positions, suppressed, top
 from retarget.convert.caffe.net import Layer
 
 Floats: TypeAlias = NDArray[np.floating[Any]]

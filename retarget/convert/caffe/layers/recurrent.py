@@ -8,13 +8,13 @@ the state from one call to the next; here a call starts at zero, as Caffe's firs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from retarget.convert.caffe.build import Builder, Lowering, Shape, Value, static, weights, wrong
+from retarget.convert.caffe.layers import scan
 from retarget.convert.caffe.net import Layer
 
 UNROLLED = 64
@@ -148,13 +148,9 @@ def _scan(
     else:
         begin = [build.op("Squeeze", [state, build.integers(0)], (streams, size)) for state in start]
 
-    name = f"{layer.name}/step"
-    roles: list[tuple[str, Shape]] = [(f"state{index}", (streams, size)) for index in range(states)]
-    roles += [("x", added.shape[1:]), ("cont", conts.shape[1:])]
-    *state, x, cont = (_input(f"{name}/{role}", shape) for role, shape in roles)
-    body = ir.Graph([each.value for each in [*state, x, cont]], [], nodes=[], opset_imports={}, name=name)
-    inside = Builder(body)
-    inside.begin(replace(layer, name=name))
+    roles: dict[str, Shape] = {f"state{index}": (streams, size) for index in range(states)}
+    roles |= {"x": added.shape[1:], "cont": conts.shape[1:]}
+    body, inside, (*state, x, cont) = scan.body(layer, "step", roles)
     new = cell(inside, state, x, cont)
     body.outputs.extend([*(each.value for each in new), inside.op("Identity", [new[0]]).value])
 
@@ -189,10 +185,6 @@ def _has_static(layer: Layer, inputs: Sequence[Value], states: int) -> bool:
     if inputs[0].rank < 2 or inputs[1].shape != inputs[0].shape[:2]:
         raise wrong(layer, "needs x of [T,N,...] and cont of [T,N]")
     return len(inputs) - 2 - exposed == 1
-
-
-def _input(name: str, shape: Shape) -> Value:
-    return Value(ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape)), shape)
 
 
 LAYERS: dict[str, Lowering] = {

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.convert.caffe.build import Builder, Lowering, Value, exactly, product, static, wrong
-from retarget.convert.caffe.layers.detection import BOOL
+from retarget.convert.caffe.layers.suppression import BOOL
 from retarget.convert.caffe.net import Layer
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
