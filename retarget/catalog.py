@@ -10,6 +10,7 @@ from retarget.errors import RetargetError, did_you_mean
 from retarget.protocols import Frontend, FrontendExport, FrontendLoad, Target, TargetEmit, TargetRun
 
 FRONTENDS = {
+    "caffe": "retarget.convert.caffe",
     "onnx": "retarget.convert.onnx",
     "pytorch": "retarget.convert.pytorch",
 }
