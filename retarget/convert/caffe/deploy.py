@@ -7,7 +7,7 @@ without such layers comes out as it went in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from retarget.convert.caffe import blobs
@@ -88,8 +88,7 @@ def deploy(layers: Sequence[Layer], left_out: Sequence[Layer], given: Mapping[st
             if preparation := _preparation(transform):
                 notes.append(f"trained on data with {preparation}: `normalize` in a recipe builds that into the model")
     cut = _cut(computing, targets)
-    outputs = _terminal(cut.layers) - cut.unwanted
-    return Deployed(inputs, _leading_to(outputs, cut.layers), frozenset(cut.unwanted), transform, [*notes, *cut.notes])
+    return Deployed(inputs, cut.layers, frozenset(cut.unwanted), transform, [*notes, *cut.notes])
 
 
 # ---- inputs
@@ -340,27 +339,6 @@ def _prediction(loss: Layer, names: set[str], several: bool) -> Layer:
         },
     )
     return Layer(name, kind, (bottom,), (name,), message)
-
-
-def _terminal(layers: Iterable[Layer]) -> set[str]:
-    """Blobs that no layer takes once they are made."""
-    terminal: set[str] = set()
-    for layer in layers:
-        terminal.difference_update(layer.bottoms)
-        terminal.update(layer.tops)
-    return terminal
-
-
-def _leading_to(outputs: set[str], layers: Sequence[Layer]) -> list[Layer]:
-    """``layers`` that ``outputs`` are made from."""
-    needed = set(outputs)
-    kept = []
-    for layer in reversed(layers):
-        if needed.intersection(layer.tops):
-            needed.difference_update(layer.tops)
-            needed.update(layer.bottoms)
-            kept.append(layer)
-    return kept[::-1]
 
 
 def _called(layer: Layer) -> str:

@@ -53,16 +53,17 @@ def read(
         raise RetargetError(f"{prototxt.name}: {why}", "give the prototxt of a net, with `layer { … }`")
     layers = _with_weights(layers, saved)
     deployed = deploy(layers, left_out, shapes or {})
-    _check_weights(deployed.layers, prototxt, saved)
-    inputs = _shaped(deployed.inputs, shapes or {})
-    outputs = _connect(inputs, deployed.layers, deployed.unwanted)
+    outputs = _connect(deployed.inputs, deployed.layers, deployed.unwanted)
     if not outputs:
         raise RetargetError(f"{prototxt.name}: the net has no outputs", "each blob is taken by another layer")
+    needed = _leading_to(outputs, deployed.layers)
+    _check_weights(needed, prototxt, saved)
+    inputs = _shaped(deployed.inputs, shapes or {})
     return Net(
         name=root.word("name"),
         place=root.place,
         inputs=inputs,
-        layers=_named(deployed.layers),
+        layers=_named(needed),
         outputs=outputs,
         transform=deployed.transform,
         notes=(*deployed.notes, *_unused(layers, left_out, saved)),
@@ -219,9 +220,7 @@ def _shaped(
     return shaped
 
 
-def _connect(
-    inputs: Mapping[str, tuple[int, ...]], layers: Sequence[Layer], unwanted: frozenset[str]
-) -> tuple[str, ...]:
+def _connect(inputs: Iterable[str], layers: Sequence[Layer], unwanted: frozenset[str]) -> tuple[str, ...]:
     """The blobs that no layer takes, in the order in which they are made."""
     made: dict[str, str] = dict.fromkeys(inputs, "an input")
     open_blobs: dict[str, None] = {}
@@ -239,6 +238,18 @@ def _connect(
             made[top] = f"layer '{layer.name}' ({layer.message.place})"
             open_blobs[top] = None
     return tuple(blob for blob in open_blobs if blob not in unwanted)
+
+
+def _leading_to(outputs: Iterable[str], layers: Sequence[Layer]) -> list[Layer]:
+    """``layers`` that ``outputs`` are made from: no head that only helps to train, nothing that is silenced."""
+    needed = set(outputs)
+    kept = []
+    for layer in reversed(layers):
+        if needed.intersection(layer.tops):
+            needed.difference_update(layer.tops)
+            needed.update(layer.bottoms)
+            kept.append(layer)
+    return kept[::-1]
 
 
 def _no_bottom(layer: Layer, bottom: str, rest: Sequence[Layer], made: Mapping[str, str]) -> RetargetError:
@@ -260,7 +271,7 @@ def _no_bottom(layer: Layer, bottom: str, rest: Sequence[Layer], made: Mapping[s
         ahead += fresh
     if bottom in reached:
         return RetargetError(
-            f"{layer.place}: takes '{bottom}', which is made from what it makes itself: the layers form a circle",
+            f"{layer.place}: takes '{bottom}', which is made from what it makes itself: a circle",
             f"'{bottom}' is made by layer '{makers[0].name}' ({makers[0].message.place})",
         )
     return RetargetError(
