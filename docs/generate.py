@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from retarget import catalog, listing, recipe_schema, schemes
 from retarget.cli import app
+from retarget.convert.caffe import layers
 from retarget.passes import presets
 
 DOCS = Path(__file__).resolve().parent
@@ -28,11 +29,33 @@ NOTE = "<!-- Made by docs/generate.py from the code: change that, not this page.
 def pages() -> Iterator[tuple[str, str]]:
     """Every generated page as (path below docs/, text)."""
     yield "recipe.schema.json", recipe_schema.text()
+    yield "reference/caffe-layers.md", NOTE + caffe_layers()
     yield "reference/cli.md", NOTE + cli()
     yield "reference/frontends.md", NOTE + frontends()
     yield "reference/passes.md", NOTE + passes()
     yield "reference/schemes.md", NOTE + quant_schemes()
     yield "reference/targets.md", NOTE + targets()
+
+
+def caffe_layers() -> str:
+    """Every type of Caffe's layers, and what its function says that it becomes."""
+    parts = ["# Layers of Caffe\n", "What each type of layer becomes in ONNX. Layers of other types are refused.\n"]
+    for family in layers.FAMILIES:
+        heading, _, rest = (inspect.getdoc(family) or "").partition("\n\n")
+        rows = [f"| `{name}` | {meaning(lowering)} |" for name, lowering in sorted(family.LAYERS.items())]
+        parts += [f"## {plain(heading.rstrip('.'))}\n", *([f"{plain(rest)}\n"] if rest else [])]
+        parts += ["\n".join(["| layer | becomes |", "|---|---|", *rows, ""])]
+    return "\n".join(parts)
+
+
+def meaning(function: object) -> str:
+    """The docstring of ``function`` in one line."""
+    return plain(" ".join((inspect.getdoc(function) or "").split()))
+
+
+def plain(text: str) -> str:
+    """Docstrings write ``code`` as reStructuredText does."""
+    return text.replace("``", "`")
 
 
 def cli() -> str:

@@ -149,11 +149,15 @@ def test_weights_of_another_net_are_refused() -> None:
         caffe_lowered.lowered(text, [("layer", "InnerProduct", [np.zeros((3, 100)), np.zeros(3)])])
 
 
-def test_of_equals_argmax_takes_the_last() -> None:
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [("axis: 1", [[4]]), ("axis: 1 top_k: 3", [[4, 2, 1]]), ("", [[[4]]]), ("top_k: 4", [[[4, 2, 1, 0]]])],
+)
+def test_of_equals_argmax_takes_the_last(parameters: str, expected: list[object]) -> None:
     """Caffe sorts pairs of value and index, the greatest first."""
-    text = caffe_files.inputs(data=(1, 5)) + layer("ArgMax", "argmax_param { top_k: 3 axis: 1 }")
+    text = caffe_files.inputs(data=(1, 5)) + layer("ArgMax", f"argmax_param {{ {parameters} }}")
     (found,) = caffe_lowered.execute(caffe_lowered.lowered(text), {"data": np.array([[1, 3, 3, 0, 3]], np.float32)})
-    np.testing.assert_array_equal(found, [[4, 2, 1]])
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_constants_may_be_outputs() -> None:

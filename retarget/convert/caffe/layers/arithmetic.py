@@ -147,21 +147,21 @@ def reduction(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence
 
 
 def argmax(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
-    """ArgMax or TopK along ``axis``, of equals the last; without ``axis`` over all but the batch."""
+    """ArgMax, or TopK for more and for values; along ``axis``, else over all but the batch. Of equals the last."""
     bottom = only(layer, inputs)
     parameters = layer.message.message("argmax_param")
     top, values = parameters.integer("top_k", 1), parameters.flag("out_max_val")
     if "axis" in parameters:
         axis = canonical_axis(layer, parameters.integer("axis"), bottom.rank)
-        largest, numbers = _largest(layer, bottom, axis, top, build)
-        return [largest if values else numbers]
+        if top == 1 and not values:
+            return [_last_of_largest(layer, bottom, axis, build)]
+        return [_largest(layer, bottom, axis, top, build)[0 if values else 1]]
     flat = build.reshape(bottom, (bottom.shape[0], product(static(layer, bottom, range(1, bottom.rank)))))
-    largest, numbers = _largest(layer, flat, 1, top, build)
-    ones = [1] * max(0, bottom.rank - 3)
+    shape = (bottom.shape[0], 1, top, *[1] * max(0, bottom.rank - 3))
+    pair = [build.reshape(each, shape) for each in _largest(layer, flat, 1, top, build)]
     if not values:
-        return [build.reshape(numbers, (bottom.shape[0], 1, top, *ones))]
-    pair = [build.reshape(each, (bottom.shape[0], 1, top, *ones)) for each in (numbers, largest)]
-    return [build.op("Concat", pair, (bottom.shape[0], 2, top, *ones), axis=1)]
+        return pair[1:]
+    return [build.op("Concat", pair[::-1], (shape[0], 2, *shape[2:]), axis=1)]
 
 
 def _largest(layer: Layer, bottom: Value, axis: int, top: int, build: Builder) -> tuple[Value, Value]:
@@ -170,13 +170,30 @@ def _largest(layer: Layer, bottom: Value, axis: int, top: int, build: Builder) -
     if not 1 <= top <= size:
         raise wrong(layer, f"top_k is {top}, of {size} elements")
     shape: Shape = (*bottom.shape[:axis], top, *bottom.shape[axis + 1 :])
-    # TopK gives the first of equals: turned round, that is the last.
-    starts, ends, steps = build.integers(size - 1), build.integers(-size - 1), build.integers(-1)
-    turned = build.op("Slice", [bottom, starts, ends, build.integers(axis), steps])
+    turned = _turned(bottom, axis, size, build)
     largest, numbers = build.ops("TopK", [turned, build.integers(top)], [shape, shape], axis=axis)
     numbers.value.type = ir.TensorType(ir.DataType.INT64)
+    return largest, _counted_from_behind(numbers, size, build)
+
+
+def _last_of_largest(layer: Layer, bottom: Value, axis: int, build: Builder) -> Value:
+    """The number of the largest element along ``axis``."""
+    (size,) = static(layer, bottom, [axis])
+    shape: Shape = (*bottom.shape[:axis], 1, *bottom.shape[axis + 1 :])
+    turned = _turned(bottom, axis, size, build)
+    numbers = build.op("ArgMax", [turned], shape, ir.DataType.INT64, axis=axis, keepdims=1)
+    return _counted_from_behind(numbers, size, build)
+
+
+def _turned(bottom: Value, axis: int, size: int, build: Builder) -> Value:
+    """``bottom`` back to front along ``axis``: the first of equals, which ONNX gives, is then the last."""
+    starts, ends, steps = build.integers(size - 1), build.integers(-size - 1), build.integers(-1)
+    return build.op("Slice", [bottom, starts, ends, build.integers(axis), steps])
+
+
+def _counted_from_behind(numbers: Value, size: int, build: Builder) -> Value:
     counted = build.op("Cast", [numbers], to=ir.DataType.FLOAT)
-    return largest, build.op("Sub", [build.number(size - 1), counted], shape)
+    return build.op("Sub", [build.number(size - 1), counted], numbers.shape)
 
 
 def _affine(value: Value, factor: float, summand: float, build: Builder) -> Value:
