@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from retarget.convert import pytorch
+from retarget.convert.pytorch import forms
 from retarget.errors import RetargetError
 from retarget.inspection.result import Inspection, most_first
 from retarget.spec import TensorSpec
@@ -26,9 +26,9 @@ _DTYPES = {
 } | {f"{short}{bits}": f"{name}{bits}" for short, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
 
 _HINTS = {
-    pytorch.STATE_DICT: "it holds weights only: give the code that builds the module with --factory FILE.py:FUNCTION",
-    pytorch.SAFETENSORS: "it holds weights only: give the code that builds the module with --factory FILE.py:FUNCTION",
-    pytorch.PICKLED: "unpickling a module runs code from the file: it is read with --trust only",
+    forms.STATE_DICT: "it holds weights only: give the code that builds the module with --factory FILE.py:FUNCTION",
+    forms.SAFETENSORS: "it holds weights only: give the code that builds the module with --factory FILE.py:FUNCTION",
+    forms.PICKLED: "unpickling a module runs code from the file: it is read with --trust only",
 }
 
 
@@ -45,9 +45,9 @@ def inspect(path: Path, form: str) -> Inspection:
     notes = [_HINTS[form]] if form in _HINTS else []
     tensors: list[tuple[TensorSpec, int]] = []
     size = path.stat().st_size
-    if form == pytorch.SAFETENSORS:
+    if form == forms.SAFETENSORS:
         tensors = _header(path)
-    elif form == pytorch.HUGGING_FACE:
+    elif form == forms.HUGGING_FACE:
         notes += _config(path / "config.json")
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         for file in sorted(path.glob("*.safetensors")):
