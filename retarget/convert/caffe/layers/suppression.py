@@ -13,6 +13,7 @@ from retarget.convert.caffe.net import Layer
 
 INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
 LOWEST = float(np.finfo(np.float32).min)
+SMALLEST = float(np.finfo(np.float32).tiny)
 LOWERED_TO = 0.5
 """Where ``eta`` stops to lower the threshold of overlaps."""
 LOWERED_AMONG = 1000
@@ -27,8 +28,9 @@ def suppressed(
     A mask, as runtimes list what they keep in orders of their own. Scores below ``least`` need not be looked at.
     """
     found = f"{open_count(layer)}_kept"
-    # Overlaps are 1 at most; ONNX allows no threshold above.
-    limits = [build.constant(np.array(limit)), build.number(min(overlap, 1.0)), build.number(least)]
+    # Overlaps are 1 at most, and ONNX allows no threshold above. Runtimes differ in what overlaps by just 0 does.
+    threshold = min(max(overlap, SMALLEST), 1.0)
+    limits = [build.constant(np.array(limit)), build.number(threshold), build.number(least)]
     kept = build.op("NonMaxSuppression", [boxes, scores, *limits], (found, 3), INT64)
     places = build.op("Gather", [kept, build.integers(0, 2)], (found, 2), INT64, axis=1)
     blank = build.op("Squeeze", [full(build, 0, scores), build.integers(1)], boxes.shape[:2])
