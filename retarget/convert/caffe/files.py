@@ -20,9 +20,8 @@ SUFFIXES: Mapping[str, str] = {".prototxt": NET, ".caffemodel": WEIGHTS}
 _HEAD = 64 << 10
 """Bytes of a text in which a layer must begin."""
 _FIELDS_SEEN = 100
-_LAYER_FIELDS = frozenset(
-    {"name", "type", "bottom", "top", "layer", "include", "exclude", "phase", "param", "engine"}
-)
+_OPENING, _CLOSING = ("{", "<", "["), ("}", ">", "]")
+_LAYER_FIELDS = frozenset({"name", "type", "bottom", "top", "layer", "include", "exclude", "phase", "param", "engine"})
 
 
 def form(path: Path) -> str | None:
@@ -141,7 +140,7 @@ def _is_net(path: Path) -> bool:
         if token.kind in ("end", "wrong"):
             return False
         if depth:
-            depth += (token.text in ("{", "<")) - (token.text in ("}", ">")) if token.kind == "mark" else 0
+            depth += (token.text in _OPENING) - (token.text in _CLOSING) if token.kind == "mark" else 0
             continue
         if token.kind != "word":
             return False
@@ -161,7 +160,7 @@ def _value(stream: Iterator[Token]) -> bool | None:
     if colon:
         token = next(stream)
     if token.kind == "mark":
-        return True if token.text in ("{", "<") else None
+        return True if token.text in _OPENING else None
     return False if colon and token.kind in ("word", "number", "string") else None
 
 
