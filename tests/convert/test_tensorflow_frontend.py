@@ -394,6 +394,85 @@ def test_all_nodes_without_a_form_in_onnx_are_listed(tmp_path: Path) -> None:
     assert "second (Zeta)" in str(caught.value)
 
 
+@pytest.mark.parametrize("where", ["in the function", "in a branch"])
+def test_python_functions_are_listed(where: str, tmp_path: Path) -> None:
+    def net(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        def called() -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(lambda a: a * 2, [x], F32, name="mine"), [None, 8])
+
+        if where == "in a branch":
+            return {"y": tf.cond(tf.reduce_sum(x) > 0, called, lambda: x)}
+        return {"y": called() + 1}
+
+    folder = save_function(net, tmp_path / "m", spec(None, 8))
+    with pytest.raises(Unsupported, match=r"mine.* \(PyFunc\): calls Python code, which is not in the file"):
+        converted(source_of(folder, trust=True), tmp_path / "out")
+
+
+def test_text_and_tables_are_refused(tmp_path: Path) -> None:
+    folder = save_function(lambda x: {"y": tf.strings.length(x)}, tmp_path / "m", spec(None, dtype=tf.string))
+    with pytest.raises(Unsupported, match="'x' is of type string, and only tensors of numbers") as caught:
+        converted(source_of(folder), tmp_path / "out")
+    assert "outside the model" in str(caught.value.hint)
+
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(tf.constant([1, 2], tf.int64), tf.constant([7, 9], tf.int64)), 0
+    )
+    folder = save_function(
+        lambda x: {"y": table.lookup(x, name="looked_up")}, tmp_path / "t", spec(None, dtype=tf.int64), table=table
+    )
+    with pytest.raises(Unsupported, match="looks up a table"):
+        converted(source_of(folder), tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["saved model", "TensorFlow 1", "frozen", "checkpoint"])
+def test_files_are_not_touched_without_trust(form: str, tmp_path: Path) -> None:
+    v1, target = tf.compat.v1, tmp_path / "written"
+
+    def net(x: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.io.write_file(str(target), "gotcha", name="writes")]):
+            return tf.identity(tf.tanh(x), name="y")
+
+    def build() -> tuple[tf.Tensor, tf.Tensor]:
+        x = v1.placeholder(F32, [None, 8], name="x")
+        y = net(x * v1.get_variable("w", initializer=2.0) if form != "frozen" else x)
+        return x, y
+
+    path = tmp_path / "m"
+    if form == "saved model":
+        save_function(lambda x: {"y": net(x)}, path, spec(None, 8))
+    elif form == "TensorFlow 1":
+        with quiet(), tf.Graph().as_default(), v1.Session() as session:
+            x, y = build()
+            session.run(v1.global_variables_initializer())
+            v1.saved_model.simple_save(session, str(path), {"x": x}, {"y": y})
+    elif form == "frozen":
+        path = save_graph(build, tmp_path / "m.pb")
+    else:
+        save_checkpoint(build, path / "net")
+    with pytest.raises(RetargetError, match=r"1 node would read or write files:\n  writes \(WriteFile\)") as caught:
+        converted(source_of(path), tmp_path / "out")
+    assert "--trust" in str(caught.value.hint)
+    assert not target.exists()
+    round_trip(source_of(path, trust=True), tmp_path / "out", X)
+    assert target.read_text() == "gotcha"
+
+
+def test_checkpoints_are_not_written_by_what_is_run(tmp_path: Path) -> None:
+    def build() -> None:
+        x = tf.compat.v1.placeholder(F32, [None, 8], name="x")
+        saved = tf.raw_ops.SaveV2(
+            prefix=str(tmp_path / "gotcha"), tensor_names=["w"], shape_and_slices=[""], tensors=[tf.constant(1.0)]
+        )
+        with tf.control_dependencies([saved]):
+            tf.identity(tf.tanh(x), name="y")
+
+    path = save_graph(build, tmp_path / "m.pb")
+    with pytest.raises(RetargetError, match=r"SaveV2 \(SaveV2\)"):
+        converted(source_of(path), tmp_path / "out")
+    assert not list(tmp_path.glob("gotcha*"))
+
+
 def test_a_factory_and_a_signature_where_there_is_none(two_heads: Path, tmp_path: Path) -> None:
     path = save_graph(frozen, tmp_path / "m.pb")
     with pytest.raises(RetargetError, match="a frozen graph has no signatures"):

@@ -8,11 +8,13 @@ from typing import Literal
 
 import msgspec
 
-from retarget.convert.tensorflow.forms import CHECKPOINT, checkpoint_files, checkpoint_prefix, form_of
+from retarget.convert.tensorflow.forms import CHECKPOINT, SUFFIXES, checkpoint_files, checkpoint_prefix, form_of
 
 requires: tuple[str, ...] = ("tensorflow", "tf2onnx")
 extra: str | None = "tensorflow"
 layout: Literal["nchw", "nhwc"] = "nhwc"
+suffixes: Mapping[str, str] = SUFFIXES
+takes_weights: bool = False
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 SAVED_MODEL, FROZEN_GRAPH, CHECKPOINT = "SavedModel", "frozen graph", "TensorFlow 1 checkpoint"
 
+SUFFIXES = {".pb": FROZEN_GRAPH, ".meta": CHECKPOINT, ".index": CHECKPOINT}
+"""The form of a file of which no more can be told, such as a damaged one."""
+
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 _STATE = "checkpoint"
@@ -28,10 +31,7 @@ _WIRE = {_NODE: _LENGTH, _LIBRARY: _LENGTH, _VERSION: 0, _VERSIONS: _LENGTH, _DE
 
 
 def form_of(path: Path) -> str | None:
-    """The form of model that ``path`` holds; None where it is none of TensorFlow's.
-
-    A damaged file of a suffix that only TensorFlow uses has a form too: the reader's own error says more.
-    """
+    """The form of model that ``path`` holds; None where it is none of TensorFlow's."""
     if path.is_dir():
         if any((path / name).is_file() for name in SAVED_MODEL_FILES):
             return SAVED_MODEL
@@ -45,10 +45,7 @@ def form_of(path: Path) -> str | None:
     if path.suffix == ".pbtxt":
         return FROZEN_GRAPH if _GRAPH_TEXT.match(_head(path, 1 << 16).decode("utf-8", "replace")) else None
     with path.open("rb") as file:
-        if _is_graph(file, path.stat().st_size):
-            return FROZEN_GRAPH
-    # What starts with a number is a message of another kind, such as an ONNX model.
-    return FROZEN_GRAPH if path.suffix == ".pb" and _head(path, 1)[:1] != b"\x08" else None
+        return FROZEN_GRAPH if _is_graph(file, path.stat().st_size) else None
 
 
 def checkpoint_prefix(path: Path) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from retarget.convert.tensorflow import forms
 from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.convert.tensorflow.opened import DAMAGED, Opened, in_session, new_session
+from retarget.convert.tensorflow.operators import refuse_files
 from retarget.convert.tensorflow.runner import said
 from retarget.errors import RetargetError, did_you_mean
 from retarget.source import Source
@@ -31,8 +32,12 @@ def open_frozen_graph(source: Source) -> Opened:
             else:
                 definition.ParseFromString(path.read_bytes())
             session = new_session(tf.Graph())
+            if not source.trust:
+                refuse_files(definition, str(path), runs=[node.name for node in definition.node])
             with session.graph.as_default():
                 tf.import_graph_def(definition, name="")
+    except RetargetError:
+        raise
     except Exception as error:
         raise RetargetError(f"{path}: not a readable frozen graph ({said(error)})", DAMAGED) from error
     return _open(session, source)
@@ -41,8 +46,7 @@ def open_frozen_graph(source: Source) -> Opened:
 def open_checkpoint(source: Source) -> Opened:
     """A graph and the values of its variables. Raises ``RetargetError``."""
     path = source.path
-    prefix = forms.checkpoint_prefix(path)
-    assert prefix is not None
+    prefix = forms.checkpoint_prefix(path) or path.with_suffix("")
     files = forms.checkpoint_files(prefix)
     for role, what in (("graph", "its graph"), ("index", "the index of its weights")):
         if role not in files:
@@ -51,13 +55,24 @@ def open_checkpoint(source: Source) -> Opened:
                 "copy it beside the other files; a checkpoint of TensorFlow 2 has no graph: save a SavedModel instead",
             )
     session = new_session(tf.Graph())
+    meta = tf.compat.v1.MetaGraphDef()
+    try:
+        meta.ParseFromString(files["graph"].read_bytes())
+        with quiet(), session.graph.as_default():
+            saver = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
+    except Exception as error:
+        raise RetargetError(f"{files['graph']}: not a readable graph ({said(error)})", DAMAGED) from error
+    if saver is None:
+        raise RetargetError(f"{files['graph']}: has no variables to read", "save it with tf.compat.v1.train.Saver")
+    opened = _open(session, source)
+    if not source.trust:
+        refuse_files(meta.graph_def, str(path), runs=opened.runs, restores=[meta.saver_def.restore_op_name])
     try:
         with quiet(), session.graph.as_default():
-            saver = tf.compat.v1.train.import_meta_graph(str(files["graph"]), clear_devices=True)
             saver.restore(session, str(prefix))
     except Exception as error:
         raise RetargetError(f"{path}: not a readable checkpoint ({said(error)})", DAMAGED) from error
-    return _open(session, source)
+    return opened
 
 
 def _open(session: tf.compat.v1.Session, source: Source) -> Opened:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from retarget.convert.tensorflow.framework import quiet, tf
+from retarget.convert.tensorflow.operators import reason
 from retarget.convert.tensorflow.runner import said
 from retarget.errors import ToolchainFailure, Unsupported
 from retarget.spec import TensorSpec
@@ -261,12 +262,12 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
 
 def check_nodes(graph: GraphProto, errors: Iterable[logging.LogRecord], place: str) -> None:
     """Raise ``Unsupported`` that lists each node that is still TensorFlow's, or that tf2onnx failed on."""
-    reasons = dict(_failures(errors))
-    wrong = []
-    for node in _nodes(graph):
-        if node.name in reasons or not onnx.defs.has(node.op_type, OPSET, node.domain):
-            reason = reasons.get(node.name) or "tf2onnx has no form of it in ONNX"
-            wrong.append(f"  {node.name} ({node.op_type}): {reason}")
+    failures = dict(_failures(errors))
+    wrong = [
+        f"  {node.name} ({node.op_type}): {reason(node.op_type, failures.get(node.name))}"
+        for node in _nodes(graph)
+        if node.name in failures or not onnx.defs.has(node.op_type, OPSET, node.domain)
+    ]
     if wrong:
         raise Unsupported(
             "\n".join([f"{place}: {len(wrong)} node{'s have' if len(wrong) > 1 else ' has'} no form in ONNX:", *wrong]),

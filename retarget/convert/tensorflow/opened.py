@@ -27,6 +27,8 @@ class Opened:
     call: Callable[[Feeds], Sequence[Array]]
     freeze: Callable[[], Frozen]
     notes: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    """Of a graph in a session: the nodes that are run."""
 
 
 def border(name: str, tensor: tf.Tensor | tf.TensorSpec) -> Border:
@@ -91,6 +93,7 @@ def in_session(
         call,
         freeze,
         tuple(notes),
+        tuple(tensor.op.name for tensor in fetched),
     )
 
 

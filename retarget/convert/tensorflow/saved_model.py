@@ -9,6 +9,7 @@ from retarget.convert.tensorflow import forms
 from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.convert.tensorflow.lower import freeze
 from retarget.convert.tensorflow.opened import DAMAGED, Opened, border, choose_signature, in_session, new_session
+from retarget.convert.tensorflow.operators import refuse_files
 from retarget.convert.tensorflow.runner import said
 from retarget.errors import RetargetError
 from retarget.source import Source
@@ -24,6 +25,10 @@ with quiet():
 
 _SERVE = "serve"
 
+_INITIALIZER = "__saved_model_init_op"
+_INITIALIZERS = ("saved_model_main_op", "legacy_init_op")
+"""The signature, and the collections of older files, whose operations are run once the variables are there."""
+
 
 def open_saved_model(source: Source) -> Opened:
     """The signature that ``source`` names, or the default. Raises ``RetargetError``."""
@@ -36,6 +41,8 @@ def open_saved_model(source: Source) -> Opened:
     signature = choose_signature(
         [name for name in meta.signature_def if not name.startswith("__")], source.signature, place
     )
+    if not source.trust:
+        _refuse_files(meta, signature, place)
     notes = (f"the signature is '{signature}'",)
     try:
         with quiet():
@@ -68,6 +75,20 @@ def _meta_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
             DAMAGED if not graphs else f"save the one to convert with the tag '{_SERVE}'",
         )
     return serving[0]
+
+
+def _refuse_files(meta: meta_graph_pb2.MetaGraphDef, signature: str, place: str) -> None:
+    if meta.HasField("object_graph_def"):
+        # Any of them may be what makes or fills a resource, and is then called when the model is loaded.
+        refuse_files(meta.graph_def, place, runs=(), calls=meta.object_graph_def.concrete_functions)
+        return
+    runs = [info.name for info in meta.signature_def[signature].outputs.values()]
+    if _INITIALIZER in meta.signature_def:
+        runs += [info.name for info in meta.signature_def[_INITIALIZER].outputs.values()]
+    for collection in _INITIALIZERS:
+        if collection in meta.collection_def:
+            runs += meta.collection_def[collection].node_list.value
+    refuse_files(meta.graph_def, place, runs=runs, restores=[meta.saver_def.restore_op_name])
 
 
 def _of_objects(folder: Path, tags: Sequence[str], signature: str, notes: tuple[str, ...]) -> Opened:
