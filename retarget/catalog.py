@@ -13,6 +13,7 @@ FRONTENDS = {
     "caffe": "retarget.convert.caffe",
     "onnx": "retarget.convert.onnx",
     "pytorch": "retarget.convert.pytorch",
+    "tensorflow": "retarget.convert.tensorflow",
 }
 
 PASSES = {

@@ -11,7 +11,10 @@ import pytest
 import retarget
 from retarget import catalog
 
-HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "torch", "openvino", "tensorrt_rtx")
+HEAVY = (
+    *("numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "torch", "tensorflow", "keras", "tf2onnx"),
+    *("openvino", "tensorrt_rtx"),
+)
 PACKAGE = Path(retarget.__file__).parent
 HEAVY_MODULES = {
     "adapt", "bench", "budget", "compare", "correction", "equalization", "graph", "int8", "metrics", "reference",
