@@ -14,6 +14,7 @@ FRONTENDS = {
     "onnx": "retarget.convert.onnx",
     "pytorch": "retarget.convert.pytorch",
     "tensorflow": "retarget.convert.tensorflow",
+    "tflite": "retarget.convert.tflite",
 }
 
 PASSES = {

@@ -43,4 +43,5 @@ class Exported:
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
     narrow: str | None = None
-    """``float16`` or ``bfloat16`` where the source is in that, and ``load`` widens it to float32."""
+    """``float16`` or ``bfloat16`` where the source is in that, and ``load`` widens it to float32; ``int8`` where it is
+    quantized, which stays: its float32 between scales cannot be held to more than that."""

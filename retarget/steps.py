@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Fact)
 MODEL = "model.onnx"
+_HELD_AS: Mapping[str, str] = {"float16": "fp16", "bfloat16": "fp16", "int8": "int8"}
+"""Type of a narrow source → the precision whose default bounds its fp32 variant can hold."""
 MAX_JUDGED = 32
 """At most so many batches are kept in memory to judge int8 on."""
 TOGETHER_BYTES = 1 << 30
@@ -108,7 +110,7 @@ def convert(request: StepRequest) -> ConvertFacts:
             rows_depend = None
             if batch is not None:
                 largest = next(feeds for case, feeds in cases if case.name == batch.case)
-                precision = "fp32" if exported.narrow is None else "fp16"
+                precision = "fp32" if exported.narrow is None else _HELD_AS[exported.narrow]
                 rows_depend = _rows_depend(runner, largest, batch.inputs, DEFAULT_TOLERANCE[precision])
         graph.save(model, request.out / MODEL)
 
@@ -477,7 +479,7 @@ def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulte
 def _tolerance(options: told.CompareOptions, source: ConvertFacts) -> Tolerance:
     """What the plan says; but by default nothing is asked of float32 that a source in half precision cannot hold."""
     if options.by_default and options.precision == "fp32" and source.narrow is not None:
-        return DEFAULT_TOLERANCE["fp16"]
+        return DEFAULT_TOLERANCE[_HELD_AS[source.narrow]]
     return msgspec.convert(options.tolerance, Tolerance)
 
 
