@@ -3,16 +3,21 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2
+# Interpreters with old frameworks, for the tests of `toolchains`: the oldest Python that there is.
+TOOLCHAINS := $(VENV)-toolchains
+OLD_PYTHON ?= $(shell for minor in 8 9 10 11; do \
+	for python in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python; do \
+	"$$python" -m ensurepip --version >/dev/null 2>&1 && echo "$$python" && exit; done; done)
 
 .PHONY: demo test lint types docs bench stress clean
 
 demo: $(VENV)/.demo
 	$(BIN)/retarget build examples/digits/recipe.yaml -o build/digits
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(TOOLCHAINS)/tensorflow/.made
 	$(BIN)/pytest -n $(WORKERS) -m "not stress and not gpu"
 
-stress: $(VENV)/.dev
+stress: $(VENV)/.dev $(TOOLCHAINS)/tensorflow/.made $(TOOLCHAINS)/pytorch/.made
 	$(BIN)/pytest -n $(WORKERS) -m "stress" --timeout 1800
 
 lint: $(VENV)/.dev
@@ -30,13 +35,14 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.optimize
 	$(BIN)/python -m benchmarks.emit
+	$(BIN)/python -m benchmarks.frontends
 
 clean:
 	rm -rf build
 
 # A venv may have been made by hand: pip is run again whenever a pin or a dependency changed.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install -q -c constraints.txt -e ".[all]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[pytorch,openvino,tensorrt-rtx]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -46,3 +52,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
+
+# 1 GB in a minute for TensorFlow; 3 GB in two for PyTorch, which brings CUDA. Where no Python is old enough, the tests
+# that need these are skipped.
+$(TOOLCHAINS)/%/.made: tests/toolchains/%.txt
+	rm -rf $(@D) && mkdir -p $(@D)
+	if test -n "$(OLD_PYTHON)"; then $(OLD_PYTHON) -m venv $(@D) && $(@D)/bin/pip install -q -r $<; fi
+	touch $@

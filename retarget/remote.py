@@ -35,6 +35,8 @@ OLDEST = (3, 8)
 
 _TICK_S = 0.2
 """How often it is seen to that the process lives, while nothing is heard of it."""
+_SILENT_S = 2.0
+"""How long it may live when its pipe is closed: one that ends is reaped long before."""
 _START_S = 60.0
 """How long an interpreter may take to say its versions: it may lie on another machine's disk."""
 _HINT = "give the path of an interpreter, as in /home/me/envs/train/bin/python"
@@ -79,7 +81,7 @@ def fingerprint(python: Path) -> dict[str, str]:
             timeout=_START_S,
             check=False,
         )
-        found = json.loads(ran.stdout.decode(errors="replace").rpartition("\n")[2])
+        found = json.loads(ran.stdout.decode(errors="replace").strip().rpartition("\n")[2])
         version = tuple(int(part) for part in found["python"].split("."))
     except subprocess.TimeoutExpired as error:
         raise RetargetError(f"{python}: did not say its version within {_START_S:g} s", _HINT) from error
@@ -117,7 +119,8 @@ class RemoteFrontend:
     def reference(self, source: Source, exported: Exported) -> RemoteRunner:
         """As ``FrontendExport.reference``. The runner lives in this frontend's process."""
         opened = cast("dict[str, object]", self._ask("open", source=source, exported=exported))
-        return RemoteRunner(functools.partial(self._ask, runner=opened["runner"]), str(opened["settings"]))
+        settings = f"{opened['settings']}, Python {opened['python']}"
+        return RemoteRunner(functools.partial(self._ask, runner=opened["runner"]), settings)
 
     def close(self) -> None:
         """End the process. Safe to call twice."""
@@ -213,9 +216,11 @@ class _Process:
             ready, _, _ = select.select([self._replies], [], [], 0 if gone else _TICK_S)
             piece = os.read(self._replies, 1 << 16) if ready else b""
             self._buffer += piece
-            if ready and not piece:
-                # It closed its end: it is ending, or can say no more.
-                self._end(grace_s=2.0)
+            if ready and not piece and not self._ends(_SILENT_S):
+                raise ToolchainFailure(
+                    f"{self._words} closed its pipe during '{do}'",
+                    "code in it closes file descriptors that it did not open",
+                )
             if gone and not piece:
                 words, hint = ended(self._process.returncode)
                 raise ToolchainFailure(f"{self._words} {words} during '{do}'", hint)
@@ -230,17 +235,18 @@ class _Process:
 
     def close(self) -> None:
         os.close(self._requests)
-        self._end(grace_s=5.0)
+        if not self._ends(_SILENT_S):
+            # Native code keeps it from seeing that its pipe was closed.
+            self._process.kill()
+            self._process.wait()
         os.close(self._replies)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _end(self, grace_s: float) -> None:
-        """Wait for its end, or end it. It may be that native code keeps it from seeing that its pipe was closed."""
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def _ends(self, seconds: float) -> bool:
+        """Whether it ends within that time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.returncode is not None
 
 
 def _environment() -> dict[str, str]:

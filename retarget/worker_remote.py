@@ -159,7 +159,7 @@ class _Server:
         runner.__enter__()
         number = len(self._runners)
         self._runners[number] = runner
-        return {"runner": number, "settings": runner.settings}
+        return {"runner": number, "settings": runner.settings, "python": platform.python_version()}
 
     def _run(self, runner: int, feeds: Mapping[str, object]) -> object:
         return self._runners[runner].run(feeds)  # type: ignore[arg-type]  # arrays that crossed
