@@ -32,12 +32,14 @@ def read(
     shapes: Mapping[str, Sequence[int]] | None = None,
     stages: Sequence[str] = (),
     level: int | None = None,
+    partial: bool = False,
 ) -> Net:
     """The net of the prototxt at ``path`` in the test phase, with the weights of ``caffemodel``.
 
     Where ``path`` is a caffemodel, or a folder of both files, the prototxt is the one beside it.
     ``shapes`` are those of inputs, used where the file does not say them. ``stages`` and ``level``
-    are the state that the rules of layers are held against. Raises ``RetargetError`` for what Caffe would refuse.
+    are the state that the rules of layers are held against. ``partial``: for a look at it, weights may be missing and
+    shapes not be known. Raises ``RetargetError`` for what Caffe would refuse.
     """
     prototxt, caffemodel = files.pair(path, caffemodel)
     root = text.read(prototxt)
@@ -57,8 +59,12 @@ def read(
     if not outputs:
         raise RetargetError(f"{prototxt.name}: the net has no outputs", "each blob is taken by another layer")
     needed = _leading_to(outputs, deployed.layers)
-    _check_weights(needed, prototxt, saved)
-    inputs = _shaped(deployed.inputs, shapes or {})
+    if not partial:
+        _check_weights(needed, prototxt, saved)
+    inputs, unknown = _shaped(deployed.inputs, shapes or {})
+    if unknown and not partial:
+        name, reason = next(iter(unknown.items()))
+        raise RetargetError(reason, f"give it, with its sizes for C, H and W: `--input '{name}=float32[1,C,H,W]'`")
     return Net(
         name=root.word("name"),
         place=root.place,
@@ -66,7 +72,7 @@ def read(
         layers=_named(needed),
         outputs=outputs,
         transform=deployed.transform,
-        notes=(*deployed.notes, *_unused(layers, left_out, saved)),
+        notes=(*deployed.notes, *unknown.values(), *_unused(layers, left_out, saved)),
     )
 
 
@@ -205,19 +211,12 @@ def _unused(layers: Sequence[Layer], left_out: Sequence[Layer], saved: Weights |
 
 def _shaped(
     inputs: Mapping[str, tuple[int, ...] | str], given: Mapping[str, Sequence[int]]
-) -> dict[str, tuple[int, ...]]:
-    """Inputs with their shapes. A ``str`` says why the file has none for an input."""
-    if unknown := [name for name in given if name not in inputs]:
-        raise RetargetError(f"the net has no input '{unknown[0]}'", f"its inputs: {_listed(list(inputs)) or 'none'}")
-    shaped = {}
-    for name, shape in inputs.items():
-        if not isinstance(shape, str):
-            shaped[name] = shape
-        elif name in given:
-            shaped[name] = tuple(given[name])
-        else:
-            raise RetargetError(shape, f"give it, with its sizes for C, H and W: `--input '{name}=float32[1,C,H,W]'`")
-    return shaped
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """The shapes of inputs, and for those that have none why."""
+    if strange := [name for name in given if name not in inputs]:
+        raise RetargetError(f"the net has no input '{strange[0]}'", f"its inputs: {_listed(list(inputs)) or 'none'}")
+    shapes = {name: tuple(given.get(name, ())) if isinstance(shape, str) else shape for name, shape in inputs.items()}
+    return shapes, {name: why for name, why in inputs.items() if isinstance(why, str) and name not in given}
 
 
 def _connect(inputs: Iterable[str], layers: Sequence[Layer], unwanted: frozenset[str]) -> tuple[str, ...]:
