@@ -9,6 +9,9 @@ from retarget.convert.caffe import blobs, files, network, text, upgrade, weights
 from retarget.inspection.result import Inspection, most_first
 from retarget.spec import TensorSpec
 
+_SHOWN = 8
+"""Layers that a note lists."""
+
 
 def inspect(path: Path, form: str) -> Inspection:
     """What ``path``, which is of ``form``, says. Raises ``RetargetError`` for what is damaged or no net of Caffe."""
@@ -25,9 +28,8 @@ def _net(path: Path) -> Inspection:
     if caffemodel is not None:
         notes.insert(0, f"weights in {caffemodel.name}")
     if missing:
-        notes.insert(
-            0, f"{len(missing)} layers have no weights: {', '.join(missing[:8])}{', …' if missing[8:] else ''}"
-        )
+        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
+        notes.insert(0, f"weights are missing of {shown}")
     return Inspection(
         path=str(path),
         what="Caffe net",

@@ -37,7 +37,7 @@ def test_a_net_without_weights_and_shapes(tmp_path: Path) -> None:
     said = caffe.inspect(text, files.NET)
     assert (said.inputs, said.parameters) == ((), None)
     assert said.notes == (
-        "1 layers have no weights: conv",
+        "weights are missing of conv",
         "makes out",
         "net.prototxt:1: layer 'data' (Input): the file says no shape of 'data'",
     )
