@@ -67,13 +67,17 @@ def deploy(layers: Sequence[Layer], left_out: Sequence[Layer], given: Mapping[st
     ``left_out`` are the layers of other phases: where the data layer is among them, it says what the inputs are.
     ``given`` are shapes of inputs, for those of which the file has none.
     """
-    computing = [layer for layer in layers if layer.type != "Input" and not _brings_data(layer)]
-    consumers = _consumers(computing)
     inputs = _inputs(layers)
+    constants = _constants(layers)
+    fixed = {id(layer) for layer in constants}
+    computing = [layer for layer in layers if layer.type != "Input" and (id(layer) in fixed or not _brings_data(layer))]
+    consumers = _consumers(computing)
     notes: list[str] = []
     targets: set[str] = set()
     transform = None
     for source in _sources(layers, left_out, computing):
+        if id(source) in fixed:
+            continue
         tops = [top for top in source.tops if not _is_target(top, consumers)]
         if not tops and not inputs:
             tops = list(source.tops[:1])
@@ -85,10 +89,10 @@ def deploy(layers: Sequence[Layer], left_out: Sequence[Layer], given: Mapping[st
             notes.append(f"'{top}' of data layer '{source.name}' ({source.message.place}) became an input{size}")
         if tops and transform is None and "transform_param" in source.message:
             transform = source.message.message("transform_param")
-            if preparation := _preparation(transform):
-                notes.append(f"trained on data with {preparation}: `normalize` in a recipe builds that into the model")
+            notes += _preparation(transform)
     cut = _cut(computing, targets)
-    return Deployed(inputs, cut.layers, frozenset(cut.unwanted), transform, [*notes, *cut.notes])
+    unwanted = cut.unwanted.union(*(layer.tops for layer in constants))
+    return Deployed(inputs, cut.layers, frozenset(unwanted), transform, [*notes, *cut.notes])
 
 
 # ---- inputs
@@ -116,6 +120,21 @@ def _inputs(layers: Sequence[Layer]) -> dict[str, tuple[int, ...] | str]:
 def _brings_data(layer: Layer) -> bool:
     """Whether a layer takes its tops from elsewhere: of Caffe's own types, of a fork's or of the user's in Python."""
     return not layer.bottoms and (layer.type.endswith("Data") or layer.type == "Python")
+
+
+def _constants(layers: Sequence[Layer]) -> list[Layer]:
+    """``DummyData`` that stands for numbers that do not change, and not for data that a net without other has."""
+    if all(layer.type == "DummyData" or not (layer.type == "Input" or _brings_data(layer)) for layer in layers):
+        return []
+    return [
+        layer
+        for layer in layers
+        if layer.type == "DummyData"
+        and all(
+            filler.word("type", "constant") == "constant"
+            for filler in layer.message.message("dummy_data_param").messages("data_filler")
+        )
+    ]
 
 
 def _sources(layers: Sequence[Layer], left_out: Sequence[Layer], computing: Sequence[Layer]) -> list[Layer]:
@@ -233,16 +252,18 @@ def _channels(top: str, layers: Sequence[Layer], area: int) -> int | None:
     return None
 
 
-def _preparation(transform: Message) -> str:
-    """What a data layer does to the numbers of an image: ``mean_value 104, 117, 123, scale 0.017``."""
+def _preparation(transform: Message) -> list[str]:
+    """A note on what the data layer does to pixels, in the words of a recipe; Caffe subtracts first and then scales."""
+    means, scale, file = transform.numbers("mean_value"), transform.number("scale", 1.0), transform.word("mean_file")
     parts = []
-    if means := transform.numbers("mean_value"):
-        parts.append(f"mean_value {', '.join(f'{mean:g}' for mean in means)}")
-    if file := transform.word("mean_file"):
-        parts.append(f"mean_file {file}")
-    if (scale := transform.number("scale", 1.0)) != 1:
-        parts.append(f"scale {scale:g}")
-    return ", ".join(parts)
+    if means:
+        parts.append(f"mean: {f'{means[0]:g}' if len(means) == 1 else [float(f'{mean:g}') for mean in means]}")
+    if scale not in (0, 1):
+        parts.append(f"std: {1 / scale:.9g}")
+    notes = [f"the net was trained on pixels less {file}: give its means by channel in `normalize`"] if file else []
+    if parts:
+        notes.append(f"the net was trained on prepared pixels: `normalize: {{{', '.join(parts)}}}` builds that in")
+    return notes
 
 
 # ---- what is for training only

@@ -58,7 +58,7 @@ def test_a_train_val_net(tmp_path: Path) -> None:
     assert net.transform.integer("crop_size") == 8
     assert net.notes == (
         "'data' of data layer 'source' (net.prototxt:8) became an input of shape [1, 3, 8, 8]",
-        "trained on data with mean_value 104, 117, 123, scale 0.5: `normalize` in a recipe builds that into the model",
+        "the net was trained on prepared pixels: `normalize: {mean: [104.0, 117.0, 123.0], std: 2}` builds that in",
         "'loss' (SoftmaxWithLoss) became a Softmax that makes 'prob'",
         "left out, as only training needs them: 'accuracy' (Accuracy)",
     )
@@ -243,3 +243,37 @@ def test_a_net_without_weights_has_its_first_blob_as_input(tmp_path: Path) -> No
     text, _ = write(tmp_path, written, None)
     net = network.read(text, None)
     assert (net.inputs, net.outputs) == ({"data": (1, 1, 8, 8)}, ("pool",))
+
+
+@pytest.mark.parametrize(
+    ("transform", "notes"),
+    [
+        ("scale: 0.00390625", ["`normalize: {std: 256}`"]),
+        ("mean_value: 127.5 scale: 0.007843", ["`normalize: {mean: 127.5, std: 127.502231}`"]),
+        ("mean_file: 'mean.binaryproto'", ["pixels less mean.binaryproto"]),
+        ("mean_file: 'm' scale: 2", ["pixels less m", "`normalize: {std: 0.5}`"]),
+        ("scale: 0", []),
+        ("mirror: true", []),
+    ],
+)
+def test_how_pixels_were_prepared_is_noted(transform: str, notes: list[str], tmp_path: Path) -> None:
+    written = data(parameters=f"transform_param {{ crop_size: 8 {transform} }}") + BODY + loss()
+    found = [note for note in reading(tmp_path, written).notes if "trained on" in note]
+    assert len(found) == len(notes)
+    assert all(part in note for part, note in zip(notes, found, strict=True))
+
+
+@pytest.mark.parametrize(("filler", "inputs"), [("", ["data"]), ("data_filler { type: 'gaussian' }", ["data", "cont"])])
+def test_dummy_data_beside_an_input_is_a_constant(filler: str, inputs: list[str], tmp_path: Path) -> None:
+    dummy = f"dummy_data_param {{ shape {{ dim: 1 dim: 5 }} {filler} }}"
+    written = (
+        layer("data", "Input", (), "data", "input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } }")
+        + layer("cont", "DummyData", (), ["cont"], dummy)
+        + layer("label", "DummyData", (), ["label"], dummy)
+        + BODY
+        + layer("sum", "Eltwise", ["fc", "cont"])
+        + loss("EuclideanLoss", ["sum", "label"])
+    )
+    net = reading(tmp_path, written)
+    assert (list(net.inputs), net.outputs) == (inputs, ("sum",))
+    assert types(net) == [*(["DummyData"] if not filler else []), "Convolution", "InnerProduct", "Eltwise"]
