@@ -98,12 +98,17 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def factor(self) -> float:
         """``scale`` as a number."""
-        if isinstance(self.scale, float):
-            return self.scale
-        above, _, below = self.scale.partition("/")
-        if not float(below):
-            raise RetargetError(f"scale is {self.scale}, a division by 0")
-        return float(above) / float(below)
+        return as_factor(self.scale)
+
+
+def as_factor(scale: float | str) -> float:
+    """``scale`` as a number, also where it is written as a fraction. Raises ``RetargetError`` for one over 0."""
+    if isinstance(scale, float):
+        return scale
+    above, _, below = scale.partition("/")
+    if not float(below):
+        raise RetargetError(f"scale is {scale}, a division by 0")
+    return float(above) / float(below)
 
 
 def per_channel(numbers: float | tuple[float, ...], channels: int) -> tuple[float, ...]:
