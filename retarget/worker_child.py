@@ -92,10 +92,14 @@ def _serve(request: Request, code: dict[str, str]) -> Done | Failed:
         try:
             facts = _run(request)
             files, elsewhere = dependencies.take()
+            # What a framework generated there and then executed, as TensorFlow does, is not the user's.
+            for generated in [path for path in code if Path(request.temporary) in Path(path).parents]:
+                del code[generated]
+            read = [path for path in files if Path(request.temporary) not in path.parents]
             return Done(
                 facts=facts,
                 versions={**_versions(), **elsewhere},
-                code={**code, **{str(path): file_digest(path) for path in files}},
+                code={**code, **{str(path): file_digest(path) for path in read}},
                 peak_rss=memory.peak_rss(),
                 anonymous=memory.anonymous_bytes(os.getpid()),
             )

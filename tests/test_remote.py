@@ -441,7 +441,7 @@ if form == "evil tar":
             archive.add("pickle", name)
 if form == "evil script":
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("code/constants.pkl", pickle.dumps(Payload()))
+        archive.writestr("code/deep/constants.pkl", pickle.dumps(Payload()))
 """
 
 

@@ -127,6 +127,12 @@ def test_progress_arrives_in_order(worker: Worker, bench: Bench) -> None:
     assert seen == [(done, 10, f"part {done}") for done in range(10)]
 
 
+def test_generated_code_is_not_the_users(worker: Worker, bench: Bench) -> None:
+    code = bench.done(worker, "generate_code").code
+    assert any(path.endswith("misbehave.py") for path in code)
+    assert not any(path.endswith("generated.py") for path in code)
+
+
 def test_the_log_has_all_output_and_the_protocol_survives(worker: Worker, bench: Bench) -> None:
     bench.done(worker, "garbage")
     log = bench.log.read_bytes()

@@ -37,6 +37,14 @@ def write(request: StepRequest) -> Fact:
     return _facts()
 
 
+def generate_code(request: StepRequest) -> Fact:
+    """Execute a file that it wrote itself, as TensorFlow's autograph does."""
+    file = Path(tempfile.gettempdir()) / "generated.py"
+    file.write_text("VALUE = 1\n")
+    exec(compile(file.read_text(), str(file), "exec"))
+    return _facts()
+
+
 def slow(request: StepRequest) -> Fact:
     """Mark that it is running, then take ``seconds``."""
     (request.out / "text").write_text("half")
