@@ -89,7 +89,6 @@ def deploy(layers: Sequence[Layer], left_out: Sequence[Layer], given: Mapping[st
             notes.append(f"'{top}' of data layer '{source.name}' ({source.message.place}) became an input{size}")
         if tops and transform is None and "transform_param" in source.message:
             transform = source.message.message("transform_param")
-            notes += _preparation(transform)
     cut = _cut(computing, targets)
     unwanted = cut.unwanted.union(*(layer.tops for layer in constants))
     return Deployed(inputs, cut.layers, frozenset(unwanted), transform, [*notes, *cut.notes])
@@ -250,20 +249,6 @@ def _channels(top: str, layers: Sequence[Layer], area: int) -> int | None:
             reached.update(layer.tops)
             whole &= layer.type != "Pooling"
     return None
-
-
-def _preparation(transform: Message) -> list[str]:
-    """A note on what the data layer does to pixels, in the words of a recipe; Caffe subtracts first and then scales."""
-    means, scale, file = transform.numbers("mean_value"), transform.number("scale", 1.0), transform.word("mean_file")
-    parts = []
-    if means:
-        parts.append(f"mean: {f'{means[0]:g}' if len(means) == 1 else [float(f'{mean:g}') for mean in means]}")
-    if scale not in (0, 1):
-        parts.append(f"std: {1 / scale:.9g}")
-    notes = [f"the net was trained on pixels less {file}: give its means by channel in `normalize`"] if file else []
-    if parts:
-        notes.append(f"the net was trained on prepared pixels: `normalize: {{{', '.join(parts)}}}` builds that in")
-    return notes
 
 
 # ---- what is for training only

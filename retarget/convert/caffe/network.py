@@ -72,7 +72,12 @@ def read(
         layers=_named(needed),
         outputs=outputs,
         transform=deployed.transform,
-        notes=(*deployed.notes, *unknown.values(), *_unused(layers, left_out, saved)),
+        notes=(
+            *deployed.notes,
+            *_preparation(deployed.transform, prototxt),
+            *unknown.values(),
+            *_unused(layers, left_out, saved),
+        ),
     )
 
 
@@ -293,6 +298,29 @@ def _named(layers: Sequence[Layer]) -> tuple[Layer, ...]:
         used.add(name)
         named.append(layer if name == layer.name else dataclasses.replace(layer, name=name))
     return tuple(named)
+
+
+def _preparation(transform: Message | None, prototxt: Path) -> list[str]:
+    """A note on what the data layer did to pixels, in the words of a recipe; Caffe subtracts first and then scales."""
+    if transform is None:
+        return []
+    means, scale, file = transform.numbers("mean_value"), transform.number("scale", 1.0), transform.word("mean_file")
+    notes = []
+    if file:
+        beside = prototxt.parent / Path(file).name
+        if beside.is_file():
+            means = tuple(round(float(mean), 3) for mean in weights.read_mean(beside).mean((1, 2)))
+            notes.append(f"the mean image {file} counts by its means over each channel")
+        else:
+            notes.append(f"the net was trained on pixels less {file}: give its means by channel in `normalize`")
+    parts = []
+    if means:
+        parts.append(f"mean: {means[0] if len(means) == 1 else list(means)}")
+    if scale not in (0, 1):
+        parts.append(f"std: {1 / scale:.9g}")
+    if parts:
+        notes.append(f"the net was trained on prepared pixels: `normalize: {{{', '.join(parts)}}}` builds that in")
+    return notes
 
 
 def _near(word: str, names: Iterable[str], otherwise: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from caffe_files import Saved, layer, write
+from caffe_files import Saved, blob, layer, write
 
 from retarget.convert.caffe import network
 from retarget.convert.caffe.net import Net
@@ -58,9 +58,9 @@ def test_a_train_val_net(tmp_path: Path) -> None:
     assert net.transform.integer("crop_size") == 8
     assert net.notes == (
         "'data' of data layer 'source' (net.prototxt:8) became an input of shape [1, 3, 8, 8]",
-        "the net was trained on prepared pixels: `normalize: {mean: [104.0, 117.0, 123.0], std: 2}` builds that in",
         "'loss' (SoftmaxWithLoss) became a Softmax that makes 'prob'",
         "left out, as only training needs them: 'accuracy' (Accuracy)",
+        "the net was trained on prepared pixels: `normalize: {mean: [104.0, 117.0, 123.0], std: 2}` builds that in",
     )
 
 
@@ -277,3 +277,13 @@ def test_dummy_data_beside_an_input_is_a_constant(filler: str, inputs: list[str]
     net = reading(tmp_path, written)
     assert (list(net.inputs), net.outputs) == (inputs, ("sum",))
     assert types(net) == [*(["DummyData"] if not filler else []), "Convolution", "InnerProduct", "Eltwise"]
+
+
+def test_a_mean_image_beside_the_net_is_read(tmp_path: Path) -> None:
+    mean = np.stack([np.full((2, 2), value, np.float32) for value in (104.0062, 117, 123)])
+    (tmp_path / "mean.binaryproto").write_bytes(blob(mean, legacy=True))
+    source = data(parameters="transform_param { crop_size: 8 mean_file: 'x/mean.binaryproto' }")
+    assert reading(tmp_path, source + BODY).notes[1:] == (
+        "the mean image x/mean.binaryproto counts by its means over each channel",
+        "the net was trained on prepared pixels: `normalize: {mean: [104.006, 117.0, 123.0]}` builds that in",
+    )
