@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from retarget.convert.keras.document import write_weights
 from retarget.convert.keras.mended import mended
 from retarget.convert.keras.model import Loaded
 from retarget.convert.tensorflow.framework import quiet, tf
@@ -92,7 +95,9 @@ def called(loaded: Loaded, source: Source) -> Called:
     """``loaded`` with the inputs that the user names, or its own. Raises ``RetargetError``."""
     model, place = loaded.model, str(source.path)
     flat = getattr(model, "inputs", None)
-    if not flat:
+    if not flat and isinstance(model, loaded.keras.Sequential):
+        specs, arrange = _sequential(model, source)
+    elif not flat:
         specs, arrange = _subclassed(model, loaded, source)
     else:
         # A sequential model has the list alone.
@@ -106,7 +111,10 @@ def called(loaded: Loaded, source: Source) -> Called:
     names = tuple(str(name) for name in getattr(model, "output_names", None) or ())
     if not names and isinstance(model, loaded.keras.Sequential) and model.layers:
         names = (str(model.layers[-1].name),)
-    return Called(model, loaded.keras, specs, arrange, names, place)
+    result = Called(model, loaded.keras, specs, arrange, names, place)
+    if not flat:
+        _complete(result, loaded)
+    return result
 
 
 # ---- models with an input of their own
@@ -138,7 +146,20 @@ def _fill(structure: Any, tensors: Mapping[str, Any]) -> Any:
     return tensors[_name(structure)]
 
 
-# ---- subclassed models
+# ---- models without
+
+
+def _sequential(
+    model: Any, source: Source
+) -> tuple[tuple[TensorSpec, ...], Callable[[Mapping[str, Any]], tuple[list[Any], dict[str, Any]]]]:
+    """The input of a sequential model with a layer that does not say what it gives: Keras makes no graph of it."""
+    config = model.get_config()
+    layers = config.get("layers") or [{}]
+    first = layers[0].get("config", {}) if layers[0].get("class_name") == "InputLayer" else {}
+    shape = first.get("batch_shape") or first.get("batch_input_shape") or config.get("build_input_shape")
+    name, dtype = str(first.get("name", "input")), first.get("dtype", "float32")
+    border = Border(name, dtype if isinstance(dtype, str) else "float32", None if shape is None else tuple(shape))
+    return input_specs((border,), source.inputs, str(source.path)), lambda tensors: ([tensors[name]], {})
 
 
 def _subclassed(
@@ -167,6 +188,24 @@ def _subclassed(
         return [values], {}
 
     return tuple(source.inputs), arrange
+
+
+def _complete(called: Called, loaded: Loaded) -> None:
+    """Load the weights of layers that are made in the first call of a model: Keras leaves them out without a word."""
+    model, arrays = called.model, loaded.document.arrays
+    if len(model.variables) >= arrays:
+        return
+    called.trace()
+    with quiet(), tempfile.TemporaryDirectory(prefix="keras-") as folder:
+        try:
+            model.load_weights(str(write_weights(loaded.document, Path(folder))))
+        except Exception as error:
+            raise ToolchainFailure(f"{called.place}: its weights do not fit the model: {said(error)}") from error
+    if len(model.variables) < arrays:
+        raise ToolchainFailure(
+            f"{called.place}: holds {arrays} arrays of weights, and the model takes {len(model.variables)} of them",
+            "give the factory's model the layers that the file is of",
+        )
 
 
 # ---- tensors

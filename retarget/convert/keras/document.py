@@ -46,6 +46,8 @@ class Document:
     """Whether it is a zip, not HDF5."""
     by_layer: bool = False
     """Whether the weights of an HDF5 file are listed by layer, as those of whole models and of Keras 2 are."""
+    arrays: int = 0
+    """How many arrays of weights there are, those of the optimizer left out; 0 where they are listed by layer."""
 
     @property
     def form(self) -> str:
@@ -104,13 +106,13 @@ def _read_archive(path: Path) -> Document:
             config = _json(path, CONFIG, archive.read(CONFIG))
             metadata = _json(path, METADATA, archive.read(METADATA))
             with archive.open(WEIGHTS) as file:
-                _check_weights(path, file, archive.getinfo(WEIGHTS).file_size)
+                arrays = _check_weights(path, file, archive.getinfo(WEIGHTS).file_size)
     except KeyError as error:
         raise RetargetError(f"{path}: {' '.join(str(part) for part in error.args)}", _DAMAGED) from error
     except _ZIP_ERRORS as error:
         raise _unreadable(path, error) from error
     version = metadata.get("keras_version")
-    return Document(path, str(version) if version else None, config, archive=True)
+    return Document(path, str(version) if version else None, config, archive=True, arrays=arrays)
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
@@ -148,7 +150,7 @@ def _copy_archive(path: Path, config: Config, target: Path) -> Path:
 def _read_hdf5(path: Path) -> Document:
     try:
         with path.open("rb") as content:
-            _check_weights(path, content, path.stat().st_size)
+            arrays = _check_weights(path, content, path.stat().st_size)
         with h5py.File(path, "r") as file:
             text = _text(file.attrs.get("model_config"))
             weights = file.get("model_weights", file)
@@ -157,28 +159,30 @@ def _read_hdf5(path: Path) -> Document:
     except _HDF5_ERRORS as error:
         raise _unreadable(path, error) from error
     config = None if text is None else _json(path, "model_config", text)
-    return Document(path, version, config, archive=False, by_layer=by_layer)
+    return Document(path, version, config, archive=False, by_layer=by_layer, arrays=0 if by_layer else arrays)
 
 
-def _check_weights(path: Path, content: Any, size: int) -> None:  # a file object that h5py reads
-    """Refuse weights that lie in other files, and those that claim to be many times what is there."""
+def _check_weights(path: Path, content: Any, size: int) -> int:  # a file object that h5py reads
+    """How many arrays there are. Refuses those that lie in other files, or claim to be many times what is there."""
+    found: list[tuple[str, int]] = []
     try:
         with h5py.File(content, "r") as file:
-            total = _stored(path, file, set())
+            _find_arrays(path, file, set(), found)
     except _HDF5_ERRORS as error:
         raise _unreadable(path, error) from error
+    total = sum(stored for _, stored in found)
     if total > _MANY_TIMES * max(size, 1 << 20):
         raise RetargetError(f"{path}: its weights claim {total} bytes, and there are {size}", _DAMAGED)
+    return sum(not name.startswith("/optimizer/") for name, _ in found)
 
 
-def _stored(path: Path, group: h5py.Group, seen: set[int]) -> int:
-    """The bytes of all data sets below ``group``."""
-    total = 0
+def _find_arrays(path: Path, group: h5py.Group, seen: set[int], found: list[tuple[str, int]]) -> None:
+    """Add name and bytes of each array below ``group``."""
     for name in group:
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
             raise RetargetError(
-                f"{path}: '{group.name}/{name}' is a link to '{link.path}', not data of the file",
+                f"{path}: '{group.name.rstrip('/')}/{name}' is a link to '{link.path}', not data of the file",
                 "Keras writes no links: get the file from who made it",
             )
         item = group[name]
@@ -187,15 +191,14 @@ def _stored(path: Path, group: h5py.Group, seen: set[int]) -> int:
             raise RetargetError(f"{path}: '{item.name}' is in it twice", _DAMAGED)
         seen.add(address)
         if isinstance(item, h5py.Group):
-            total += _stored(path, item, seen)
+            _find_arrays(path, item, seen, found)
         elif isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
                 raise RetargetError(
                     f"{path}: the data of '{item.name}' lie in another file",
                     "Keras writes no such files: get it from who made it",
                 )
-            total += int(item.nbytes)
-    return total
+            found.append((str(item.name), int(item.nbytes)))
 
 
 def _copy_hdf5(document: Document, config: Config | None, target: Path) -> Path:

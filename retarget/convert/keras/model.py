@@ -113,7 +113,8 @@ def _from_factory(source: Source) -> object:
     arguments = source.options.get("factory_args") or {}
     assert isinstance(arguments, Mapping)
     try:
-        result = function(**arguments)
+        with quiet():
+            result = function(**arguments)
     except Exception as error:
         raise blame(file, f"{name}()", error) from error
     if isinstance(result, Mapping):
