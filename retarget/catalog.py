@@ -11,6 +11,7 @@ from retarget.protocols import Frontend, FrontendExport, FrontendLoad, Target, T
 
 FRONTENDS = {
     "caffe": "retarget.convert.caffe",
+    "keras": "retarget.convert.keras",
     "onnx": "retarget.convert.onnx",
     "pytorch": "retarget.convert.pytorch",
     "tensorflow": "retarget.convert.tensorflow",
