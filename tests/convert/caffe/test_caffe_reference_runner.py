@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retarget.convert.caffe import network, reference
 from retarget.convert.caffe.net import Net
-from retarget.convert.caffe.reference import runner
+from retarget.convert.caffe.reference import opencv, runner
 from retarget.convert.caffe.reference.evaluate import evaluate
 from retarget.errors import RetargetError
 
@@ -162,6 +162,27 @@ def test_says_that_opencv_does_not_take_the_net(tmp_path: Path) -> None:
     net, feeds = read(case, tmp_path), case.feeds()
     prototxt.write_text(caffe_files.inputs(data=(1, 4)) + text)
     assert "OpenCV does not take the net" in runner.second_opinion(net, prototxt, None, feeds, evaluate(net, feeds))
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGFPE)", "it ended with -8"),
+        ("raise SystemExit('no library')", "no library"),
+        ("import time; time.sleep(60)", "no answer in 0.2 s"),
+    ],
+)
+def test_survives_what_ends_opencv(program: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(program)
+    monkeypatch.setattr(opencv, "CHILD", child)
+    if "sleep" in program:
+        monkeypatch.setattr(opencv, "PATIENCE_S", 0.2)
+    case = CASES["relu_plain"]
+    files = write(case, tmp_path)
+    net, feeds = network.read(*files), case.feeds()
+    said = runner.second_opinion(net, *files, feeds, evaluate(net, feeds))
+    assert said == f"OpenCV does not take the net ({words})"
 
 
 def test_takes_other_sizes_than_the_file_says(tmp_path: Path) -> None:

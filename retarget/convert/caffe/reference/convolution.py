@@ -54,21 +54,17 @@ class Window:
 
 def convolution(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     """Each input convolved with the same weights [num_output, C / group, *kernel]."""
-    parameters = layer.message.message("convolution_param")
-    return [_convolve(layer, parameters, blob, parameters.integer("group", 1)) for blob in inputs]
+    return [_convolve(layer, blob, _group(layer)) for blob in inputs]
 
 
 def depthwise(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     """A Convolution of as many groups as channels, whatever ``group`` says."""
-    parameters = layer.message.message("convolution_param")
-    return [_convolve(layer, parameters, blob, at_least(layer, blob, 3).shape[1]) for blob in inputs]
+    return [_convolve(layer, blob, at_least(layer, blob, 3).shape[1]) for blob in inputs]
 
 
 def deconvolution(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     """The transpose of a Convolution: weights [C, num_output / group, *kernel], each tap adds to where it stands."""
-    parameters = layer.message.message("convolution_param")
-    group = parameters.integer("group", 1)
-    return [_deconvolve(layer, parameters, blob, group) for blob in inputs]
+    return [_deconvolve(layer, blob, _group(layer)) for blob in inputs]
 
 
 def im2col(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
@@ -100,6 +96,10 @@ def read_window(layer: Layer, parameters: Message, axes: int) -> Window:
     return Window(kernel, stride, pad, dilation)
 
 
+def _group(layer: Layer) -> int:
+    return layer.message.message("convolution_param").integer("group", 1)
+
+
 def _per_axis(
     layer: Layer, parameters: Message, name: str, sides: str | None, axes: int, default: int
 ) -> tuple[int, ...]:
@@ -128,64 +128,85 @@ def _padded(batch: Blob, window: Window) -> Blob:
     return np.pad(batch, ((0, 0), (0, 0), *((p, p) for p in window.pad)))
 
 
-def _grouped(layer: Layer, channels: int, outputs: int, group: int) -> None:
+@dataclass(frozen=True)
+class _Filter:
+    """What both directions begin with."""
+
+    batch: Blob
+    """[N, C, *sizes]."""
+    leading: tuple[int, ...]
+    """The axes before the channels, that N stands for."""
+    window: Window
+    outputs: int
+    group: int
+    taps: Sequence[tuple[tuple[int, ...], Wide]]
+    """Each tap and its matrices [group, outputs / group, C / group]."""
+    term: Wide
+    """[outputs, 1, …]."""
+
+    def apply(self, matrices: Wide, picture: Blob) -> Wide:
+        """[C, *sizes] by the matrices of one tap: [outputs, *sizes]."""
+        seen = wide(picture).reshape(self.group, matrices.shape[2], -1)
+        # Depthwise: a matrix product of single rows would be slow.
+        found = matrices * seen if matrices.shape[2] == 1 else matrices @ seen
+        return found.reshape(self.outputs, *picture.shape[1:])
+
+    def tops(self, pictures: Sequence[Wide]) -> Blob:
+        top = np.stack([narrow(picture + self.term) for picture in pictures])
+        return top.reshape(*self.leading, *top.shape[1:])
+
+
+def _read(layer: Layer, blob: Blob, group: int, *, transposed: bool = False) -> _Filter:
+    parameters = layer.message.message("convolution_param")
+    at = canonical(layer, parameters.integer("axis", 1), blob.ndim)
+    batch = blob.reshape(-1, *blob.shape[at:])
+    channels, outputs = batch.shape[1], positive(layer, parameters, "num_output")
     if group < 1 or channels % group or outputs % group:
         raise wrong(layer, f"{channels} channels to {outputs} outputs do not divide into {group} groups")
-
-
-def _at(kernel: Wide, tap: tuple[int, ...]) -> Wide:
-    """The matrices [group, rows, columns] of one tap."""
-    found: Wide = kernel[(slice(None),) * 3 + tap]
-    return found
-
-
-def _convolve(layer: Layer, parameters: Message, blob: Blob, group: int) -> Blob:
-    at = canonical(layer, parameters.integer("axis", 1), blob.ndim)
-    batch = blob.reshape(-1, *blob.shape[at:])
-    channels, outputs = batch.shape[1], positive(layer, parameters, "num_output")
-    _grouped(layer, channels, outputs, group)
     window = read_window(layer, parameters, batch.ndim - 2)
-    bias = parameters.flag("bias_term", default=True)
-    blobs = weights(layer, 2 if bias else 1)
-    kernel = shaped(layer, blobs[0], (group, outputs // group, channels // group, *window.kernel), "weights")
-    sizes = _windows(layer, window, batch.shape[2:])
-    top = np.empty((len(batch), outputs, *sizes), np.float32)
-    padded = _padded(batch, window)
-    term = shaped(layer, blobs[1], (outputs, *(1 for _ in sizes)), "biases") if bias else np.zeros(1)
-    for number, picture in enumerate(padded):
-        # One image at a time, for memory's sake.
-        total: Wide = np.zeros((group, outputs // group, int(np.prod(sizes))))
-        for tap in window.taps():
-            seen = wide(picture[(slice(None), *window.seen(tap, sizes))]).reshape(group, channels // group, -1)
-            factor = _at(kernel, tap)
-            total += factor * seen if channels == group else factor @ seen
-        top[number] = total.reshape(outputs, *sizes) + term
-    return top.reshape(*blob.shape[:at], outputs, *sizes)
+    biased = parameters.flag("bias_term", default=True)
+    blobs = weights(layer, 2 if biased else 1)
+    rows, columns = (channels, outputs) if transposed else (outputs, channels)
+    kernel = shaped(layer, blobs[0], (group, rows // group, columns // group, *window.kernel), "weights")
+    matrices = kernel.reshape(*kernel.shape[:3], -1)
+    matrices = matrices.transpose(3, 0, 2, 1) if transposed else matrices.transpose(3, 0, 1, 2)
+    term = np.zeros(outputs) if not biased else shaped(layer, blobs[1], (outputs,), "biases")
+    return _Filter(
+        batch,
+        blob.shape[:at],
+        window,
+        outputs,
+        group,
+        # In memory as a matrix product wants them.
+        list(zip(window.taps(), np.ascontiguousarray(matrices), strict=True)),
+        term.reshape(outputs, *(1 for _ in window.kernel)),
+    )
 
 
-def _deconvolve(layer: Layer, parameters: Message, blob: Blob, group: int) -> Blob:
-    at = canonical(layer, parameters.integer("axis", 1), blob.ndim)
-    batch = blob.reshape(-1, *blob.shape[at:])
-    channels, outputs = batch.shape[1], positive(layer, parameters, "num_output")
-    _grouped(layer, channels, outputs, group)
-    window = read_window(layer, parameters, batch.ndim - 2)
-    bias = parameters.flag("bias_term", default=True)
-    blobs = weights(layer, 2 if bias else 1)
-    kernel = shaped(layer, blobs[0], (group, channels // group, outputs // group, *window.kernel), "weights")
-    sizes = batch.shape[2:]
+def _convolve(layer: Layer, blob: Blob, group: int) -> Blob:
+    given = _read(layer, blob, group)
+    sizes = _windows(layer, given.window, given.batch.shape[2:])
+    tops = []
+    # One image at a time, for memory's sake.
+    for picture in _padded(given.batch, given.window):
+        total: Wide = np.zeros((given.outputs, *sizes))
+        for tap, matrices in given.taps:
+            total += given.apply(matrices, picture[(slice(None), *given.window.seen(tap, sizes))])
+        tops.append(total)
+    return given.tops(tops)
+
+
+def _deconvolve(layer: Layer, blob: Blob, group: int) -> Blob:
+    given = _read(layer, blob, group, transposed=True)
+    window, sizes = given.window, given.batch.shape[2:]
     full = tuple(s * (size - 1) + reach for s, size, reach in zip(window.stride, sizes, window.reach, strict=True))
     if any(size - 2 * p < 1 for size, p in zip(full, window.pad, strict=True)):
         raise wrong(layer, f"a pad of {show(window.pad)} leaves nothing of {show(full)}")
     inner = tuple(slice(p, size - p) for p, size in zip(window.pad, full, strict=True))
-    term = shaped(layer, blobs[1], (outputs, *(1 for _ in sizes)), "biases") if bias else np.zeros(1)
     tops = []
-    for picture in batch:
-        total: Wide = np.zeros((outputs, *full))
-        seen = wide(picture).reshape(group, channels // group, -1)
-        for tap in window.taps():
-            factor = np.swapaxes(_at(kernel, tap), 1, 2)
-            added = factor * seen if channels == group else factor @ seen
-            total[(slice(None), *window.seen(tap, sizes))] += added.reshape(outputs, *sizes)
-        tops.append(narrow(total[(slice(None), *inner)] + term))
-    top = np.stack(tops)
-    return top.reshape(*blob.shape[:at], *top.shape[1:])
+    for picture in given.batch:
+        total: Wide = np.zeros((given.outputs, *full))
+        for tap, matrices in given.taps:
+            total[(slice(None), *window.seen(tap, sizes))] += given.apply(matrices, picture)
+        tops.append(total[(slice(None), *inner)])
+    return given.tops(tops)

@@ -24,6 +24,7 @@ from retarget.errors import Unsupported
 if TYPE_CHECKING:
     from retarget.protocols import Array
 
+CHILD = Path(__file__).with_name("opencv_child.py")
 PATIENCE_S = 300
 ROWS = ("DetectionOutput", "Proposal")
 """Layers whose outputs are rows: OpenCV gives as many as there may be, those that it did not find all zeros."""
@@ -71,7 +72,7 @@ def ask(net: Net, prototxt: Path, caffemodel: Path | None, feeds: Mapping[str, B
         }
         try:
             child = subprocess.run(
-                [sys.executable, "-P", str(Path(__file__).with_name("opencv_child.py"))],
+                [sys.executable, "-P", str(CHILD)],
                 input=json.dumps(question),
                 capture_output=True,
                 encoding="utf-8",
@@ -161,6 +162,7 @@ _ABSENT = (Flaw("there is none"),)
 FLAWS: Mapping[str, Sequence[Flaw]] = {
     "ArgMax": _ABSENT,
     "Axpy": (Flaw("takes its bottoms for others"),),
+    "BN": _ABSENT,
     "BatchNorm": (Flaw("has no statistics of a batch", _when(lambda p: not p.flag("use_global_stats", default=True))),),
     "BatchReindex": _ABSENT,
     "Bias": _ABSENT,
@@ -181,6 +183,7 @@ FLAWS: Mapping[str, Sequence[Flaw]] = {
         Flaw("has no CORNER_SIZE", _when(lambda p: p.word("code_type") in ("CORNER_SIZE", "3"))),
         Flaw("has no net without a background", _when(lambda p: p.integer("background_label_id") < 0)),
     ),
+    "DummyData": _ABSENT,
     "Embed": _ABSENT,
     "Im2col": _ABSENT,
     "InnerProduct": (Flaw("does not read transpose", _when(lambda p: p.flag("transpose"))),),
@@ -210,6 +213,7 @@ FLAWS: Mapping[str, Sequence[Flaw]] = {
         ),
     ),
     "Normalize": (Flaw("has no scale a channel for a norm over all", _when(_shared_norm)),),
+    "Parameter": _ABSENT,
     "Permute": (Flaw("needs every axis in order", _when(_gaps)),),
     "Pooling": (Flaw("does not read round_mode", _has("round_mode")),),
     "PriorBox": (
