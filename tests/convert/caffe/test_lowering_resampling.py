@@ -111,7 +111,7 @@ def test_upsample_puts_elements_where_pooling_took_them(
     prototxt += caffe_files.layer("made", "Upsample", ("pool", "mask"), None, f"upsample_param {{ {parameters} }}")
     tensor = torch.from_numpy(data)
     pooled, places = torch.nn.functional.max_pool2d(tensor, 2, 2, ceil_mode=True, return_indices=True)
-    expected = torch.nn.functional.max_unpool2d(pooled, places, [2], [2], output_size=list(size)).numpy()
+    expected = torch.nn.functional.max_unpool2d(pooled, places, [2, 2], [2, 2], output_size=list(size)).numpy()
     model = lowered(prototxt, shapes={"data": (images, 3, *size)})
     np.testing.assert_array_equal(execute(model, {"data": data})[0], expected)
     if images == "N" and not parameters:
