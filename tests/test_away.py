@@ -20,7 +20,10 @@ LATER = ("tomllib", "zoneinfo", "graphlib")
 ALWAYS = {"numpy", "onnx"}
 WHERE_USED = {"ml_dtypes", "onnxruntime", "onnxscript", "transformers", "safetensors", "h5py"}
 """Imported inside a function, for what not every model needs."""
-MODULES_OF = {"tensorflow": {"tensorflow", "tf2onnx", "google"}, "keras": {"keras", "tensorflow", "tf2onnx"}}
+MODULES_OF = {
+    "tensorflow": {"tensorflow", "tf2onnx", "google"},
+    "keras": {"keras", "tensorflow", "tf2onnx", "h5py", "google"},
+}
 """Frontend to what its distributions are called as modules, where that is not their own name."""
 NEW_METHODS = {
     *("removeprefix", "removesuffix", "is_relative_to", "with_stem", "bit_count", "pairwise", "batched", "readlink"),
