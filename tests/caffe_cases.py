@@ -24,11 +24,11 @@ Judge: TypeAlias = Literal["right", "wrong", "lacking", "unsteady"]
 # What OpenCV 4.14 makes of the cases; the tests hold it to this.
 # fmt: off
 ABSENT = (
-    "ArgMax", "Axpy", "BatchReindex", "Bias", "Clip", "DepthwiseConvolution", "Embed", "Im2col", "LSTM", "RNN",
-    "Reduction", "SPP", "Threshold", "Tile", "Upsample",
+    "ArgMax", "BN", "BatchReindex", "Bias", "Clip", "DepthwiseConvolution", "DummyData", "Embed", "Im2col",
+    "LSTM", "Parameter", "RNN", "Reduction", "SPP", "Threshold", "Tile", "Upsample",
 )
 LACKING = (
-    "batchnorm_batch", "convolution_axis", "detectionoutput_corner_size",
+    "axpy_flat", "axpy_plain", "batchnorm_batch", "convolution_axis", "detectionoutput_corner_size",
     "detectionoutput_defaults", "detectionoutput_encoded", "detectionoutput_encoded_corner",
     "detectionoutput_no_background", "interp_like", "interp_shrink", "normalize_scale", "permute_partial",
     "pooling_ave_floor", "pooling_ave_floor_pad", "pooling_max_floor", "pooling_max_floor_pad",
@@ -372,6 +372,13 @@ def _normalizations() -> Iterator[Case]:
     # Statistics of the batch, as in training: what `use_global_stats: false` says is done in any phase.
     yield norm("batch", "batch_norm_param { use_global_stats: false }", normal(4), variance, exact([1], 1))
 
+    # Two forks, two layers of one name: PSPNet's with four blobs, SegNet's with two.
+    pspnet = (normal(4), normal(4), normal(4), variance)
+    yield _one("bn_plain", "BN", "bn_param { eps: 1e-3 frozen: true }", *pspnet)
+    yield _one("bn_legacy_blobs", "BN", "", *(Drawn((1, 4, 1, 1), each.kind, each.low, each.high) for each in pspnet))
+    yield _one("bn_inference", "BN", "bn_param { bn_mode: INFERENCE }", normal(1, 4, 1, 1), normal(1, 4, 1, 1))
+    yield _one("bn_learn", "BN", "", normal(1, 4, 1, 1), normal(1, 4, 1, 1), data=normal(2, 4, 9, 10, mean=1, scale=2))
+
     yield _one("mvn_plain", "MVN", "", data=normal(2, 4, 9, 10, mean=1, scale=2))
     yield _one("mvn_across", "MVN", "mvn_param { across_channels: true }", data=normal(2, 4, 9, 10, mean=1, scale=2))
     yield _one("mvn_mean", "MVN", "mvn_param { normalize_variance: false }", data=normal(2, 4, 9, 10, mean=1))
@@ -428,6 +435,8 @@ def _activations() -> Iterator[Case]:
     yield _one("sigmoid_wide", "Sigmoid", data=normal(2, 7, scale=20))
     yield _one("tanh_plain", "TanH")
     yield _one("tanh_wide", "TanH", data=normal(2, 7, scale=10))
+    yield _one("mish_plain", "Mish", data=normal(2, 4, 9, 10, scale=3))
+    yield _one("mish_flat", "Mish", data=normal(2, 7, scale=10))
     yield _one("absval_plain", "AbsVal")
     yield _one("absval_flat", "AbsVal", data=normal(2, 7))
     positive = uniform(2, 4, 9, 10, low=0.2, high=3)
@@ -678,6 +687,22 @@ def _recurrents() -> Iterator[Case]:
     )
 
 
+def _constants() -> Iterator[Case]:
+    def added(name: str, type_: str, parameters: str, *blobs: Drawn, tops: Sequence[str] = ("c",)) -> Case:
+        first = layer(type_, parameters, (), tops)
+        last = caffe_files.layer("sum", "Eltwise", ("data", *tops), "out")
+        return Case(name, type_, first + last, {"data": normal(2, 3)}, blobs)
+
+    yield added(
+        "dummydata_shape", "DummyData", "dummy_data_param { data_filler { value: 2.5 } shape { dim: 2 dim: 3 } }"
+    )
+    both = "shape { dim: 2 dim: 3 }"
+    values = 'data_filler { type: "constant" value: -3 } data_filler { value: 1.5 }'
+    yield added("dummydata_two", "DummyData", f"dummy_data_param {{ {values} {both} }}", tops=("c", "d"))
+    yield added("parameter_plain", "Parameter", "parameter_param { shape { dim: 2 dim: 3 } }", normal(2, 3))
+    yield added("parameter_flat", "Parameter", "", normal(2, 3, scale=5))
+
+
 def _regions() -> Iterator[Case]:
     # Batch index, x1, y1, x2, y2 in pixels of the image: one reaches beyond it, one is upside down.
     rois = exact(
@@ -849,6 +874,7 @@ CASES: Mapping[str, Case] = {
         _shapes,
         _resizes,
         _recurrents,
+        _constants,
         _regions,
         _detections,
     )

@@ -199,6 +199,25 @@ def choice(layer: Layer, parameters: Message, field: str, names: Sequence[str], 
     return name
 
 
+def alike(layer: Layer, *shapes: Sequence[Dimension], but: int | None = None) -> None:
+    """Raise unless ``shapes`` are the same, axis ``but`` aside.
+
+    A size beside an open dimension is ``Unsupported``: ONNX would broadcast where Caffe refuses. Two open ones that
+    are called differently may be the same.
+    """
+    listed = " and ".join(show(shape) for shape in shapes)
+    for other in shapes[1:]:
+        if len(other) != len(shapes[0]):
+            raise wrong(layer, f"its bottoms differ: {listed}")
+        for axis, (here, there) in enumerate(zip(shapes[0], other, strict=True)):
+            if axis == but or here == there or (isinstance(here, str) and isinstance(there, str)):
+                continue
+            if isinstance(here, int) and isinstance(there, int):
+                raise wrong(layer, f"its bottoms differ: {listed}")
+            size, name = (here, there) if isinstance(here, int) else (there, here)
+            raise refuse(layer, f"its bottoms differ: {listed}", f"give `{name}` the size {size} in `inputs`")
+
+
 def static(layer: Layer, value: Value, axes: Sequence[int] | None = None) -> tuple[int, ...]:
     """The sizes of ``axes``, all of them by default. Raises ``Unsupported`` for an open dimension."""
     sizes = [value.shape[axis] for axis in (range(value.rank) if axes is None else axes)]

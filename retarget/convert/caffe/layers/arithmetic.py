@@ -14,6 +14,7 @@ from retarget.convert.caffe.build import (
     Lowering,
     Shape,
     Value,
+    alike,
     canonical_axis,
     choice,
     exactly,
@@ -108,12 +109,7 @@ def eltwise(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[V
     parameters = layer.message.message("eltwise_param")
     if len(inputs) < 2:
         raise wrong(layer, f"takes 2 or more bottoms, has {len(inputs)}")
-    for bottom in inputs[1:]:
-        if bottom.rank != inputs[0].rank or any(
-            isinstance(one, int) and isinstance(other, int) and one != other
-            for one, other in zip(inputs[0].shape, bottom.shape, strict=True)
-        ):
-            raise wrong(layer, f"its bottoms differ: {' and '.join(show(each.shape) for each in inputs)}")
+    alike(layer, *(bottom.shape for bottom in inputs))
     operation = choice(layer, parameters, "operation", ("PROD", "SUM", "MAX"), "SUM")
     coefficients = parameters.numbers("coeff")
     if operation == "MAX":
@@ -130,6 +126,8 @@ def axpy(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Valu
     factor, bottom, summand = exactly(layer, inputs, 3)
     if factor.rank > bottom.rank or product(factor.shape[2:]) != 1:
         raise wrong(layer, f"its first bottom is {show(factor.shape)}, not a factor for each of {show(bottom.shape)}")
+    alike(layer, bottom.shape, summand.shape)
+    alike(layer, bottom.shape[:2], factor.shape[:2])
     factor = build.reshape(factor, (*factor.shape, *[1] * (bottom.rank - factor.rank)))
     return [build.op("Add", [build.op("Mul", [bottom, factor]), summand], bottom.shape)]
 
@@ -224,11 +222,7 @@ def _along(
     if len(inputs) == 2:
         operand = inputs[1]
         axis = canonical_axis(layer, parameters.integer("axis", 1), bottom.rank) if operand.rank else 0
-        if axis + operand.rank > bottom.rank or any(
-            isinstance(one, int) and isinstance(other, int) and one != other
-            for one, other in zip(bottom.shape[axis:], operand.shape, strict=False)
-        ):
-            raise wrong(layer, f"{show(operand.shape)} does not fit {show(bottom.shape)} from axis {axis}")
+        alike(layer, bottom.shape[axis : axis + operand.rank], operand.shape)
         behind = [1] * (bottom.rank - axis - operand.rank)
         sizes = tuple(dim for dim in operand.shape if isinstance(dim, int))
         if parameters.flag("bias_term"):

@@ -13,6 +13,7 @@ from retarget.convert.caffe.build import (
     Lowering,
     Shape,
     Value,
+    alike,
     canonical_axis,
     only,
     product,
@@ -74,7 +75,8 @@ def deconvolution(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequ
         )
         return build.reshape(made, (*bottom.shape[:axis], *top[1:]))
 
-    return [one(bottom) for bottom in _alike(layer, inputs)]
+    alike(layer, *(bottom.shape for bottom in inputs))
+    return [one(bottom) for bottom in inputs]
 
 
 def inner_product(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
@@ -143,7 +145,8 @@ def _convolution(layer: Layer, inputs: Sequence[Value], build: Builder, *, depth
         )
         return build.reshape(made, (*bottom.shape[:axis], *top[1:]))
 
-    return [one(bottom) for bottom in _alike(layer, inputs)]
+    alike(layer, *(bottom.shape for bottom in inputs))
+    return [one(bottom) for bottom in inputs]
 
 
 def _channels(layer: Layer, inputs: Sequence[Value], parameters: Message) -> tuple[int, int, int]:
@@ -170,14 +173,6 @@ def _outputs(layer: Layer, parameters: Message, channels: int, *, depthwise: boo
             "both numbers of channels are multiples of group",
         )
     return outputs, group
-
-
-def _alike(layer: Layer, inputs: Sequence[Value]) -> Sequence[Value]:
-    """``inputs``, which go through the same weights, so must be of one shape."""
-    for bottom in inputs[1:]:
-        if bottom.shape != inputs[0].shape:
-            raise wrong(layer, "all its bottoms must have the same shape")
-    return inputs
 
 
 def _with_one_batch_axis(bottom: Value, axis: int, build: Builder) -> Value:

@@ -49,18 +49,34 @@ def batch_norm(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequenc
         raise refuse(layer, f"a bottom of {bottom.rank} dimensions")
     epsilon = parameters.number("eps", 1e-5)
     if not parameters.flag("use_global_stats", True):
-        axes = build.integers(0, *range(2, bottom.rank))
-        shape = (1, bottom.shape[1], *[1] * (bottom.rank - 2))
-        centred = build.op("Sub", [bottom, build.op("ReduceMean", [bottom, axes], shape, keepdims=1)])
-        variance = build.op("ReduceMean", [build.op("Mul", [centred, centred]), axes], shape, keepdims=1)
-        deviation = build.op("Sqrt", [build.op("Add", [variance, build.number(epsilon)])])
-        return [build.op("Div", [centred, deviation])]
+        return [_of_batch(bottom, epsilon, build)]
     (channels,) = static(layer, bottom, [1])
-    mean, variance_blob = weights(layer, 0, channels), weights(layer, 1, channels)
+    mean, variance = weights(layer, 0, channels), weights(layer, 1, channels)
     factor = weights(layer, 2, 1)[0]
     scale = np.float32(0) if factor == 0 else np.float32(1) / factor
-    constants = [np.ones(channels, np.float32), np.zeros(channels, np.float32), mean * scale, variance_blob * scale]
+    constants = [np.ones(channels, np.float32), np.zeros(channels, np.float32), mean * scale, variance * scale]
     return [build.op("BatchNormalization", [bottom, *(build.constant(array) for array in constants)], epsilon=epsilon)]
+
+
+def bn(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
+    """BatchNormalization of PSPNet's fork (slope, bias, mean, variance), or SegNet's Mul and Add (scale, shift).
+
+    SegNet's ``bn_mode: LEARN`` takes the batch's own mean and variance before, in the test phase too.
+    """
+    bottom = only(layer, inputs)
+    parameters = layer.message.message("bn_param")
+    if bottom.rank != 4:
+        raise wrong(layer, f"needs a bottom of 4 dimensions, has one of {bottom.rank}")
+    (channels,) = static(layer, bottom, [1])
+    if len(layer.blobs) == 4:
+        names = ("slope", "bias", "mean", "variance")
+        constants = [build.constant(weights(layer, index, channels), name) for index, name in enumerate(names)]
+        return [build.op("BatchNormalization", [bottom, *constants], epsilon=parameters.number("eps", 1e-5))]
+    gain = build.constant(weights(layer, 0, channels, 1, 1), "scale")
+    shift = build.constant(weights(layer, 1, channels, 1, 1), "shift")
+    if choice(layer, parameters, "bn_mode", ("LEARN", "INFERENCE"), "LEARN") == "LEARN":
+        bottom = _of_batch(bottom, 1e-9, build)
+    return [build.op("Add", [build.op("Mul", [bottom, gain]), shift])]
 
 
 def mvn(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
@@ -98,6 +114,16 @@ def normalize(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence
     return [build.op("Mul", [build.op("Div", [bottom, norm]), scale])]
 
 
+def _of_batch(bottom: Value, epsilon: float, build: Builder) -> Value:
+    """``bottom`` with each channel of the whole batch at mean 0 and variance 1."""
+    axes = build.integers(0, *range(2, bottom.rank))
+    shape = (1, bottom.shape[1], *[1] * (bottom.rank - 2))
+    centred = build.op("Sub", [bottom, build.op("ReduceMean", [bottom, axes], shape, keepdims=1)])
+    variance = build.op("ReduceMean", [build.op("Mul", [centred, centred]), axes], shape, keepdims=1)
+    deviation = build.op("Sqrt", [build.op("Add", [variance, build.number(epsilon)])])
+    return build.op("Div", [centred, deviation])
+
+
 def _four(layer: Layer, bottom: Value, build: Builder) -> Value:
     """``bottom`` in four dimensions, as old layers see it: those that are missing at the end are 1."""
     if bottom.rank > 4:
@@ -106,6 +132,7 @@ def _four(layer: Layer, bottom: Value, build: Builder) -> Value:
 
 
 LAYERS: dict[str, Lowering] = {
+    "BN": bn,
     "BatchNorm": batch_norm,
     "LRN": lrn,
     "MVN": mvn,

@@ -14,6 +14,7 @@ from retarget.convert.caffe.build import (
     Lowering,
     Shape,
     Value,
+    alike,
     canonical_axis,
     exactly,
     only,
@@ -32,12 +33,7 @@ def concat(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Va
         raise wrong(layer, "has no bottom")
     parameters = layer.message.message("concat_param")
     axis = _axis(layer, parameters, "concat_dim", inputs[0].rank)
-    for bottom in inputs[1:]:
-        if bottom.rank != inputs[0].rank or any(
-            isinstance(one, int) and isinstance(other, int) and one != other and index != axis
-            for index, (one, other) in enumerate(zip(inputs[0].shape, bottom.shape, strict=True))
-        ):
-            raise wrong(layer, f"its bottoms differ: {' and '.join(show(each.shape) for each in inputs)}")
+    alike(layer, *(bottom.shape for bottom in inputs), but=axis)
     if len(inputs) == 1:
         return inputs
     shape: Shape = (*inputs[0].shape[:axis], _sum([each.shape[axis] for each in inputs]), *inputs[0].shape[axis + 1 :])

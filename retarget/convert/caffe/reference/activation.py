@@ -94,6 +94,11 @@ def swish(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     return [narrow(x * logistic(layer.message.message("swish_param").number("beta", 1.0) * x))]
 
 
+def mish(x: Wide) -> Wide:
+    """X times the hyperbolic tangent of ``bnll(x)``."""
+    return x * np.tanh(bnll(x))
+
+
 def clip(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     parameters = layer.message.message("clip_param")
     for name in ("min", "max"):

@@ -1,4 +1,4 @@
-"""LRN, BatchNorm, MVN, Normalize, and the affine Scale, Bias and Axpy that go with them."""
+"""LRN, BatchNorm, BN, MVN, Normalize, and the affine Scale, Bias and Axpy that go with them."""
 
 from __future__ import annotations
 
@@ -62,6 +62,22 @@ def batch_norm(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
         axes = tuple(axis for axis in range(blob.ndim) if axis != 1 or blob.ndim == 1)
         centre, spread = values.mean(axis=axes, keepdims=True), values.var(axis=axes, keepdims=True)
     return [narrow((values - centre) / np.sqrt(spread + parameters.number("eps", 1e-5)))]
+
+
+def bn(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
+    """The ``BN`` of PSPNet's Caffe, whose blobs are slope, bias, mean and variance, or of SegNet's: scale and shift."""
+    blob = image(layer, inputs[0])
+    parameters = layer.message.message("bn_param")
+    shape = (1, blob.shape[1], 1, 1)
+    values = wide(blob)
+    if len(layer.blobs) == 4:
+        slope, offset, centre, spread = (shaped(layer, each, shape, "statistics") for each in weights(layer, 4))
+        return [narrow((values - centre) / np.sqrt(spread + parameters.number("eps", 1e-5)) * slope + offset)]
+    slope, offset = (shaped(layer, each, shape, "scale") for each in weights(layer, 2))
+    if choice(layer, parameters, "bn_mode", {"LEARN": 0, "INFERENCE": 1}) == "LEARN":
+        centre, spread = values.mean(axis=(0, 2, 3), keepdims=True), values.var(axis=(0, 2, 3), keepdims=True)
+        values = (values - centre) / np.sqrt(spread + 1e-9)
+    return [narrow(values * slope + offset)]
 
 
 def mvn(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
