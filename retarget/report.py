@@ -253,6 +253,7 @@ def _model(plan: Plan, source: ConvertFacts | None) -> ModelRow:
         bytes=source.bytes,
         data=source.origin,
         cases=len(source.cases),
+        reference=source.reference or None,
         notes=source.notes,
     )
 

@@ -48,6 +48,8 @@ class ModelRow(Row, frozen=True, kw_only=True):
     data: str | None = None
     """Where the parity inputs came from: ``samples``, ``calibration`` or ``generated``."""
     cases: int = 0
+    reference: str | None = None
+    """How the source's own outputs were computed."""
     notes: tuple[str, ...] = ()
 
 

@@ -47,6 +47,9 @@ from retarget.facts import (
     OptimizeFacts,
     QuantizeFacts,
 )
+from retarget.interface import Interface
+from retarget.interface_graph import apply, source_layouts
+from retarget.interface_runner import source_feeds, wrap
 from retarget.metrics import open_metric
 from retarget.passes import presets
 from retarget.passes.check import run_checked
@@ -80,8 +83,9 @@ TOGETHER_BYTES = 1 << 30
 def convert(request: StepRequest) -> ConvertFacts:
     """Source → ``model.onnx`` in the normal form's opset, and the source framework's own outputs."""
     options = told.read(request.options, told.ConvertOptions)
-    source = _source(options.source, request.files)
-    example = next(_samples(options.data, request.files, source.inputs).batches(None)) if _early(options) else None
+    interface = _interface(options.source, request.files)
+    source = _source(options.source, request.files, interface)
+    example = _example(options, request.files, interface)
 
     # Beside the result: the export is as large, and the system's own folder for such things may be memory.
     with (
@@ -92,7 +96,8 @@ def convert(request: StepRequest) -> ConvertFacts:
         exported = frontend.export(source, example, Path(folder))
         progress(0, 0, "to the normal form")
         model = catalog.frontend_load(options.source.frontend).load(Path(folder), source, exported)
-        inputs = exported.inputs
+        apply(model, interface)
+        inputs = interface.user_inputs(exported.inputs)
         if unknown := sorted(source.shapes.keys() - set(symbols(inputs))):
             raise RetargetError(
                 f"{', '.join(unknown)}: no input has this dimension",
@@ -103,7 +108,7 @@ def convert(request: StepRequest) -> ConvertFacts:
         samples = _samples(options.data, request.files, inputs) if options.data else None
         origin = options.data.origin if options.data else "generated"
         cases = parity_cases(model, inputs, shapes, samples, origin)
-        with frontend.reference(source, exported) as runner:
+        with wrap(frontend.reference(source, exported), interface, exported.inputs) as runner:
             _record(request.out, cases, runner, defaulted)
             outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
             batch, _ = _batch_case((case for case, _ in cases), inputs, outputs, shapes)
@@ -112,6 +117,7 @@ def convert(request: StepRequest) -> ConvertFacts:
                 largest = next(feeds for case, feeds in cases if case.name == batch.case)
                 precision = "fp32" if exported.narrow is None else _HELD_AS[exported.narrow]
                 rows_depend = _rows_depend(runner, largest, batch.inputs, DEFAULT_TOLERANCE[precision])
+            reference_settings = runner.settings
         graph.save(model, request.out / MODEL)
 
     notes = [*exported.notes, *(samples.notes if samples else ())]
@@ -133,6 +139,7 @@ def convert(request: StepRequest) -> ConvertFacts:
         origin=origin,
         rows_depend=rows_depend,
         narrow=exported.narrow,
+        reference=reference_settings,
         notes=tuple(notes),
     )
 
@@ -317,11 +324,13 @@ def _evaluated(options: told.EvaluateOptions, source: ConvertFacts, request: Ste
         with run.open(folder, facts_of(folder, EmitFacts), parity=False, threads=options.threads) as runner:
             yield runner
         return
+    interface = _interface(options.source, request.files)
     outputs = tuple(spec.name for spec in source.outputs)
-    exported = Exported(rung=source.rung, inputs=source.inputs, outputs=outputs)
+    exported = Exported(rung=source.rung, inputs=interface.source_specs(source.inputs), outputs=outputs)
+    given = _source(options.source, request.files, interface)
     with (
         _framework(options.source, request) as frontend,
-        frontend.reference(_source(options.source, request.files), exported) as runner,
+        wrap(frontend.reference(given, exported), interface, exported.inputs) as runner,
     ):
         yield runner
 
@@ -372,10 +381,18 @@ def facts_of(artifact: Path, kind: type[F]) -> F:
     return read_manifest(artifact).facts_as(kind)
 
 
-def _source(options: told.SourceOptions, files: Mapping[str, Path]) -> Source:
+def _interface(options: told.SourceOptions, files: Mapping[str, Path]) -> Interface:
+    if options.layout is None and options.normalize is None:
+        return Interface()
+    layout = catalog.frontend(options.frontend).layout or source_layouts(graph.load(files["model"]))
+    return Interface(layout, options.layout, options.normalize)
+
+
+def _source(options: told.SourceOptions, files: Mapping[str, Path], interface: Interface) -> Source:
+    """What the frontend is given: inputs in its own view."""
     return Source(
         path=files["model"],
-        inputs=tuple(TensorSpec.parse(text) for text in options.inputs),
+        inputs=interface.source_specs(_specs(options)),
         shapes={symbol: DimRange.parse(text) for symbol, text in options.shapes.items()},
         outputs=options.outputs,
         factory=(files["factory"], options.factory) if options.factory else None,
@@ -396,9 +413,17 @@ def _framework(options: told.SourceOptions, request: StepRequest) -> Iterator[Fr
             yield frontend
 
 
-def _early(options: told.ConvertOptions) -> bool:
-    """Whether a real sample can be read before the export: the data and the inputs are known."""
-    return options.data is not None and bool(options.source.inputs)
+def _specs(options: told.SourceOptions) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec.parse(text) for text in options.inputs)
+
+
+def _example(options: told.ConvertOptions, files: Mapping[str, Path], interface: Interface) -> Feeds | None:
+    """A real sample in the source's view, where one can be read before the export: data and inputs are known."""
+    specs = _specs(options.source)
+    if options.data is None or not specs:
+        return None
+    sample = next(_samples(options.data, files, specs).batches(None))
+    return source_feeds(sample, interface, interface.normalized(specs))
 
 
 def _samples(

@@ -260,6 +260,7 @@ def full_build(folder: Path) -> MadeBuild:
             parameters=11_300_000,
             cases=tuple(Case(name=name, sizes={"N": 8}, origin="calibration") for name in ("data", "min", "max")),
             origin="calibration",
+            reference="PyTorch 2.13.0 on the CPU",
             notes=("attention was exported eagerly: the fused form has no ONNX counterpart",),
         ),
         files={"model.onnx": WEIGHTS, "reference.npz": 4_000_000},

@@ -111,6 +111,7 @@ def test_the_model_is_identified(made: Report) -> None:
     assert model.sha256 is not None
     assert len(model.sha256) == 64
     assert (model.frontend, model.form, model.rung) == ("pytorch", "safetensors with a factory", "dynamo")
+    assert model.reference == "PyTorch 2.13.0 on the CPU"
     assert (model.data, model.cases) == ("calibration", 3)
 
 
