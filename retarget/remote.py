@@ -108,6 +108,11 @@ class RemoteFrontend:
     """
 
     def __init__(self, python: Path, frontend: str) -> None:
+        if not catalog.frontend(frontend).requires:
+            raise RetargetError(
+                f"{frontend} needs no framework, so it runs in no other interpreter",
+                f"leave {frontend} out of `toolchains`",
+            )
         self._python = python.absolute()
         self._frontend = frontend
         self._process: _Process | None = None

@@ -20,6 +20,7 @@ import pytest
 import torch
 from other_python import ROOT, interpreter
 from small_net import EXPORT, LOAD, NET, Net, source_of
+from test_dependencies import convert_key
 from test_worker import Bench, gone, wait_for
 
 from retarget import dependencies
@@ -251,6 +252,13 @@ def test_a_missing_framework_has_the_command_of_that_interpreter(weights: Path, 
             assert caught.value.hint == f"{python} -m pip install torch safetensors onnx numpy"
 
 
+@pytest.mark.parametrize("frontend", ["onnx", "caffe"])
+def test_what_needs_no_framework_runs_here_only(frontend: str) -> None:
+    with pytest.raises(RetargetError, match="needs no framework") as caught:
+        RemoteFrontend(HERE, frontend)
+    assert caught.value.hint == f"leave {frontend} out of `toolchains`"
+
+
 def test_a_module_that_the_users_code_misses_is_not_the_frameworks(weights: Path, tmp_path: Path) -> None:
     source = from_factory(weights, "build", "import a_module_that_nobody_has\n")
     with RemoteFrontend(HERE, "pytorch") as frontend, pytest.raises(ToolchainFailure, match="nobody_has"):
@@ -303,6 +311,20 @@ def test_a_killed_worker_takes_its_frontend_along(bench: Bench, weights: Path) -
         worker.kill()
         assert isinstance(step.result(), Failed)
     assert gone(int(pid.read_text()))
+
+
+def test_a_neighbour_of_the_factory_is_in_the_next_plans_key(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "widths.py").write_text("WIDTH = 8\n")
+    from_factory(weights, "build", "from widths import WIDTH\n" + NET)
+    (tmp_path / "recipe.yaml").write_text(
+        "version: 1\nname: net\ntargets: [onnxruntime]\n"
+        f"toolchains: {{pytorch: {{python: {HERE}}}}}\n"
+        "model: {path: w.pt, factory: 'model.py:build', inputs: {x: 'float32[N,4]'}, options: {rung: torchscript}}\n"
+    )
+    first = convert_key(tmp_path, build=True)
+    assert convert_key(tmp_path, build=False) == first
+    (tmp_path / "widths.py").write_text("WIDTH = 8  # as before\n")
+    assert convert_key(tmp_path, build=False) != first
 
 
 def test_the_traceback_is_in_the_steps_log(bench: Bench, weights: Path) -> None:
