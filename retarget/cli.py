@@ -75,6 +75,13 @@ def convert(
         str | None, typer.Option(help="Code that builds the module.", metavar="FILE.py:FUNCTION")
     ] = None,
     signature: Annotated[str | None, typer.Option(help="Which function of a SavedModel.", metavar="NAME")] = None,
+    io_layout: Annotated[
+        str | None, typer.Option(help="Axes of images in and out: nchw or nhwc.", metavar="LAYOUT")
+    ] = None,
+    normalize: Annotated[
+        str | None,
+        typer.Option(help="What the model is to do to raw pixels, as in {scale: 1/255}.", metavar="BLOCK"),
+    ] = None,
     python: Annotated[
         Path | None,
         typer.Option(parser=_path, help="Interpreter that has the model's framework, if not this.", metavar="PYTHON"),
@@ -110,6 +117,8 @@ def convert(
         shapes=shapes,
         factory=factory,
         signature=signature,
+        io_layout=io_layout,
+        normalize=normalize,
         python=python,
         data=data,
         calibration=calibration,

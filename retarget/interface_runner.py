@@ -29,19 +29,11 @@ class _Wrapped:
 
     def run(self, feeds: Feeds) -> Outputs:
         """The runner's outputs in the user's layouts, for feeds in the user's layouts and pixels."""
-        given = {name: self._taken(name, array) for name, array in feeds.items()}
-        outputs = self._runner.run(given)
+        outputs = self._runner.run(source_feeds(feeds, self._interface, self._raw))
         return {
             name: _turned(array, inverse(self._interface.permutation(name, array.ndim)))
             for name, array in outputs.items()
         }
-
-    def _taken(self, name: str, array: Array) -> Array:
-        turned = _turned(array, self._interface.permutation(name, array.ndim))
-        normalize = self._interface.normalize
-        if normalize is None or name != self._raw:
-            return turned
-        return normalized(turned, normalize, self._interface.channel_axis(name, array.ndim))
 
     def __enter__(self) -> Self:
         self._runner.__enter__()
@@ -51,6 +43,15 @@ class _Wrapped:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._runner.__exit__(kind, value, trace)
+
+
+def source_feeds(feeds: Feeds, interface: Interface, raw: str | None) -> dict[str, Array]:
+    """``feeds`` of the user's view in the source's. ``raw`` is the input that ``normalize`` is of."""
+    given = {name: _turned(array, interface.permutation(name, array.ndim)) for name, array in feeds.items()}
+    if interface.normalize is not None and raw is not None and raw in given:
+        pixels = given[raw]
+        given[raw] = normalized(pixels, interface.normalize, interface.channel_axis(raw, pixels.ndim))
+    return given
 
 
 def normalized(pixels: Array, normalize: Normalize, axis: int) -> Array:

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar, cast
 import msgspec
 
 from retarget.facts import DataOrigin
+from retarget.interface import Layout, Normalize
 from retarget.preprocess import Classes, Preprocess
 from retarget.protocols import JSON
 from retarget.schemes import Choice, QuantScheme
@@ -30,6 +31,9 @@ class SourceOptions(Options, frozen=True, kw_only=True):
     factory: str | None
     """The function in file ``factory``."""
     trust: bool
+    layout: Layout | dict[str, Layout] | None = None
+    """Of the inputs and outputs; None: the source's own."""
+    normalize: Normalize | None = None
     signature: str | None = None
     parts: tuple[str, ...] = ()
     """The other files that the model consists of, such as ``weights``."""

@@ -232,6 +232,8 @@ class _Planner:
             outputs=self.recipe.outputs,
             factory=model.factory.function if model.factory else None,
             trust=model.trust,
+            layout=model.io_layout,
+            normalize=model.normalize,
             signature=model.signature,
             parts=tuple(parts),
             options=model.options,

@@ -145,8 +145,8 @@ class Frontend(Protocol):
     extra: str | None
     """The extra of retarget that brings them, None when nothing is needed."""
     Options: type[msgspec.Struct]
-    layout: Literal["nchw", "nhwc"]
-    """Where the channels of this framework's images stand."""
+    layout: Literal["nchw", "nhwc"] | None
+    """Where the channels of this framework's images stand; None: only a model's own graph tells."""
     suffixes: Mapping[str, str]
     """Suffix to the form that a file called so is to have: what cannot be recognised is met with its reader's error."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
 
 from retarget import catalog, plan
 from retarget import recipe as recipes
 from retarget.errors import RecipeError, RetargetError, did_you_mean
+from retarget.interface import Layout, Normalize
 from retarget.preprocess import Preprocess
 from retarget.recipe import (
     IMPLEMENTED,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from retarget.recipe import PrecisionName
 
 
+B = TypeVar("B", Preprocess, Normalize)
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+
+
 def recipe_for(
     model: Path,
     *,
@@ -43,6 +48,8 @@ def recipe_for(
     shapes: Sequence[str],
     factory: str | None,
     signature: str | None,
+    io_layout: str | None,
+    normalize: str | None,
     python: Path | None,
     data: str | None,
     calibration: str | None,
@@ -60,6 +67,8 @@ def recipe_for(
             path=model.absolute(),
             weights=weights and weights.absolute(),
             signature=signature,
+            io_layout=_layout(io_layout) if io_layout else None,
+            normalize=_block(normalize, "--normalize", Normalize, here) if normalize else None,
             factory=Code.parse(factory, here) if factory else None,
             inputs={spec.name: spec.type for spec in map(TensorSpec.parse, inputs)},
             shapes=dict(_shape(text) for text in shapes),
@@ -69,7 +78,7 @@ def recipe_for(
         data=Data(
             samples=_samples(data, here),
             calibration=_samples(calibration, here),
-            preprocess=_preprocess(preprocess, here) if preprocess else None,
+            preprocess=_block(preprocess, "--preprocess", Preprocess, here) if preprocess else None,
         ),
         optimize=preset(optimize) if optimize else "default",
         variants=tuple(_variant(name) for name in dict.fromkeys(precisions)),
@@ -143,11 +152,17 @@ def _samples(text: str | None, folder: Path) -> Samples | None:
     return Samples(path=recipes.Source.parse(text, folder)) if text else None
 
 
-def _preprocess(text: str, folder: Path) -> Preprocess:
-    """The block of a recipe, written as one."""
-    node, problems = compose(text, File(folder / "--preprocess", "--preprocess"))
+def _layout(name: str) -> Layout:
+    if name not in LAYOUTS:
+        raise RetargetError(f"--io-layout {name}: no such layout", did_you_mean(name, LAYOUTS))
+    return cast("Layout", name)
+
+
+def _block(text: str, option: str, kind: type[B], folder: Path) -> B:
+    """A block of a recipe, written as the value of an option."""
+    node, problems = compose(text, File(folder / option, option))
     reader = Reader(problems)
-    block = reader.struct(node, Preprocess)
+    block = reader.struct(node, kind)
     if reader.problems or isinstance(block, Bad):
         raise RecipeError([problem for _, problem in reader.problems])
     return block

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from retarget import catalog
 from retarget.errors import RecipeError, RetargetError, did_you_mean
+from retarget.interface import Layout, Normalize
 from retarget.preprocess import Classes, Preprocess
 from retarget.recipe_nodes import Map, open_tree, parse_path, write_path
 from retarget.recipe_yaml import KeyPath, Reader, Settings, Written, struct_type
@@ -104,8 +105,6 @@ class Model(Settings, frozen=True, kw_only=True):
     """The trained model."""
 
     bare: ClassVar[str | None] = "path"
-    later: ClassVar[frozenset[str]] = frozenset({"io_layout", "normalize"})
-
     path: Annotated[Path, Meta(description="The model: a file, or a folder such as a Hugging Face checkpoint.")]
     weights: Annotated[
         Path | None,
@@ -116,6 +115,14 @@ class Model(Settings, frozen=True, kw_only=True):
     ] = None
     factory: Annotated[
         Code | None, Meta(description="Code that builds the module a state dict belongs to, or a Keras file's classes.")
+    ] = None
+    io_layout: Annotated[
+        Layout | dict[str, Layout] | None,
+        Meta(description="Axes of inputs and outputs, of all that have 4 or by name; the source's own if absent."),
+    ] = None
+    normalize: Annotated[
+        Normalize | None,
+        Meta(description="What the model itself is to do to raw pixels, which artifacts then take."),
     ] = None
     signature: Annotated[str | None, Meta(description="Which function of a SavedModel; its default one if absent.")] = (
         None

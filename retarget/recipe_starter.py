@@ -69,6 +69,8 @@ def _model(
     yield _line(f"  format: {scalar(frontend)}", "the frontend; found from the content if absent")
     yield _line("  # factory: model.py:build", "code that builds the module a state dict belongs to")
     yield _line("  # signature: serving_default", "which function of a SavedModel")
+    yield _line("  # io_layout: nchw", "axes of images in and out; the source's own if absent")
+    yield _line("  # normalize: {scale: 1/255, mean: 0.5, std: 0.5}", "what the model itself does to raw pixels")
     off = "" if inputs else "# "
     yield _line(f"  {off}inputs:", "DTYPE[SHAPE]; a name in the shape is a symbolic dimension")
     for spec in inputs or [TensorSpec("image", "float32", ("N", 3, 224, 224))]:

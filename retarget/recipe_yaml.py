@@ -39,8 +39,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Written as ``name`` or ``{name: {...}}``: the key is the field ``name``, what is no field goes to ``options``."""
     repeats: ClassVar[bool] = False
     """For a keyed Struct: whether a list may hold a name twice."""
-    later: ClassVar[frozenset[str]] = frozenset()
-    """Keys of the recipe's language that nothing implements yet."""
 
     @classmethod
     def options_type(cls, name: str, values: dict[str, object]) -> type[msgspec.Struct] | None:
@@ -343,8 +341,7 @@ class Reader:
             node = Map(node.place, {bare: (node.place, node)})
         if not isinstance(node, Map):
             return self._expected(node, kind, path)
-        later = cls.later if issubclass(cls, Settings) else frozenset()
-        return self._build(node, kind, self.fields(node, kind.fields, path, known=known, later=later), path)
+        return self._build(node, kind, self.fields(node, kind.fields, path, known=known), path)
 
     def fields(
         self,
@@ -353,11 +350,10 @@ class Reader:
         path: KeyPath,
         *,
         known: Iterable[str] = (),
-        later: frozenset[str] = frozenset(),
     ) -> dict[str, object]:
         """Values of those fields that stand in ``node`` and could be read.
 
-        ``known``: keys that may stand beside the fields, for hints; ``later``: keys that are not there yet.
+        ``known``: keys that may stand beside the fields, for hints.
         """
         by_key = {item.encode_name: item for item in fields}
         values: dict[str, object] = {}
@@ -367,10 +363,8 @@ class Reader:
                 value = self.read(child, by_key[key].type, here)
                 if value is not BAD:
                     values[by_key[key].name] = value
-            elif key in later:
-                self.say(place, here, "is not there yet", "remove it: this version of retarget cannot do it")
             elif key not in known:
-                names = {*by_key, *known, *later}
+                names = {*by_key, *known}
                 hint = did_you_mean(key, names) if names else "there are no keys here"
                 self.say(place, here, "unknown key", hint)
         for key, item in by_key.items():

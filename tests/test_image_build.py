@@ -276,6 +276,8 @@ def quick(digits: Digits, preprocess: str | None) -> recipes.Recipe:
         shapes=["N=1:16:32"],
         factory=None,
         signature=None,
+        io_layout=None,
+        normalize=None,
         python=None,
         data=None,
         calibration=str(digits.folder / "images"),

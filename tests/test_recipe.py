@@ -188,7 +188,7 @@ model:
   factory: model.py
   inputs: {image: "float33[N]", mask: "bool[M]"}
   shapes: {N: {min: 9, opt: 8, max: 32}}
-  io_layout: nchw
+  sha257: aa
 variants:
   - fp32
   - fp16: {io: float17}
@@ -218,8 +218,8 @@ hint: write FILE.py:FUNCTION, as in model.py:build
 6:12: model.inputs.image: input 'image': unknown dtype 'float33'
 hint: did you mean 'float32'?
 7:15: model.shapes.N: sizes must be min <= opt <= max, got 9, 8, 32
-8:3: model.io_layout: is not there yet
-hint: remove it: this version of retarget cannot do it
+8:3: model.sha257: unknown key
+hint: did you mean 'sha256'?
 11:16: variants[1].io: expected one of float16, float32, got 'float17'
 hint: did you mean 'float16'?
 12:5: variants[2]: precision 'int16x8' is not there yet

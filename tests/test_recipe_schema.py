@@ -61,7 +61,7 @@ def test_the_schema_takes_what_load_takes(tmp_path: Path) -> None:
         ("max_drop: 0.01", "max_drop: 2"),
         ("metric: top1", "metric: top2"),
         ("optimize: default", "optimize: [no_such_pass]"),
-        ("model:\n", "model:\n  io_layout: nchw\n"),
+        ("model:\n", "model:\n  io_layout: chwn\n"),
         ("name: digits", "name: a/b"),
     ],
 )

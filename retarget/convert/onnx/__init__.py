@@ -10,7 +10,7 @@ import msgspec
 
 requires: tuple[str, ...] = ()
 extra: str | None = None
-layout: Literal["nchw", "nhwc"] = "nchw"
+layout: Literal["nchw", "nhwc"] | None = None
 suffixes: Mapping[str, str] = {".onnx": "ONNX"}
 takes_weights = False
 
