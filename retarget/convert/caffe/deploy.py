@@ -7,6 +7,8 @@ without such layers comes out as it went in.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,8 +44,10 @@ _SAME_CHANNELS = frozenset(
 )
 """Types that leave the number of channels as it is."""
 
-MAX_AXES = 32
-"""Caffe's own limit."""
+MAX_AXES, MAX_COUNT = 32, 2**31 - 1
+"""Caffe's own limits of a blob."""
+MAX_TOPS = 100
+"""Of all data layers: each is followed through the net."""
 _SHOWN = 8
 """Layers that a note lists."""
 
@@ -75,7 +79,10 @@ def deploy(layers: Sequence[Layer], left_out: Sequence[Layer], given: Mapping[st
     notes: list[str] = []
     targets: set[str] = set()
     transform = None
-    for source in _sources(layers, left_out, computing):
+    sources = _sources(layers, left_out, computing)
+    if sum(len(source.tops) for source in sources) > MAX_TOPS:
+        raise RetargetError(f"{sources[0].place}: data layers make more than {MAX_TOPS} blobs", "is the file damaged?")
+    for source in sources:
         if id(source) in fixed:
             continue
         tops = [top for top in source.tops if not _is_target(top, consumers)]
@@ -220,10 +227,10 @@ def _dummy_shape(source: Layer, index: int) -> tuple[int, ...] | str:
 
 
 def _checked(layer: Layer, top: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) > MAX_AXES or min(shape, default=1) < 1:
+    if len(shape) > MAX_AXES or min(shape, default=1) < 1 or math.prod(shape) > MAX_COUNT:
         raise RetargetError(
             f"{layer.place}: '{top}' has the shape {list(shape[:MAX_AXES])}",
-            f"dimensions are 1 or more, and there are {MAX_AXES} at most",
+            f"Caffe takes {MAX_AXES} dimensions at most, each 1 or more, and no more than {MAX_COUNT:,} numbers",
         )
     return shape
 
@@ -273,8 +280,10 @@ def _cut(layers: Sequence[Layer], targets: set[str]) -> _Cut:
     notes: list[str] = []
     lost = set(targets)
     auxiliary = _auxiliary(layers)
+    made = {(layer.type, *layer.bottoms) for layer in layers}
     names = {name for layer in layers for name in (layer.name, *layer.tops, *layer.bottoms)}
     several = sum(layer.type in _PREDICTING for layer in layers) - len(auxiliary) > 1
+    numbers: Counter[str] = Counter()
     dropped: list[str] = []
     for index, layer in enumerate(layers):
         if layer.type in _SINKS:
@@ -285,15 +294,15 @@ def _cut(layers: Sequence[Layer], targets: set[str]) -> _Cut:
             unwanted.update(layer.bottoms)
             lost.update(layer.tops)
             notes.append(f"the head of {_called(layer)} was left out: it weighs less than another of the same labels")
-        elif layer.type in _PREDICTING and _made_already(layer, layers):
+        elif layer.type in _PREDICTING and len(layer.tops) < 2 and _left_behind(layer) in made:
             lost.update(layer.tops)
             dropped.append(_called(layer))
         elif layer.type in _PREDICTING and layer.bottoms and layer.bottoms[0] not in lost:
-            made = _prediction(layer, names, several)
-            kept.append(made)
-            names.update((made.name, *made.tops))
+            predicted = _prediction(layer, names, numbers, several)
+            kept.append(predicted)
+            names.update((predicted.name, *predicted.tops))
             lost.update(layer.tops[:1])
-            notes.append(f"{_called(layer)} became a {made.type} that makes '{made.tops[0]}'")
+            notes.append(f"{_called(layer)} became a {predicted.type} that makes '{predicted.tops[0]}'")
         elif _judges(layer) or lost.intersection(layer.bottoms):
             lost.update(layer.tops)
             dropped.append(_called(layer))
@@ -312,28 +321,23 @@ def _auxiliary(layers: Sequence[Layer]) -> set[int]:
         if layer.type in _PREDICTING and len(layer.bottoms) > 1:
             weight = layer.message.numbers("loss_weight")
             groups.setdefault((layer.type, *layer.bottoms[1:]), {})[index] = weight[0] if weight else 1.0
-    return {index for group in groups.values() for index, weight in group.items() if weight < max(group.values())}
+    most = {key: max(group.values()) for key, group in groups.items()}
+    return {index for key, group in groups.items() for index, weight in group.items() if weight < most[key]}
 
 
-def _made_already(loss: Layer, layers: Sequence[Layer]) -> bool:
-    """Whether another layer makes, of the same blob, what ``loss`` would leave behind."""
-    return len(loss.tops) < 2 and any(
-        layer.type == _PREDICTING[loss.type][0] and layer.bottoms == loss.bottoms[:1] for layer in layers
-    )
+def _left_behind(loss: Layer) -> tuple[str, ...]:
+    """Type and bottom of the layer that stands in a loss."""
+    return _PREDICTING[loss.type][0], *loss.bottoms[:1]
 
 
-def _prediction(loss: Layer, names: set[str], several: bool) -> Layer:
-    """The layer whose output ``loss`` compares with the labels."""
-    kind, parameters = _PREDICTING[loss.type]
-    bottom = loss.bottoms[0]
-    if len(loss.tops) > 1:
-        name = loss.tops[1]
-    else:
-        start = name = f"{bottom}_prob" if several else "prob"
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{start}_{number}"
+def _prediction(loss: Layer, names: set[str], numbers: Counter[str], several: bool) -> Layer:
+    """The layer whose output ``loss`` compares with the labels. ``numbers``: how often each name was tried."""
+    kind, bottom = _left_behind(loss)
+    parameters = _PREDICTING[loss.type][1]
+    name = start = loss.tops[1] if len(loss.tops) > 1 else f"{bottom}_prob" if several else "prob"
+    while len(loss.tops) < 2 and name in names:
+        numbers[start] += 1
+        name = f"{start}_{numbers[start] + 1}"
     message = Message(
         loss.message.place,
         {

@@ -199,7 +199,8 @@ def _is_layer(content: Buffer, outer: Field) -> bool:
     if outer.number == 100:
         return all(number in seen and _is_name(content, seen[number]) for number in (1, 2))
     if 1 in seen and seen[1].wire == LENGTH:
-        inner = {field.number: field for field in fields(content, seen[1].start, seen[1].end)}
+        within = itertools.islice(fields(content, seen[1].start, seen[1].end), _FIELDS_SEEN)
+        inner = {field.number: field for field in within}
         return 2 in inner and _is_name(content, inner[2])
     return 4 in seen and _is_name(content, seen[4]) and 5 in seen and seen[5].wire == VARINT and seen[5].value < 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -193,9 +194,9 @@ def test_connections(layers: str, message: str | None, hint: str | None, tmp_pat
 
 
 def test_a_circle_of_thousands_is_found_at_once(tmp_path: Path) -> None:
-    chain = "".join(layer(f"l{index}", "ReLU", f"b{index + 1}", f"b{index}") for index in range(5000))
+    chain = "".join(layer(f"l{index}", "ReLU", f"b{index + 1}", f"b{index}") for index in range(3000))
     assert "further down" in refused(tmp_path, DATA + chain).message
-    closed = chain + layer("last", "ReLU", "b0", "b5000")
+    closed = chain + layer("last", "ReLU", "b0", "b3000")
     assert "a circle" in refused(tmp_path, DATA + closed).message
 
 
@@ -204,6 +205,33 @@ def test_names_of_layers_are_made_single(tmp_path: Path) -> None:
     assert [each.name for each in reading(tmp_path, written).layers] == ["r", "r_2", "r_2_2"]
     many = DATA + "layer { type: 'ReLU' bottom: 'data' top: 'data' }\n" * 3000
     assert len({each.name for each in reading(tmp_path, many).layers}) == 3000
+
+
+COUNT = 3000
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "".join(layer("x", "SoftmaxWithLoss", ["data", "data"], f"l{index}") for index in range(COUNT)),
+        "".join(layer("x", "SoftmaxWithLoss", ["data", "data"], "l", f"loss_weight: {at}") for at in range(COUNT)),
+        "".join(layer("x", "Data", (), f"d{index}") for index in range(COUNT)),
+        layer("x", "Data", (), [f"d{index}" for index in range(COUNT)]),
+        layer("x", "Split", "data", [f"d{index}" for index in range(COUNT)])
+        + layer("c", "Concat", [f"d{index}" for index in range(COUNT)]),
+        "".join(layer("x", "Silence", "data", ()) for _ in range(COUNT)),
+        "".join(layer("x", "Softmax", "data", f"prob_{index}") for index in range(COUNT))
+        + layer("x", "SoftmaxWithLoss", ["data", "data"], "loss"),
+    ],
+    ids=["losses", "weighed losses", "data layers", "data blobs", "blobs", "sinks", "names"],
+)
+def test_thousands_of_layers_take_no_time(layers: str, tmp_path: Path) -> None:
+    start = time.process_time()
+    try:
+        assert reading(tmp_path, DATA + layers).outputs
+    except RetargetError as error:
+        assert error.hint  # noqa: PT017 - some of them are no nets
+    assert time.process_time() - start < 5
 
 
 # ---- inputs
@@ -220,7 +248,7 @@ def test_input_layers_of_several_tops(tmp_path: Path) -> None:
     assert refused(tmp_path, three).message == "net.prototxt:1: layer 'data' (Input): 2 shapes for 1 tops"
 
 
-@pytest.mark.parametrize("dims", ["dim: 0", "dim: -1 dim: 3", "dim: 1 " * 33])
+@pytest.mark.parametrize("dims", ["dim: 0", "dim: -1 dim: 3", "dim: 1 " * 33, "dim: 65536 dim: 32768"])
 def test_absurd_shapes_of_inputs_are_refused(dims: str, tmp_path: Path) -> None:
     written = layer("data", "Input", (), "data", f"input_param {{ shape {{ {dims} }} }}") + layer("a", "ReLU", "data")
     assert "'data' has the shape [" in refused(tmp_path, written).message
@@ -341,7 +369,7 @@ def test_damaged_pairs_are_read_or_refused(kind: str, tmp_path: Path) -> None:
     saved = caffemodel([("conv", "Convolution", [ONES])])
     prototxt, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
     told = 0
-    for index in range(300):
+    for index in range(150):
         prototxt.write_bytes(damage(written, kind, rng) if index % 3 else written)
         weights.write_bytes(damage(saved, kind, rng) if index % 3 != 1 else saved)
         try:
@@ -351,4 +379,4 @@ def test_damaged_pairs_are_read_or_refused(kind: str, tmp_path: Path) -> None:
             told += 1
         else:
             assert net.outputs
-    assert told > 100
+    assert told > 50
