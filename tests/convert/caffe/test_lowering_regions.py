@@ -380,3 +380,13 @@ def test_a_head_of_faster_rcnn_classifies_as_opencv_does() -> None:
     assert expected.shape == (15, 4)
     for run in (execute, openvino):
         np.testing.assert_allclose(run(model, feeds)[0], expected, rtol=0, atol=1e-5)
+
+
+def test_settings_of_a_python_layer_may_hold_its_tuple() -> None:
+    """The nets of py-faster-rcnn for COCO say ``!!python/tuple``, which no safe reader of YAML makes."""
+    proposals = Proposals(python=True, scales=(4, 8, 16))
+    tagged = proposals.prototxt.replace("'scales': [", "'scales': !!python/tuple [")
+    assert tagged != proposals.prototxt
+    found, expected = (execute(lowered(text), proposals.feeds()) for text in (tagged, proposals.prototxt))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -82,7 +82,8 @@ def python(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Va
 def _python_settings(layer: Layer, text: str) -> _Settings:
     """Of a YAML mapping: ``feat_stride``, and maybe ``scales``."""
     try:
-        found: dict[str, Any] = dict(yaml.safe_load(text))
+        # The nets for COCO write `scales` as a tuple of Python's: a list does as well.
+        found: dict[str, Any] = dict(yaml.safe_load(text.replace("!!python/tuple", "")))
         stride = float(found["feat_stride"])
         scales = np.array(found.get("scales", (8, 16, 32)), np.float64)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
