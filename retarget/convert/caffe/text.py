@@ -19,8 +19,8 @@ from retarget.errors import RetargetError
 MAX_BYTES = 16 << 20
 """ResNet-152 takes 0.2 MB."""
 MAX_DEPTH = 64
-MAX_VALUES = 500_000
-"""Fields and messages: what is read takes more memory than its text."""
+MAX_VALUES = 250_000
+"""Fields and messages: what is read takes more memory than its text. The largest nets have some 60,000."""
 
 _CLOSING = {"{": "}", "<": ">"}
 _TRUTHS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
@@ -41,7 +41,7 @@ def read(path: Path) -> Message:
     """The message in the file at ``path``. Raises ``RetargetError`` with line and column for what is not the format."""
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(min(path.stat().st_size, MAX_BYTES) + 1)
     except OSError as error:
         raise RetargetError(f"cannot read '{path}': {error.strerror or error}", "give the path of a prototxt") from None
     return parse(content, path.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -232,6 +233,29 @@ def test_thousands_of_layers_take_no_time(layers: str, tmp_path: Path) -> None:
     except RetargetError as error:
         assert error.hint  # noqa: PT017 - some of them are no nets
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "layer{type:'a'bottom:'d'top:'d'}",
+        "layers{type:1 bottom:'d'top:'d'}",
+        "layers{layer{type:'relu'}bottom:'d'top:'d'}",
+        "layer{type:'a'include{}}",
+        "input:'a'",
+    ],
+)
+def test_memory_is_bounded_by_the_file(piece: str, tmp_path: Path) -> None:
+    text = tmp_path / "net.prototxt"
+    text.write_text("input:'d' input_shape{dim:1}" + piece * 500)
+    tracemalloc.start()
+    try:
+        network.read(text, None)
+    except RetargetError as error:
+        assert error.hint  # noqa: PT017 - not all are nets
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 * text.stat().st_size + 100_000
 
 
 # ---- inputs
