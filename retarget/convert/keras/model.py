@@ -69,10 +69,10 @@ def _whole(
             f"{source.path}: is a {document.form}, which {name_of(keras)} does not read",
             "convert it with Keras 3 in the environment of the frontend",
         )
+    config = _without_training(config)
     findings = safety.check(config, keras, custom, source.path, trust=source.trust)
     objects = {**custom, **{name: custom[found] for name, found in findings.used.items()}}
     notes: list[str] = []
-    config = _without_training(config)
     if running == 3:
         config = _in_float32(config, notes)
         if document.legacy:

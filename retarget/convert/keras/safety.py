@@ -53,6 +53,9 @@ _OPERATIONS = re.compile(r"keras\.(src\.)?ops(\.\w+)*")
 CLASSES = {"ThresholdedReLU": "ReLU"}
 """Layers of Keras 2 that are another layer of Keras 3, with other settings."""
 
+ONLY_KERAS_2 = frozenset({"LocallyConnected1D", "LocallyConnected2D", "CuDNNLSTM", "CuDNNGRU", "DenseFeatures"})
+"""Layers that Keras 3 has no more, nor another for."""
+
 _CALLS = frozenset({"Map", "Scan", "AssociativeScan", "WhileLoop", "ForiLoop", "Cond", "VectorizedMap", "Switch"})
 """Operations that call a function that they are given."""
 
@@ -152,6 +155,8 @@ def _look_at(
         _refuse(findings, own or layer, name, _FOREIGN.get(name) or _RAW_OPERATORS[name])
     elif name in _CALLS and _is_operation_module(config.get("module")):
         _refuse(findings, own or layer, name, "calls a function that it names")
+    elif name in ONLY_KERAS_2 and _of_keras(config.get("module")):
+        return own or layer
     elif find_class(config, CLASSES.get(name, name), key, keras) is None:
         findings.unknown.setdefault(_full_name(config.get("module"), str(registered or name)), own or layer)
     if isinstance(inner, dict):
@@ -304,9 +309,9 @@ def _place(layer: str) -> str:
 
 
 def _refuse(findings: Findings, layer: str, name: str, reason: str) -> None:
-    line = f"{_place(layer)} ({name}) {reason}"
-    if line not in findings.code:
-        findings.code.append(line)
+    # One line a layer: a Lambda and the lambda in it are one and the same.
+    if not layer or not any(line.startswith(f"{_place(layer)} (") for line in findings.code):
+        findings.code.append(f"{_place(layer)} ({name}) {reason}")
 
 
 def _many(count: int) -> str:
