@@ -25,7 +25,10 @@ Floats = NDArray[np.float32]
 
 
 def read(prototxt: str, saved: Sequence[caffe_files.Saved] = ()) -> Net:
-    """The net of a deploy prototxt of today's format, with blobs as they would be saved."""
+    """The net of a deploy prototxt of today's format, with blobs as they would be saved.
+
+    Not by the frontend's own reader: its checks come first, and layers of any kind are to be met by the lowering's.
+    """
     blobs = {name: tuple(np.asarray(blob, np.float32) for blob in arrays) for name, _, arrays in saved}
     inputs: dict[str, tuple[int, ...]] = {}
     layers = []
