@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from retarget.protocols import JSON, Array, Feeds
 
-Made = tuple[Exported, "ir.Model"]
+Floats: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
+Made: TypeAlias = "tuple[Exported, ir.Model]"
 
 
 def source_of(
@@ -68,14 +69,14 @@ def round_trip(source: Source, out: Path, feeds: Sequence[Feeds], *, least: floa
     return exported, model
 
 
-def normal(*shape: int, seed: int = 0) -> Array:
+def normal(*shape: int, seed: int = 0) -> Floats:
     """Normal float32."""
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype("f4")
 
 
-def weights(*shape: int) -> Array:
+def weights(*shape: int) -> Floats:
     """Such that what a layer gives is about as large as what it takes."""
-    return (normal(*shape, seed=7) / np.sqrt(np.prod(shape[:-1]))).astype("f4")
+    return normal(*shape, seed=7) / np.float32(np.sqrt(np.prod(shape[:-1])))
 
 
 def save_function(

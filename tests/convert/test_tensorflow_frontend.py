@@ -21,7 +21,11 @@ from tensorflow_testing import (
 from retarget.convert.tensorflow import matches, parts
 from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.errors import RetargetError, Unsupported
+from retarget.protocols import JSON
 from retarget.spec import TensorSpec
+
+with quiet():
+    import keras
 
 F32 = tf.float32
 
@@ -33,30 +37,26 @@ def spec(*shape: int | None, name: str = "x", dtype: tf.DType = F32) -> tf.Tenso
 X = [{"x": normal(2, 8)}, {"x": normal(5, 8)}]
 
 
-class TwoHeads(tf.Module):
-    """Two signatures, one of them of two inputs and two outputs, whose order is not that of their names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = tf.Variable(weights(8, 4))
-        self.shift = tf.constant(normal(4))
-
-    @tf.function(input_signature=[spec(None, 8, name="right"), spec(None, 8, name="left")])
-    def pair(self, right: tf.Tensor, left: tf.Tensor) -> dict[str, tf.Tensor]:
-        hidden = (right + 2 * left) @ self.kernel + self.shift
-        return {"probabilities": tf.nn.softmax(hidden), "logits": hidden}
-
-    @tf.function(input_signature=[spec(None, 8)])
-    def single(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"doubled": 2 * (x @ self.kernel)}
-
-
 @pytest.fixture(scope="module")
 def two_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two signatures, one of them of two inputs and two outputs, whose order is not that of their names."""
     folder = tmp_path_factory.mktemp("saved") / "two_heads"
-    module = TwoHeads()
+    module = tf.Module()
+    module.kernel, module.shift = tf.Variable(weights(8, 4)), tf.constant(normal(4))
+
+    def pair(right: tf.Tensor, left: tf.Tensor) -> dict[str, tf.Tensor]:
+        hidden = (right + 2 * left) @ module.kernel + module.shift
+        return {"probabilities": tf.nn.softmax(hidden), "logits": hidden}
+
+    def single(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"doubled": 2 * (x @ module.kernel)}
+
+    signatures = {
+        "pair": tf.function(pair, input_signature=[spec(None, 8, name="right"), spec(None, 8, name="left")]),
+        "single": tf.function(single, input_signature=[spec(None, 8)]),
+    }
     with quiet():
-        tf.saved_model.save(module, str(folder), signatures={"pair": module.pair, "single": module.single})
+        tf.saved_model.save(module, str(folder), signatures=signatures)
     return folder
 
 
@@ -206,7 +206,7 @@ def test_a_frozen_graph(tmp_path: Path) -> None:
 
 def test_a_part_of_a_frozen_graph(tmp_path: Path) -> None:
     path = save_graph(frozen, tmp_path / "m.pb")
-    options = {"outputs": ["net/halves:1", "net/left"]}
+    options: dict[str, JSON] = {"outputs": ["net/halves:1", "net/left"]}
     feeds = [{"net/hidden": normal(n, 6)} for n in (2, 3)]
     source = source_of(path, "net/hidden=float32[N,6]", options=options, outputs=("right", "left"))
     exported, _ = round_trip(source, tmp_path / "out", feeds)
@@ -260,14 +260,6 @@ def test_a_checkpoint_without_its_graph(tmp_path: Path) -> None:
 # ---- what models are made of
 
 
-@pytest.fixture(scope="module")
-def keras() -> object:
-    with quiet():
-        import keras
-    keras.utils.set_random_seed(0)
-    return keras
-
-
 def test_convolutions_keep_the_channels_last(tmp_path: Path) -> None:
     def net(x: tf.Tensor) -> dict[str, tf.Tensor]:
         h = tf.nn.relu(tf.nn.conv2d(x, weights(3, 3, 3, 8), 2, "SAME"))
@@ -282,7 +274,7 @@ def test_convolutions_keep_the_channels_last(tmp_path: Path) -> None:
 
 def test_exact_gelu_and_attention(tmp_path: Path) -> None:
     def net(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        q, k, v = (tf.einsum("nld,dhe->nhle", x, weights(8, 2, 4) * scale) for scale in (1.0, 0.7, 0.4))
+        q, k, v = (tf.einsum("nld,dhe->nhle", x, weights(8, 2, 4) * np.float32(scale)) for scale in (1.0, 0.7, 0.4))
         heads = tf.nn.softmax(tf.einsum("nhle,nhme->nhlm", q, k) / 2.0) @ v
         return {"y": tf.nn.gelu(tf.reshape(tf.transpose(heads, [0, 2, 1, 3]), [-1, tf.shape(x)[1], 8]))}
 
@@ -292,7 +284,8 @@ def test_exact_gelu_and_attention(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", ["LSTM", "GRU"])
-def test_recurrent_layers_of_variable_length(layer: str, keras: object, tmp_path: Path) -> None:
+def test_recurrent_layers_of_variable_length(layer: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((None, 4), name="steps")
     hidden = getattr(keras.layers, layer)(6, return_sequences=True)(inputs)
     model = keras.Model(
@@ -306,7 +299,7 @@ def test_recurrent_layers_of_variable_length(layer: str, keras: object, tmp_path
     assert exported.outputs == ("all", "last")
 
 
-def test_one_dimensional_convolutions_and_norms_of_keras(keras: object, tmp_path: Path) -> None:
+def test_one_dimensional_convolutions_and_norms_of_keras(tmp_path: Path) -> None:
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -325,7 +318,7 @@ def test_one_dimensional_convolutions_and_norms_of_keras(keras: object, tmp_path
     round_trip(source_of(tmp_path / "m"), tmp_path / "out", [{name: normal(n, 12, 4)} for n in (1, 3)])
 
 
-def test_captured_constants_are_no_inputs(keras: object, tmp_path: Path) -> None:
+def test_captured_constants_are_no_inputs(tmp_path: Path) -> None:
     normalize = keras.layers.Normalization()
     normalize.adapt(normal(50, 4) * 3 + 1)
     inputs = keras.Input((4,), name="x")

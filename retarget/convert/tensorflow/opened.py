@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from retarget.convert.tensorflow.framework import THREADS, tf
+from retarget.convert.tensorflow.framework import THREADS, quiet, tf
 from retarget.convert.tensorflow.lower import Frozen
 from retarget.convert.tensorflow.names import Border
 from retarget.errors import RetargetError, did_you_mean
@@ -77,9 +77,10 @@ def in_session(
         return results
 
     def freeze() -> Frozen:
-        graph = tf.compat.v1.graph_util.convert_variables_to_constants(
-            session, session.graph.as_graph_def(), list({tensor.op.name: None for tensor in fetched})
-        )
+        with quiet():
+            graph = tf.compat.v1.graph_util.convert_variables_to_constants(
+                session, session.graph.as_graph_def(), list({tensor.op.name: None for tensor in fetched})
+            )
         return Frozen(
             graph,
             tuple(tensor.name for tensor in fed),

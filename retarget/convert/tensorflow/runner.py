@@ -51,9 +51,13 @@ class TensorFlowRunner:
         return None
 
 
+_TRACE = ("Graph execution error", "Detected at", "Node:", "in user code", "File ")
+"""How the lines begin that say where, before those that say what."""
+
+
 def said(error: Exception) -> str:
-    """What went wrong, in one line: TensorFlow's own message, or the last line of it where it begins with a trace."""
+    """What went wrong, in one line: the first of TensorFlow's message that is none of its trace."""
     message = str(getattr(error, "message", "") or error)
     lines = [line.strip() for line in message.splitlines() if line.strip()] or [type(error).__name__]
-    line = next((line for line in lines if not line.startswith(("Graph execution error", "Detected at"))), lines[0])
+    line = next((line for line in lines if not line.startswith(_TRACE)), lines[0])
     return line if len(line) <= 300 else f"{line[:297]}..."
