@@ -128,7 +128,7 @@ def executed(model: openvino.Model, written: openvino.Model | None = None) -> Ex
     kept = sum(
         math.prod(node.get_output_shape(0))
         for node in real
-        if not node.get_input_size()
+        if _told(node, "layerType") == "Const"
         and len(node.get_output_partial_shape(0)) > 1
         and _dtype(node.output(0)) in COMPRESSED
     )
