@@ -25,6 +25,7 @@ PASSES = {
     "equalize_channels": "retarget.passes.equalize_channels:EqualizeChannels",
     "fix_dimensions": "retarget.passes.fix_dimensions:FixDimensions",
     "fix_names": "retarget.passes.library:FixNames",
+    "fold_channels": "retarget.passes.fold_channels:FoldChannels",
     "fold_constants": "retarget.passes.library:FoldConstants",
     "fold_scales": "retarget.passes.fold_scales:FoldScales",
     "fold_shapes": "retarget.passes.fold_shapes:FoldShapes",

@@ -136,7 +136,7 @@ def _take(
 def _arithmetic(
     normalize: Normalize, channels: int | ir.SymbolicDim, axis: int, rank: int, name: str
 ) -> list[tuple[str, Array]]:
-    """Operators and their constants: Gather to swap, Sub and Mul. What changes nothing is left out."""
+    """Operators and their constants: Sub, Gather to swap, and Mul. What changes nothing is left out."""
     steps: list[tuple[str, Array]] = []
     if isinstance(channels, int):
         count = channels
@@ -146,14 +146,16 @@ def _arithmetic(
         )
     else:
         count = 1
-    if normalize.swap_channels:
-        steps.append(("Gather", np.arange(count, dtype=np.int64)[::-1].copy()))
     mean, std = (np.array(numbers, np.float64) for numbers in normalize.channels(count))
-    # (x · scale - mean) / std, with the subtraction in front: what is left of it stands alone there.
-    shape = [count if at == axis else 1 for at in range(rank)]
+    # (x · scale - mean) / std, with the subtraction in front: what no convolution takes in then stands there alone.
     less, times = mean / normalize.factor, normalize.factor / std
+    if normalize.swap_channels:
+        less = less[::-1]
+    shape = [count if at == axis else 1 for at in range(rank)]
     if less.any():
         steps.append(("Sub", less.reshape(shape).astype(np.float32)))
+    if normalize.swap_channels:
+        steps.append(("Gather", np.arange(count, dtype=np.int64)[::-1].copy()))
     if (times != 1).any():
         steps.append(("Mul", times.reshape(shape).astype(np.float32)))
     return steps

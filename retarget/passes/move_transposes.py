@@ -11,6 +11,7 @@ visit a node.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,13 +21,18 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.passes.rewriting import (
+    Array,
+    computed,
     constant,
+    dims,
     forward,
     graph_of,
     initializer,
     ints,
     is_constant,
     node,
+    only_user,
+    own,
     producer,
     rank,
     replace,
@@ -126,6 +132,7 @@ class MoveTransposes(ir.passes.InPlacePass):
                 modified = True
                 _merge(graph)
             modified |= _absorb(graph)
+            modified |= _reorder_rows(graph)
         return ir.passes.PassResult(model, modified)
 
 
@@ -165,6 +172,55 @@ def _absorb(graph: ir.Graph) -> bool:
         rewire(reduce, 0, transpose.inputs[0])
         modified = True
     return modified
+
+
+def _reorder_rows(graph: ir.Graph) -> bool:
+    """A dense layer takes its inputs in any order: MatMul(Flatten(Transpose(x)), w) → MatMul(Flatten(x), w')."""
+    modified = False
+    for reshape in graph:
+        transpose = producer(reshape.inputs[0], "Transpose") if reshape.op_type == "Reshape" else None
+        if transpose is None or transpose.inputs[0] is None:
+            continue
+        perm = _perm(transpose)
+        dense = _dense(reshape, perm)
+        if dense is None or not own(reshape, transpose):
+            continue
+        weight = dense.inputs[1]
+        sizes = [size for size in (dims(reshape.inputs[0]) or ())[1:] if isinstance(size, int)]
+        assert weight is not None
+        rewire(dense, 1, _with_rows(dense, weight, sizes, perm))
+        rewire(reshape, 0, transpose.inputs[0])
+        modified = True
+    return modified
+
+
+def _dense(reshape: ir.Node, perm: Perm) -> ir.Node | None:
+    """The dense layer that alone reads what ``reshape`` makes of all axes but the first of Transpose(x, perm)."""
+    sizes, flat = dims(reshape.inputs[0]), dims(reshape.outputs[0])
+    if reshape.op_type != "Reshape" or reshape.domain or sizes is None or flat is None or len(flat) != 2 or perm[0]:
+        return None
+    rest = [size for size in sizes[1:] if isinstance(size, int)]
+    if len(rest) != len(sizes) - 1 or flat[1] != math.prod(rest):
+        return None
+    dense = only_user(reshape.outputs[0], "MatMul") or only_user(reshape.outputs[0], "Gemm")
+    if dense is None or dense.inputs[0] is not reshape.outputs[0] or dense.attributes.get_int("transA", False):
+        return None
+    weight = dense.inputs[1]
+    return dense if weight is not None and is_constant(weight) and len(weight.uses()) == 1 else None
+
+
+def _with_rows(dense: ir.Node, weight: ir.Value, sizes: list[int], perm: Perm) -> ir.Value:
+    """``weight``, whose rows are in the order of ``sizes``, for what has the order of before Transpose(x, perm)."""
+    order = [perm.index(axis) - 1 for axis in range(1, len(perm))]
+    turned: int = dense.attributes.get_int("transB", False)
+
+    def reorder(array: Array) -> Array:
+        rows = array.T if turned else array
+        moved = rows.reshape(*sizes, -1).transpose(*order, len(sizes)).reshape(rows.shape)
+        return moved.T if turned else moved
+
+    shape = [size for size in dims(weight) or () if isinstance(size, int)]
+    return initializer(dense, f"{weight.name}_turned", computed(weight, reorder, shape))
 
 
 def _hidden(reduce: ir.Node, perm: Perm) -> list[int] | None:
@@ -251,7 +307,7 @@ def _profitable(region: _Region) -> Perm | None:
     for value, maker in zip(entering, makers, strict=True):
         alone = not value.is_graph_output() and not any(region.outside(value))
         if maker is None:
-            saved -= 1
+            saved -= not _is_reshape(value, _inverse(perm))
         elif _perm(maker) == perm:
             saved += alone
         else:
@@ -268,7 +324,9 @@ def _swallows(user: ir.Node, perm: Perm) -> bool:
     """Whether a Transpose in front of ``user`` would not stay."""
     if user.domain:
         return False
-    return user.op_type == "Transpose" or (user.op_type in REDUCTIONS and _hidden(user, perm) is not None)
+    if user.op_type == "Transpose" or (user.op_type in REDUCTIONS and _hidden(user, perm) is not None):
+        return True
+    return _dense(user, perm) is not None
 
 
 def _turn_region(region: _Region, perm: Perm) -> None:
@@ -279,7 +337,7 @@ def _turn_region(region: _Region, perm: Perm) -> None:
     for value in region.entering():
         inside = [(user, at) for user, at in value.uses() if user in region.nodes]
         first = next(user for user in region.nodes if any(user is reader for reader, _ in inside))
-        turned = ir.node("Transpose", inputs=[value], attributes={"perm": inverse})
+        turned = _reshape(first, value, inverse) or ir.node("Transpose", inputs=[value], attributes={"perm": inverse})
         maker = value.producer()
         if maker is not None and maker.graph is first.graph:
             graph_of(first).insert_after(maker, turned)
@@ -293,6 +351,24 @@ def _turn_region(region: _Region, perm: Perm) -> None:
         _renumber(member, perm)
         for out in member.outputs:
             out.shape = _permuted(out.shape, inverse)
+
+
+def _is_reshape(value: ir.Value, perm: Perm) -> bool:
+    """Whether Transpose(value, perm) moves nothing in memory: of all but axes of size 1, the order stays."""
+    sizes = dims(value)
+    if sizes is None or sum(not isinstance(size, int) for size in sizes) > 1:
+        return False
+    kept = [axis for axis in perm if sizes[axis] != 1]
+    return kept == sorted(kept)
+
+
+def _reshape(near: ir.Node, value: ir.Value, perm: Perm) -> ir.Node | None:
+    """The Reshape that does what Transpose(value, perm) would, where there is one."""
+    sizes = dims(value)
+    if sizes is None or not _is_reshape(value, perm):
+        return None
+    shape = [size if isinstance(size, int) else -1 for size in (sizes[axis] for axis in perm)]
+    return ir.node("Reshape", [value, initializer(near, f"{value.name}_turned", np.array(shape, np.int64))])
 
 
 def _turn_back(region: _Region, value: ir.Value, perm: Perm) -> None:
@@ -372,7 +448,10 @@ def _axis_attribute(default: int | None) -> _Axes:
     return _Axes(lambda member: not any(map(is_constant, member.inputs[: _DATA.get(member.op_type)])), apply)
 
 
-_DATA: Mapping[str, int | None] = {"Concat": None, "Softmax": 1, "LogSoftmax": 1, "Hardmax": 1, "Split": 1}
+_DATA: Mapping[str, int | None] = {
+    "Concat": None,
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "Split", "QuantizeLinear", "DequantizeLinear", "Gather"), 1),
+}
 """How many inputs are tensors in the layout; None: all."""
 
 
@@ -401,6 +480,25 @@ def _axes_input(at: int) -> _Axes:
     return _Axes(possible, apply)
 
 
+def _of_few(inner: _Axes) -> _Axes:
+    """``inner``, where scales are one number, or one for each place along an axis: not one for each block."""
+
+    def possible(member: ir.Node) -> bool:
+        return inner.possible(member) and (rank(member.inputs[1]) or 0) < 2
+
+    def apply(member: ir.Node, perm: Perm) -> None:
+        if rank(member.inputs[1]):
+            inner.apply(member, perm)
+
+    return _Axes(possible, apply)
+
+
+def _gathered() -> _Axes:
+    """Gather of a list of places along an axis."""
+    inner = _axis_attribute(0)
+    return _Axes(lambda member: inner.possible(member) and ints(member.inputs[1]) is not None, inner.apply)
+
+
 def _listed(member: ir.Node) -> int:
     """How many axes Slice's starts or Pad's pads speak of."""
     count = rank(member.inputs[0]) or 0
@@ -417,5 +515,7 @@ _RENUMBER: Mapping[str, _Axes] = {
     "Pad": _axes_input(3),
     "Concat": _axis_attribute(None),
     "Split": _axis_attribute(0),
+    "Gather": _gathered(),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _of_few(_axis_attribute(1))),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _axis_attribute(-1)),
 }

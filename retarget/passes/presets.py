@@ -56,6 +56,7 @@ DEFAULT: tuple[Line, ...] = (
     ("move_transposes", {}),  # before the fusions: a Transpose in a pattern hides it
     ("fuse_pad", {}),  # before Conv takes its normalization: Conv is then one node
     ("fuse_conv_bn", {}),  # the largest gain of all in convolutional nets
+    ("fold_channels", {}),  # after Pad is in the convolution: what scales pixels then stands right in front of it
     ("fuse_gelu", {}),
     ("fuse_layer_norm", {}),
     ("fold_scales", {}),  # after the fusions, whose formulas hold the same multiplications

@@ -24,6 +24,19 @@ CONSTANTS = {
     "ends": np.array([3, 4]),
     "hw": np.array([1, 2]),
     "halves": np.array([2, 3]),
+    "order": np.array([4, 1, 0, 3, 2]),
+    "scale": np.array(0.5, "f"),
+    "zero": np.array(3, np.int8),
+    "scales": np.linspace(0.1, 0.5, 5, dtype="f"),
+    "zeros": np.arange(5, dtype=np.uint8),
+    "blocks": np.full((1, 3, 4, 1), 0.5, "f"),
+    "gate_shape": np.array([-1, 1, 1, 5]),
+    "pair": np.array([[0, 1], [2, 0]]),
+    "flat": np.array([-1, 60]),
+    "dense": RNG.standard_normal((60, 7)).astype("f"),
+    "rows": RNG.standard_normal((7, 60)).astype("f"),
+    "other": np.array([-1, 30]),
+    "halved": RNG.standard_normal((30, 7)).astype("f"),
 }
 
 
@@ -45,6 +58,9 @@ def graph(body: str, outputs: str = "float[N,5,3,4] y", inputs: str = "float[N,5
         "b = Softmax <axis = 1> (a)",
         "c = Greater(a, channel) b = Where(c, a, low)",
         "c = Slice(a, crop, ends, hw) d = ReduceMax(c, hw) b = Sub(a, d)",
+        "b = Gather <axis = -1> (a, order)",
+        "q = QuantizeLinear(a, scale, zero) b = DequantizeLinear(q, scale, zero)",
+        "q = QuantizeLinear <axis = 3> (a, scales, zeros) b = DequantizeLinear <axis = -1> (q, scales, zeros)",
     ],
 )
 def test_pairs_meet(inner: str) -> None:
@@ -140,3 +156,43 @@ def test_value_between_that_is_an_output() -> None:
     ran = run_pass(MoveTransposes(), *graph(body, "float[N,5,3,4] y, float[N,3,4,5] b"))
     assert ran.counts["Transpose"] <= 2
     assert ran.error == 0
+
+
+def test_gate_that_comes_from_a_dense_layer() -> None:
+    """Squeeze and excitation: what has one pixel is reshaped, not transposed."""
+    body = f"a = {NHWC} (x) r = Reshape(z, gate_shape) s = Sigmoid(r) b = Mul(a, s) y = {NCHW} (b)"
+    ran = run_pass(MoveTransposes(), *graph(body, inputs="float[N,5,3,4] x, float[N,5] z"))
+    assert ran.counts["Transpose"] == 0
+    assert ran.error == 0
+
+
+def test_gather_that_makes_other_axes_stays() -> None:
+    body = f"a = {NHWC} (x) b = Gather <axis = 1> (a, pair) y = Relu(b)"
+    assert not run_pass(MoveTransposes(), *graph(body, "float[N,2,2,4,5] y")).modified
+
+
+def test_scales_of_blocks_stay() -> None:
+    body = f"a = {NHWC} (x) b = QuantizeLinear <block_size = 5, axis = 3> (a, blocks) y = {NCHW} (b)"
+    ran = run_pass(MoveTransposes(), *graph(body, "uint8[1,5,3,4] y", "float[1,5,3,4] x"))
+    assert not ran.modified
+
+
+@pytest.mark.parametrize("last", ["y = MatMul(f, dense)", "y = Gemm(f, dense)", "y = Gemm <transB = 1> (f, rows)"])
+def test_flatten_in_front_of_a_dense_layer(last: str) -> None:
+    """The weights take the order of what is flattened."""
+    ran = run_pass(MoveTransposes(), *graph(f"a = {NHWC} (x) r = Relu(a) f = Reshape(r, flat) {last}", "float[N,7] y"))
+    assert ran.counts["Transpose"] == 0
+    assert ran.error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs"),
+    [
+        (f"a = {NHWC} (x) f = Reshape(a, other) y = MatMul(f, halved)", "float[M,7] y"),
+        (f"a = {NHWC} (x) f = Reshape(a, flat) y = MatMul(f, dense) z = Relu(f)", "float[N,7] y, float[N,60] z"),
+        (f"a = {NHWC} (x) y = Reshape(a, flat)", "float[N,60] y"),
+        ("a = Transpose <perm = [1, 0, 2, 3]> (x) f = Reshape(a, flat) y = MatMul(f, dense)", "float[N,7] y"),
+    ],
+)
+def test_flatten_that_must_keep_its_order(body: str, outputs: str) -> None:
+    assert not run_pass(MoveTransposes(), *graph(body, outputs)).modified
