@@ -197,7 +197,7 @@ def test_a_framework_runs_where_the_toolchain_says(project: Project) -> None:
     assert report.verdict == "pass", report.reasons
     assert project.found == f"weights.pt: state dict (pytorch, run by {sys.executable})"
     assert facts.rung == "torchscript"
-    assert facts.settings.startswith("PyTorch")
+    assert facts.reference.startswith("PyTorch")
     (convert,) = [step for step in project.plan(text).steps if step.kind == "convert"]
     (project.folder / "net.py").write_text(NET + "\n# changed\n")
     (again,) = [step for step in project.plan(text).steps if step.kind == "convert"]
