@@ -436,6 +436,45 @@ def test_old_pytorch_converts(form: str, weights: Path, tmp_path: Path) -> None:
                 assert snr_db(expected, session.run(feeds)["output"]) >= 100
 
 
+ATTENTION = """
+import torch
+from torch import nn
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.recurrent = nn.LSTM(32, 16, batch_first=True, bidirectional=True)
+
+    def forward(self, ids, mask=None):
+        result, (hidden, cell) = self.recurrent(self.layers(self.embedding(ids)))
+        return {"result": result, "states": (hidden, cell)}
+
+build = Encoder
+"""
+
+
+@pytest.mark.stress
+def test_old_pytorch_exports_attention_with_two_symbols(weights: Path, tmp_path: Path) -> None:
+    python = interpreter("pytorch")
+    written = _written_by(python, "zip", weights, ATTENTION)
+    source = source_of(written.path, "ids=int64[N,T]", factory=written.factory)
+    rng = np.random.default_rng(0)
+    with RemoteFrontend(python, "pytorch") as frontend:
+        exported = frontend.export(source, None, tmp_path)
+        assert exported.outputs == ("result", "states_0", "states_1")
+        with (
+            frontend.reference(source, exported) as runner,
+            Session(LOAD.load(tmp_path, source, exported)) as session,
+        ):
+            for rows, length in ((1, 2), (4, 9)):
+                feeds = {"ids": rng.integers(0, 50, (rows, length))}
+                expected, actual = runner.run(feeds), session.run(feeds)
+                assert all(snr_db(expected[name], actual[name]) >= 100 for name in exported.outputs)
+
+
 @pytest.mark.stress
 @pytest.mark.parametrize("form", ["evil zip", "evil legacy", "evil tar", "evil script"])
 def test_old_pytorch_runs_nothing_from_a_checkpoint(form: str, weights: Path, tmp_path: Path) -> None:
@@ -481,11 +520,11 @@ if form == "evil script":
 """
 
 
-def _written_by(python: Path, form: str, weights: Path) -> Source:
-    """A checkpoint of ``NET`` as that interpreter's PyTorch writes it; evil ones make the folder ``executed``."""
+def _written_by(python: Path, form: str, weights: Path, code: str = NET) -> Source:
+    """A checkpoint of a module as that interpreter's PyTorch writes it; evil ones make the folder ``executed``."""
     folder = weights.parent
     name = {"safetensors": "old.safetensors"}.get(form, "old.pt")
-    (folder / "model.py").write_text(NET)
+    (folder / "model.py").write_text(code)
     subprocess.run([python, "-c", WRITE, form, folder / name], check=True, cwd=folder, env={**os.environ})
     factory = None if form == "script" else (folder / "model.py", "build")
     return source_of(folder / name, "x=float32[N,4]", factory=factory)

@@ -5,6 +5,7 @@ Attention comes out as primitives (opset 21 has no Attention): targets build tho
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import inspect
@@ -179,16 +180,37 @@ def _torchscript(job: Job, parts: Sequence[SwitchesAttention]) -> None:
     # An older PyTorch has no other exporter, and no word for it.
     several = "dynamo" in inspect.signature(torch.onnx.export).parameters
     write = functools.partial(torch.onnx.export, dynamo=False) if several else torch.onnx.export
-    write(
-        module,
-        job.traced.inputs,
-        str(job.path),
-        verbose=False,
-        opset_version=_torchscript_opset(),
-        input_names=[spec.name for spec in job.specs],
-        output_names=list(job.outputs),
-        dynamic_axes={name: dims for name, dims in axes.items() if dims},
-    )
+    with _unfused(job.named):
+        write(
+            module,
+            job.traced.inputs,
+            str(job.path),
+            verbose=False,
+            opset_version=_torchscript_opset(),
+            input_names=[spec.name for spec in job.specs],
+            output_names=list(job.outputs),
+            dynamic_axes={name: dims for name, dims in axes.items() if dims},
+        )
+
+
+@contextlib.contextmanager
+def _unfused(module: nn.Module) -> Iterator[None]:
+    """Without the one operator that PyTorch makes of a layer of attention, which no exporter knows.
+
+    It is not taken where gradients are wanted: all versions of PyTorch have that way around it.
+    """
+    layers = [
+        part for part in module.modules() if isinstance(part, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
+    ]
+    parameters = [parameter for layer in layers for parameter in layer.parameters() if parameter.is_floating_point()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        with torch.set_grad_enabled(bool(parameters)):
+            yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
 def _make_eager(parts: Sequence[SwitchesAttention]) -> None:
