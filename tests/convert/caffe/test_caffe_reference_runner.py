@@ -35,7 +35,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "coefficients": (layer("Eltwise", "eltwise_param { coeff: 1 }", ("data", "data")), "1 coefficients"),
     "enum": (layer("Pooling", "pooling_param { pool: LEAST kernel_size: 2 }"), "LEAST"),
     "kernel": (layer("Pooling", "pooling_param { stride: 2 }"), "kernel 0"),
-    "large": (layer("Tile", "tile_param { tiles: 99999999999999 }"), "cannot be computed"),
+    "large": (layer("Tile", "tile_param { tiles: 2000000000 }"), "cannot be computed"),
     "local_size": (layer("LRN", "lrn_param { local_size: 4 }"), "odd"),
     "order": (layer("Permute", "permute_param { order: 0 order: 0 }"), "order"),
     "pad": (layer("Pooling", "pooling_param { kernel_size: 2 pad: 2 }"), "pad of 2"),

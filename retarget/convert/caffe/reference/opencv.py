@@ -59,6 +59,7 @@ class Opinion:
 
 def ask(net: Net, prototxt: Path, caffemodel: Path | None, feeds: Mapping[str, Blob]) -> Opinion:
     """OpenCV's outputs for ``feeds``. Raises ``Unsupported`` where it does not take the net, or breaks down over it."""
+    wanted = makers(net)
     with TemporaryDirectory(prefix="opencv-") as folder:
         given, found = Path(folder) / "feeds.npz", Path(folder) / "outputs.npz"
         np.savez(given, *feeds.values())
@@ -68,7 +69,7 @@ def ask(net: Net, prototxt: Path, caffemodel: Path | None, feeds: Mapping[str, B
             "inputs": list(feeds),
             "feeds": str(given),
             "outputs": str(found),
-            "makers": makers(net),
+            "makers": wanted,
         }
         try:
             child = subprocess.run(
@@ -98,7 +99,10 @@ def makers(net: Net) -> list[tuple[str, int, str]]:
 
 
 def _maker(net: Net, blob: str) -> Layer:
-    return next(layer for layer in reversed(net.layers) if blob in layer.tops)
+    for layer in reversed(net.layers):
+        if blob in layer.tops:
+            return layer
+    raise Unsupported(f"'{blob}' is an input as well as an output")
 
 
 def agreement(net: Net, ours: Mapping[str, Blob], theirs: Mapping[str, Blob]) -> tuple[float, str]:

@@ -36,7 +36,7 @@ class _Sequences:
 
 def lstm(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     """Weights W_xc, b_c, W_xc_static for a static input, W_hc; the gates are input, forget, output, new."""
-    given = _read(layer, inputs, states=2)
+    given = _read(layer, inputs, states=2, gates=4)
     hidden = given.hidden
     driven = _driven(layer, given, 4 * hidden)
     back = shaped(layer, weights(layer, 4 if given.static is not None else 3)[-1], (4 * hidden, hidden), "weights")
@@ -53,7 +53,7 @@ def lstm(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
 
 def rnn(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     """Weights W_xh, b_h, W_xh_static for a static input, W_hh, W_ho, b_o."""
-    given = _read(layer, inputs, states=1)
+    given = _read(layer, inputs, states=1, gates=1)
     hidden = given.hidden
     driven = _driven(layer, given, hidden)
     blobs = weights(layer, 6 if given.static is not None else 5)[-3:]
@@ -67,12 +67,14 @@ def rnn(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     return _tops(given, tops, [state])
 
 
-def _read(layer: Layer, inputs: Sequence[Blob], states: int) -> _Sequences:
+def _read(layer: Layer, inputs: Sequence[Blob], states: int, gates: int) -> _Sequences:
     parameters = layer.message.message("recurrent_param")
     hidden, exposed = positive(layer, parameters, "num_output"), parameters.flag("expose_hidden")
     least = 2 + states * exposed
     if len(inputs) not in (least, least + 1) or len(layer.tops) != 1 + states * exposed:
         raise wrong(layer, f"takes {least} or {least + 1} bottoms and {1 + states * exposed} tops")
+    # Before anything is made of a size that is only a number in the file.
+    shaped(layer, weights(layer, 2)[1], (gates * hidden,), "biases")
     x, cont = inputs[:2]
     if x.ndim < 2 or cont.shape != x.shape[:2]:
         raise wrong(layer, f"takes x as [T,N,...] and cont as [T,N], not {show(x.shape)} and {show(cont.shape)}")

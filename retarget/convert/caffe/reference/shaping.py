@@ -69,7 +69,9 @@ def tile(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     blob = inputs[0]
     parameters = layer.message.message("tile_param")
     axis = canonical(layer, parameters.integer("axis", 1), blob.ndim)
-    return [np.concatenate([blob] * positive(layer, parameters, "tiles"), axis=axis)]
+    repeats = [1] * blob.ndim
+    repeats[axis] = positive(layer, parameters, "tiles")
+    return [np.tile(blob, repeats)]
 
 
 def reduction(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
