@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retarget.convert.caffe import blobs, files, text, weights
+from retarget.convert.caffe import blobs, fields, files, text, weights
 from retarget.convert.caffe.deploy import deploy
 from retarget.convert.caffe.net import Blob, Layer, Message, Net
 from retarget.convert.caffe.upgrade import upgrade
@@ -60,6 +60,7 @@ def read(
         raise RetargetError(f"{prototxt.name}: the net has no outputs", "each blob is taken by another layer")
     needed = _leading_to(outputs, deployed.layers)
     if not partial:
+        fields.refuse_unknown(needed)
         _check_weights(needed, prototxt, saved)
     inputs, unknown = _shaped(deployed.inputs, shapes or {})
     if unknown and not partial:

@@ -376,6 +376,38 @@ def test_two_layers_of_one_name_with_weights_are_refused(tmp_path: Path) -> None
     )
 
 
+# ---- fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "hint"),
+    [
+        (
+            "pooling_param { strid: 2 }",
+            "has a field 'strid' in pooling_param that is not known",
+            "did you mean 'stride'?",
+        ),
+        ("pooling_parm { stride: 2 }", "has a field 'pooling_parm' that is not known", "did you mean 'pooling_param'?"),
+        (
+            "pooling_param { avg_include_pad: false }",
+            "has a field 'avg_include_pad' in pooling_param that is not known",
+            "remove it if it does not change what the net computes",
+        ),
+    ],
+)
+def test_a_field_that_is_not_known_is_refused(fields: str, message: str, hint: str, tmp_path: Path) -> None:
+    written = DATA + layer("p", "Pooling", "data", "a", fields)
+    error = refused(tmp_path, written)
+    assert (error.message, error.hint) == (f"net.prototxt:7: layer 'p' (Pooling): {message}", hint)
+    again = refused(tmp_path, written + layer("q", "Pooling", "data", "b", fields))
+    assert again.message == f"{error.message}, as 1 other layer"
+
+
+def test_fields_that_change_nothing_are_passed_over(tmp_path: Path) -> None:
+    harmless = "engine: 'MKLDNN' quantization_param { bw: 8 } pooling_param { engine: CUDNN } some_forks_param { x: 1 }"
+    assert reading(tmp_path, DATA + layer("p", "Pooling", "data", "a", harmless)).outputs == ("a",)
+
+
 # ---- damage
 
 
