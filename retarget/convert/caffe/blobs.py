@@ -25,6 +25,8 @@ def expected(layer: Layer) -> tuple[str, ...]:
         return (*scale, "bias") if message.message("scale_param").flag("bias_term") else scale
     if kind == "Bias":
         return ("bias",) if len(layer.bottoms) == 1 else ()
+    if kind == "BN":  # of SegNet's fork, and of PSPNet's
+        return ("scale", "shift") if len(layer.blobs) == 2 else ("slope", "bias", "mean", "variance")
     if kind == "Parameter":
         return ("parameter",)
     if kind in ("LSTM", "RNN"):

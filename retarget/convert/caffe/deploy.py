@@ -244,7 +244,7 @@ def _channels(top: str, layers: Sequence[Layer], area: int) -> int | None:
     for layer in layers:
         if not reached.intersection(layer.bottoms):
             continue
-        if layer.blobs and layer.type in ("BatchNorm", "PReLU", "Scale", "Bias") and layer.blobs[0].size > 1:
+        if layer.blobs and layer.type in ("BN", "BatchNorm", "PReLU", "Scale", "Bias") and layer.blobs[0].size > 1:
             return int(layer.blobs[0].size)
         if layer.blobs and layer.type == "Convolution" and layer.blobs[0].ndim > 2:
             return int(layer.blobs[0].shape[1]) * layer.message.message("convolution_param").integer("group", 1)

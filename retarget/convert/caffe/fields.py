@@ -19,6 +19,7 @@ _KNOWN: Mapping[str, frozenset[str]] = {
         "argmax_param": "out_max_val top_k axis",
         "batch_norm_param": "use_global_stats eps",
         "bias_param": "axis num_axes",
+        "bn_param": "bn_mode eps",
         "clip_param": "min max",
         "concat_param": "axis concat_dim",
         "convolution_param": f"num_output bias_term dilation group axis {_WINDOW}",
@@ -72,7 +73,7 @@ _KNOWN: Mapping[str, frozenset[str]] = {
 # fmt: off
 _SILENT = frozenset({
     "engine", "force_nd_im2col", "conv_algorithm", "cudnn_convolution_algo_seeker", "workspace_limit",  # how, not what
-    "weight_filler", "bias_filler", "filler", "scale_filler", "slope_filler",  # what weights began as
+    "weight_filler", "bias_filler", "filler", "scale_filler", "slope_filler", "shift_filler",  # what weights began as
     "moving_average_fraction", "momentum", "frozen", "stats_batch_size", "stable_prod_grad", "per_fla_fuse",  # training
     "debug_info", "share_in_parallel", "visualize", "visualize_threshold", "save_output_param", "save_file",  # effects
 })

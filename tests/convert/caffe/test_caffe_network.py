@@ -314,6 +314,7 @@ def test_an_input_that_the_net_has_not(tmp_path: Path) -> None:
         ("PReLU", "", 1, 1),
         ("Normalize", "", 1, 1),
         ("Parameter", "", 0, 1),
+        ("BN", "bn_param { eps: 0.1 }", 1, 4),
         ("LSTM", "", 2, 3),
         ("LSTM", "", 3, 4),
         ("LSTM", "recurrent_param { expose_hidden: true }", 4, 3),
