@@ -19,29 +19,12 @@ from retarget.errors import RetargetError
 _PREDICTING = {"SoftmaxWithLoss": ("Softmax", "softmax_param"), "SigmoidCrossEntropyLoss": ("Sigmoid", "sigmoid_param")}
 """Loss to the layer that it applies to its first bottom, and that layer's parameters."""
 _SINKS = frozenset({"Silence", "HDF5Output"})
-_SAME_CHANNELS = frozenset(
-    [
-        "AbsVal",
-        "BNLL",
-        "BatchNorm",
-        "Bias",
-        "Clip",
-        "Dropout",
-        "ELU",
-        "Exp",
-        "LRN",
-        "Log",
-        "MVN",
-        "PReLU",
-        "Pooling",
-        "Power",
-        "ReLU",
-        "Scale",
-        "Sigmoid",
-        "Split",
-        "TanH",
-    ]
-)
+# fmt: off
+_SAME_CHANNELS = frozenset({
+    "AbsVal", "BN", "BNLL", "BatchNorm", "Bias", "Clip", "Dropout", "ELU", "Exp", "LRN", "Log", "MVN", "PReLU",
+    "Pooling", "Power", "ReLU", "Scale", "Sigmoid", "Split", "TanH",
+})
+# fmt: on
 """Types that leave the number of channels as it is."""
 
 MAX_AXES, MAX_COUNT = 32, 2**31 - 1
@@ -168,18 +151,18 @@ def _is_target(top: str, consumers: Mapping[str, Sequence[Layer]]) -> bool:
 
     Where a layer also takes other blobs, as one that masks an image does, only the name tells a label.
     """
-    reached, ahead, mixed = {top}, [top], False
+    reached, ahead, taking = {top}, [top], []
     while ahead:
         for layer in consumers.get(ahead.pop(), ()):
             if _judges(layer) or layer.type in _SINKS:
                 continue
             if blobs.expected(layer):
                 return False
-            mixed |= not reached.issuperset(layer.bottoms)
+            taking.append(layer)
             fresh = set(layer.tops) - reached
             reached |= fresh
             ahead += fresh
-    return "label" in top if mixed else True
+    return "label" in top or all(reached.issuperset(layer.bottoms) for layer in taking)
 
 
 def _shape(source: Layer, top: str, layers: Sequence[Layer]) -> tuple[int, ...] | str:
@@ -212,7 +195,7 @@ def _shape(source: Layer, top: str, layers: Sequence[Layer]) -> tuple[int, ...] 
         channels = 3 if images.flag("is_color", True) else 1
     if channels is None:
         return f"{source.place}: neither the file nor the weights say how many channels '{top}' has"
-    return 1, channels, height, width
+    return _checked(source, top, (1, channels, height, width))
 
 
 def _dummy_shape(source: Layer, index: int) -> tuple[int, ...] | str:
@@ -240,21 +223,31 @@ def _channels(top: str, layers: Sequence[Layer], area: int) -> int | None:
 
     ``area`` is height times width, 0 where it is not known.
     """
-    reached, whole = {top}, True
+    reached = {top}
     for layer in layers:
         if not reached.intersection(layer.bottoms):
             continue
-        if layer.blobs and layer.type in ("BN", "BatchNorm", "PReLU", "Scale", "Bias") and layer.blobs[0].size > 1:
-            return int(layer.blobs[0].size)
-        if layer.blobs and layer.type == "Convolution" and layer.blobs[0].ndim > 2:
-            return int(layer.blobs[0].shape[1]) * layer.message.message("convolution_param").integer("group", 1)
-        if layer.blobs and layer.type in ("ConvolutionDepthwise", "DepthwiseConvolution"):
-            return int(layer.blobs[0].shape[0])
-        if layer.blobs and layer.type == "InnerProduct" and whole and area and layer.blobs[0].shape[-1] % area == 0:
-            return int(layer.blobs[0].shape[-1]) // area
+        told = _channels_taken(layer, area) if layer.blobs else None
+        if told is not None:
+            return told
         if layer.type in _SAME_CHANNELS:
             reached.update(layer.tops)
-            whole &= layer.type != "Pooling"
+            area = 0 if layer.type == "Pooling" else area
+    return None
+
+
+def _channels_taken(layer: Layer, area: int) -> int | None:
+    """How many channels the bottom of ``layer`` has by its weights; None if they do not tell."""
+    weight, message = layer.blobs[0], layer.message
+    if layer.type in ("BN", "BatchNorm", "PReLU", "Scale", "Bias") and weight.size > 1:
+        return int(weight.size)
+    if layer.type == "Convolution" and weight.ndim > 2:
+        return int(weight.shape[1]) * message.message("convolution_param").integer("group", 1)
+    if layer.type in ("ConvolutionDepthwise", "DepthwiseConvolution") and weight.ndim > 2:
+        return int(weight.shape[0])
+    outputs = message.message("inner_product_param").integer("num_output")
+    if layer.type == "InnerProduct" and area and outputs > 0 and weight.size % (outputs * area) == 0:
+        return int(weight.size) // (outputs * area)
     return None
 
 

@@ -18,6 +18,7 @@ FC: Saved = ("fc", "InnerProduct", [np.ones((5, 4 * 6 * 6), np.float32), np.ones
 BODY = layer("conv", "Convolution", "data", "conv", "convolution_param { num_output: 4 bias_term: false }") + layer(
     "fc", "InnerProduct", "conv", "fc", "inner_product_param { num_output: 5 }"
 )
+CONV_OF_ONE = "convolution_param { bias_term: false } inner_product_param { bias_term: false }"
 CROP = "transform_param { crop_size: 8 mirror: true mean_value: 104 mean_value: 117 mean_value: 123 scale: 0.5 }"
 
 
@@ -178,9 +179,20 @@ def test_the_shape_of_an_input(kind: str, parameters: str, shape: tuple[int, ...
         ),
         (layer("p", "PReLU", "data", "y"), ("p", "PReLU", [np.ones(7, np.float32)]), 7),
         (
-            layer("fc", "InnerProduct", "data", "y", "inner_product_param { bias_term: false }"),
+            layer("fc", "InnerProduct", "data", "y", "inner_product_param { bias_term: false num_output: 2 }"),
             ("fc", "InnerProduct", [np.ones((2, 192), np.float32)]),
             3,
+        ),
+        (
+            layer(
+                "fc",
+                "InnerProduct",
+                "data",
+                "y",
+                "inner_product_param { bias_term: false num_output: 2 transpose: true }",
+            ),
+            ("fc", "InnerProduct", [np.ones((64, 2), np.float32)]),
+            1,
         ),
         (
             layer("a", "Power", "data")
@@ -236,6 +248,28 @@ def test_a_blob_that_meets_others_is_an_input_unless_it_is_a_label(tmp_path: Pat
         written = data("HDF5Data", ["data", name], "") + BODY + layer("x", "Eltwise", ["fc", name])
         net = reading(tmp_path, written, shapes={each: shapes[each] for each in inputs})
         assert (list(net.inputs), net.outputs) == (inputs, outputs)
+
+
+def test_what_is_made_of_a_target_alone_is_one(tmp_path: Path) -> None:
+    written = (
+        data("HDF5Data", ["data", "target"], "")
+        + BODY
+        + layer("x", "Power", "target")
+        + layer("x1", "Power", "x")
+        + layer("x2", "Power", "x1")
+        + layer("sum", "Eltwise", ["target", "x2"])
+        + loss("EuclideanLoss", ["fc", "sum"])
+    )
+    net = reading(tmp_path, written, shapes={"data": (1, 3, 8, 8)})
+    assert (list(net.inputs), net.outputs) == (["data"], ("fc",))
+
+
+@pytest.mark.parametrize("blobs", [[np.float32(1).reshape(())], [np.ones(3, np.float32)]])
+def test_odd_weights_say_nothing_of_channels(blobs: list[np.ndarray], tmp_path: Path) -> None:
+    for kind in ("Convolution", "ConvolutionDepthwise", "InnerProduct"):
+        written = data(parameters="transform_param { crop_size: 8 }") + layer("c", kind, "data", "c", CONV_OF_ONE)
+        with pytest.raises(RetargetError, match="neither the file nor the weights say how many channels"):
+            reading(tmp_path, written, [("c", kind, blobs)])
 
 
 def test_a_net_without_weights_has_its_first_blob_as_input(tmp_path: Path) -> None:
