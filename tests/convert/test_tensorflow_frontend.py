@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from tensorflow_testing import (
     converted,
@@ -18,7 +19,7 @@ from tensorflow_testing import (
     weights,
 )
 
-from retarget.convert.tensorflow import matches, parts
+from retarget.convert.tensorflow import lower, matches, parts
 from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.errors import RetargetError, Unsupported
 from retarget.protocols import JSON
@@ -372,6 +373,30 @@ def test_other_types(tmp_path: Path) -> None:
     round_trip(source_of(folder), tmp_path / "out", feeds)
 
 
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    def net(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.cast(tf.tanh(tf.cast(x, tf.float16) @ weights(8, 6).astype("f2")), F32)}
+
+    folder = save_function(net, tmp_path / "m", spec(None, 8))
+    exported, model = round_trip(source_of(folder), tmp_path / "out", X, least=50)
+    assert exported.narrow == "float16"
+    assert "widened from float16" in exported.notes[-1]
+    assert {value.const_value.dtype for value in model.graph.initializers.values()} <= {  # type: ignore[union-attr]
+        ir.DataType.FLOAT,
+        ir.DataType.INT64,
+    }
+
+
+def test_weights_beyond_the_limit_of_protobuf_lie_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lower, "_PROTOBUF_LIMIT", 1000)
+    kernel = tf.Variable(weights(8, 512))
+    folder = save_function(lambda x: {"y": x @ kernel}, tmp_path / "m", spec(None, 8), kernel=kernel)
+    round_trip(source_of(folder), tmp_path / "out", X)
+    assert (tmp_path / "out" / "model.onnx.data").stat().st_size >= 8 * 512 * 4
+
+
 # ---- what cannot be converted
 
 
@@ -400,6 +425,15 @@ def test_python_functions_are_listed(where: str, tmp_path: Path) -> None:
     folder = save_function(net, tmp_path / "m", spec(None, 8))
     with pytest.raises(Unsupported, match=r"mine.* \(PyFunc\): calls Python code, which is not in the file"):
         converted(source_of(folder, trust=True), tmp_path / "out")
+
+
+def test_a_state_that_changes_is_refused(tmp_path: Path) -> None:
+    calls = tf.Variable(0.0)
+    folder = save_function(
+        lambda x: {"y": x + calls.assign_add(1.0, name="counts")}, tmp_path / "m", spec(None, 8), calls=calls
+    )
+    with pytest.raises(Unsupported, match=r"nothing outlives a call:\n  .*counts.* \(AssignAddVariableOp\)"):
+        converted(source_of(folder), tmp_path / "out")
 
 
 def test_text_and_tables_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from retarget.convert.tensorflow import forms
 from retarget.convert.tensorflow.graphs import open_checkpoint, open_frozen_graph
-from retarget.convert.tensorflow.lower import write
+from retarget.convert.tensorflow.lower import half_type, write
 from retarget.convert.tensorflow.names import check_types, input_specs, output_names
 from retarget.convert.tensorflow.opened import Opened
 from retarget.convert.tensorflow.runner import TensorFlowRunner
@@ -35,7 +35,10 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:  # noq
     check_types(opened.outputs, place)
     outputs = output_names([output.name for output in opened.outputs], source, inputs)
     notes = [*opened.notes, *write(opened.freeze(), inputs, outputs, out / MODEL, place)]
-    return Exported(rung="tf2onnx", inputs=inputs, outputs=outputs, notes=tuple(notes))
+    narrow = half_type(out / MODEL)
+    if narrow is not None:
+        notes.append(f"the model was widened from {narrow} to float32; its inputs and outputs keep their types")
+    return Exported(rung="tf2onnx", inputs=inputs, outputs=outputs, notes=tuple(notes), narrow=narrow)
 
 
 def reference(source: Source, exported: Exported) -> TensorFlowRunner:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from retarget.convert.tensorflow.framework import quiet, tf
-from retarget.convert.tensorflow.operators import reason
+from retarget.convert.tensorflow.operators import reason, refuse_changes
 from retarget.convert.tensorflow.runner import said
 from retarget.errors import ToolchainFailure, Unsupported
 from retarget.spec import TensorSpec
@@ -43,6 +43,8 @@ _PROTOBUF_LIMIT = 1_800_000_000
 """Bytes of weights: protobuf ends at 2 GB, and the graph itself takes some."""
 
 _PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault")
+
+_HALF = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
 
 _ONNX_TYPES = {"float32": "FLOAT", "float64": "DOUBLE"}
 """The types whose names are others in ONNX."""
@@ -94,6 +96,7 @@ def freeze(function: tf.types.experimental.ConcreteFunction, place: str) -> Froz
 
 def write(frozen: Frozen, inputs: Sequence[TensorSpec], outputs: Sequence[str], path: Path, place: str) -> list[str]:
     """Write ``frozen`` to ``path`` with ``inputs`` and ``outputs`` as its border: see ``to_onnx``."""
+    refuse_changes(frozen.graph, place)
     fed, asked = _border(frozen, inputs)
     with quiet() as errors:
         model = _convert(frozen.graph, fed, asked, place)
@@ -285,6 +288,16 @@ def _failures(errors: Iterable[logging.LogRecord]) -> Iterator[tuple[str, str]]:
             yield arguments[0], f"tf2onnx fails on it: {said(record.exc_info[1])}"
         else:
             yield arguments[0], ""
+
+
+def half_type(path: Path) -> str | None:
+    """``float16`` or ``bfloat16`` where the model at ``path`` computes in that; None where it does not."""
+    graph = onnx.load_model(str(path), load_external_data=False).graph
+    types = {tensor.data_type for tensor in graph.initializer}
+    for node in _nodes(graph):
+        if node.op_type == "Cast":
+            types.update(attribute.i for attribute in node.attribute if attribute.name == "to")
+    return next((name for number, name in _HALF.items() if number in types), None)
 
 
 def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from retarget.errors import RetargetError
+from retarget.errors import RetargetError, Unsupported
 
 if TYPE_CHECKING:
     from tensorflow.core.framework.graph_pb2 import GraphDef
@@ -35,14 +35,37 @@ _REASONS = (
         "works on text or encoded files",
     ),
     (re.compile(r"Random|Multinomial"), "draws random numbers"),
-    (re.compile(r"^(?:Assign|ResourceScatter|Var|Stack|Queue)"), "changes a state that outlives the call"),
+    (re.compile(r"^(?:Var|Stack|Queue)"), "keeps a state that outlives the call"),
 )
+
+
+_CHANGES = re.compile(
+    r"(?:Assign|Resource(?:Scatter|Apply|SparseApply|StridedSliceAssign|CountUpTo)|Apply|SparseApply)\w*"
+    r"|Scatter(?:Nd)?(?:Update|Add|Sub|Mul|Div|Min|Max)|CountUpTo"
+)
+"""Operators that write variables."""
 
 
 def reason(operator: str, otherwise: str | None = None) -> str:
     """Why ``operator`` has no form in ONNX, as far as its name tells it."""
     known = (text for pattern, text in _REASONS if pattern.search(operator))
     return next(known, otherwise or "tf2onnx has no form of it in ONNX")
+
+
+def refuse_changes(graph: GraphDef, place: str) -> None:
+    """Raise ``Unsupported`` that lists each node of ``graph``, or of a function it calls, that writes a variable."""
+    names = [
+        f"  {node.name} ({node.op})"
+        for node in _reached(graph, [node.name for node in graph.node], ())
+        if _CHANGES.fullmatch(node.op)
+    ]
+    if names:
+        raise Unsupported(
+            "\n".join(
+                [f"{place}: its variables change when it is called, and in ONNX nothing outlives a call:", *names]
+            ),
+            "export the function that predicts, without training or counting; give a state as an input and an output",
+        )
 
 
 def refuse_files(
