@@ -118,7 +118,8 @@ class Builder:
 
     def number(self, value: float) -> Value:
         """A scalar float32 constant."""
-        return self.constant(np.array(value, np.float32))
+        with np.errstate(over="ignore"):
+            return self.constant(np.array(value, np.float32))
 
     def reshape(self, value: Value, shape: Shape, dtype: ir.DataType = ir.DataType.FLOAT) -> Value:
         """``value`` in ``shape``: a copied dimension where an open one stays in its place, -1 for one that moves.
@@ -190,6 +191,13 @@ def only(layer: Layer, inputs: Sequence[Value]) -> Value:
     return exactly(layer, inputs, 1)[0]
 
 
+def of_rank(layer: Layer, value: Value, rank: int) -> Value:
+    """``value``. Raises ``RetargetError`` if it has not ``rank`` dimensions."""
+    if value.rank != rank:
+        raise wrong(layer, f"needs a bottom of {rank} dimensions, has one of {value.rank}")
+    return value
+
+
 def choice(layer: Layer, parameters: Message, field: str, names: Sequence[str], default: str) -> str:
     """The value of the enum ``field``; ``names``: its values as numbered. Raises ``RetargetError`` for another."""
     word = parameters.word(field, default)
@@ -220,6 +228,8 @@ def alike(layer: Layer, *shapes: Sequence[Dimension], but: int | None = None) ->
 
 def static(layer: Layer, value: Value, axes: Sequence[int] | None = None) -> tuple[int, ...]:
     """The sizes of ``axes``, all of them by default. Raises ``Unsupported`` for an open dimension."""
+    if axes is not None and any(not -value.rank <= axis < value.rank for axis in axes):
+        raise wrong(layer, f"a bottom of {show(value.shape)} has too few dimensions")
     sizes = [value.shape[axis] for axis in (range(value.rank) if axes is None else axes)]
     for size in sizes:
         if not isinstance(size, int):

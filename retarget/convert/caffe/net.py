@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from retarget.errors import RetargetError
 
 Blob: TypeAlias = NDArray[np.float32]
+_LARGEST = float(np.finfo(np.float32).max)
 Scalar: TypeAlias = "str | int | float | bool"
 """A ``str`` is a quoted string or a bare word, such as the name of an enum's value."""
 
@@ -37,9 +38,11 @@ class Message:
         return found[-1] if found else default
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """All values of ``name``, in order."""
+        """All values of ``name``, in order. Caffe's integers are of 32 bits."""
         return tuple(
-            value if isinstance(value, int) and not isinstance(value, bool) else self._wrong(name, value, "an integer")
+            value
+            if isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**32
+            else self._wrong(name, value, "an integer")
             for value in self.fields.get(name, ())
         )
 
@@ -48,9 +51,10 @@ class Message:
         return found[-1] if found else default
 
     def numbers(self, name: str) -> tuple[float, ...]:
+        """All values of ``name``, in order. They fit into a float32, and are finite."""
         return tuple(
             float(value)
-            if isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
             else self._wrong(name, value, "a number")
             for value in self.fields.get(name, ())
         )

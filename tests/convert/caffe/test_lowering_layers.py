@@ -109,7 +109,6 @@ WRONG = {
     "Eltwise": [("", "takes 2 or more bottoms, has 1")],
     "Crop": [("", "takes 2 bottoms, has 1")],
     "ReLU": [("relu_param { negative_slope: steep }", "negative_slope is 'steep', not a number")],
-    "Power": [("power_param { power: -1 scale: 0 }", "0 to a negative power")],
 }
 
 

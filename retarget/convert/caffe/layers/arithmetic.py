@@ -41,11 +41,10 @@ def power(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Val
         parameters.number(name, default) for name, default in (("power", 1.0), ("scale", 1.0), ("shift", 0.0))
     )
     if exponent * scale == 0:
-        if exponent < 0 and shift == 0:
-            raise wrong(layer, "is 0 to a negative power")
-        value = build.number(1.0 if exponent == 0 else shift**exponent)
+        with np.errstate(all="ignore"):
+            value = np.ones((), np.float32) if exponent == 0 else np.array(shift, np.float32) ** np.float32(exponent)
         shape = build.op("Shape", [bottom], (bottom.rank,), ir.DataType.INT64)
-        return [build.op("Expand", [value, shape], bottom.shape)]
+        return [build.op("Expand", [build.constant(np.asarray(value)), shape], bottom.shape)]
     made = _affine(bottom, scale, shift, build)
     return [made if exponent == 1 else build.op("Pow", [made, build.number(exponent)])]
 
@@ -54,7 +53,8 @@ def exp(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value
     """``base ** (shift + scale * x)``; a ``base`` of -1 is e."""
     parameters = layer.message.message("exp_param")
     rate = _log_base(layer, parameters)
-    inner, outer = rate * parameters.number("scale", 1.0), math.exp(rate * parameters.number("shift"))
+    with np.errstate(over="ignore"):
+        inner, outer = rate * parameters.number("scale", 1.0), float(np.exp(rate * parameters.number("shift")))
     raised = build.op("Exp", [_affine(only(layer, inputs), inner, 0, build)])
     return [_affine(raised, outer, 0, build)]
 
@@ -136,7 +136,9 @@ def reduction(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence
     """ReduceSum, ReduceL1, ReduceSumSquare or ReduceMean of all axes from ``axis``, times ``coeff``."""
     bottom = only(layer, inputs)
     parameters = layer.message.message("reduction_param")
-    operation = choice(layer, parameters, "operation", ("", "SUM", "ASUM", "SUMSQ", "MEAN"), "SUM")
+    operation = choice(layer, parameters, "operation", ("0", "SUM", "ASUM", "SUMSQ", "MEAN"), "SUM")
+    if operation == "0":
+        raise wrong(layer, "operation is 0", "operations are numbered from 1, SUM")
     axis = canonical_axis(layer, parameters.integer("axis"), bottom.rank)
     op_type = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}[operation]
     axes = build.integers(*range(axis, bottom.rank))
