@@ -96,6 +96,9 @@ def test_priors_are_constants() -> None:
         ("PriorBox", "min_size: 3 min_size: 4 max_size: 5", "2 of min_size and 1 of max_size"),
         ("PriorBox", "min_size: 3 variance: 1 variance: 2", "2 of variance"),
         ("PriorBox", "min_size: 3 step: -1", "step is -1"),
+        ("PriorBox", "min_size: 3 max_size: 3", "max_size that is not greater"),
+        ("PriorBox", "min_size: 3 aspect_ratio: 0", "aspect_ratio that is not positive"),
+        ("PriorBox", "min_size: 3 " * 240_000 + "aspect_ratio: 2", "would make 8640000 boxes"),
         ("PriorBoxClustered", "width: 3", "1 of width and 0 of height"),
     ],
 )
@@ -316,6 +319,7 @@ def test_a_confidence_of_just_the_threshold_is_not_enough() -> None:
     [
         (Head(overlap=-1), "nms_threshold is -1"),
         (Head(top_k=0), "never find anything"),
+        (Head(prior=np.zeros((1, 1, 160))), r"its priors are \[1,1,160\]"),
         (Head(code="4"), "code_type is 4"),
         (Head(loc=np.zeros((1, 8))), "8 locations for 40 priors"),
         (Head(conf=np.zeros((1, 8))), "8 confidences for 40 priors"),

@@ -320,6 +320,7 @@ def test_regions_may_be_saved_with_four_axes_and_images_be_open() -> None:
     ("prototxt", "message"),
     [
         (pooling("ROIPooling", 3, "pooled_h: 3"), "pooled_h and pooled_w are 3 and 0"),
+        (pooling("ROIPooling", 3, "pooled_h: 100000 pooled_w: 3"), "are 100000 and 3"),
         (pooling("ROIPooling", 3, "pooled_h: 3 pooled_w: 3").replace("dim: 60 dim: 5", "dim: 60 dim: 4"), "5 values"),
         (pooling("PSROIPooling", 7, "output_dim: 2 group_size: 2"), "do not fit 7 channels"),
     ],

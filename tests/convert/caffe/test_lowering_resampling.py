@@ -246,6 +246,8 @@ def test_spp_of_one_level_keeps_its_axes() -> None:
         ("Reorg", "reorg_param { stride: 2 }", (1, 4, 3, 4), "does not divide the size, 3x4"),
         ("Im2col", "convolution_param { kernel_size: 2 axis: 1 }", (2, 3), "axis 1 is the last"),
         ("Im2col", "", (2, 3, 4, 4), "has no kernel_size"),
+        ("Im2col", "convolution_param { kernel_size: 100000 }", (2, 3, 4, 4), "more than 1024"),
+        ("Reorg", "reorg_param { stride: 2 }", (4, 4, 4), "of 4 dimensions, has one of 3"),
         ("SPP", "spp_param { pyramid_height: 0 }", (1, 2, 4, 4), "pyramid_height is 0"),
         ("SPP", "spp_param { pyramid_height: 3 }", (1, 2, 5, 5), "pad 2 is not smaller than the kernel"),
     ],

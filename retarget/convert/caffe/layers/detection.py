@@ -12,12 +12,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from retarget.convert.caffe.build import Builder, Lowering, Shape, Value, product, refuse, static, wrong
+from retarget.convert.caffe.build import Builder, Lowering, Shape, Value, product, refuse, show, static, wrong
 from retarget.convert.caffe.layers.suppression import (
     BOOL,
     INT64,
     LOWERED_TO,
     LOWEST,
+    MOST_BOXES,
     full,
     halves,
     open_count,
@@ -46,6 +47,13 @@ def prior_box(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence
         raise wrong(layer, "needs a min_size, 1 or more")
     if largest and len(largest) != len(smallest):
         raise wrong(layer, f"has {len(smallest)} of min_size and {len(largest)} of max_size")
+    if any(
+        large <= small
+        for small, large in zip(parameters.numbers("min_size"), parameters.numbers("max_size"), strict=False)
+    ):
+        raise wrong(layer, "has a max_size that is not greater than its min_size")
+    if any(ratio <= 0 for ratio in parameters.numbers("aspect_ratio")):
+        raise wrong(layer, "has an aspect_ratio that is not positive")
     sizes: list[tuple[float, float]] = []
     for index, small in enumerate(smallest):
         sizes.append((small, small))
@@ -80,7 +88,11 @@ def _priors(
     layer: Layer, parameters: Message, inputs: Sequence[Value], build: Builder, sizes: Sequence[tuple[float, float]]
 ) -> Value:
     """In Caffe's order and precision: centres and sizes are float32, and combined in float64."""
+    if not inputs:
+        raise wrong(layer, "needs a feature map as its bottom")
     rows, columns = static(layer, inputs[0], (2, 3))
+    if rows * columns * len(sizes) > MOST_BOXES:
+        raise refuse(layer, f"would make {rows * columns * len(sizes)} boxes, more than {MOST_BOXES} constants")
     height, width = _image_size(layer, parameters, inputs)
     step_y, step_x = _steps(layer, parameters, (height / np.float32(rows), width / np.float32(columns)))
     offset = np.float32(parameters.number("offset", 0.5))
@@ -197,6 +209,8 @@ def detection_output(layer: Layer, inputs: Sequence[Value], build: Builder) -> S
 def _check(layer: Layer, inputs: Sequence[Value], parameters: Message, overlap: float) -> None:
     if len(inputs) not in (3, 4):
         raise refuse(layer, f"has {len(inputs)} bottoms, Caffe's takes loc, conf and prior; forks' are not known")
+    if inputs[2].rank != 3 or inputs[2].shape[1] != 2:
+        raise wrong(layer, f"its priors are {show(inputs[2].shape)}, need boxes and variances: [1,2,...]")
     classes = parameters.integer("num_classes")
     suppression = parameters.message("nms_param")
     eta = suppression.number("eta", 1.0)

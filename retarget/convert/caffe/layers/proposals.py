@@ -15,8 +15,17 @@ import onnx_ir as ir
 import yaml
 from numpy.typing import NDArray
 
-from retarget.convert.caffe.build import Builder, Lowering, Value, refuse, static, wrong
-from retarget.convert.caffe.layers.suppression import BOOL, LOWEST, halves, open_count, positions, suppressed, top
+from retarget.convert.caffe.build import Builder, Lowering, Value, of_rank, refuse, show, static, wrong
+from retarget.convert.caffe.layers.suppression import (
+    BOOL,
+    LOWEST,
+    MOST_BOXES,
+    halves,
+    open_count,
+    positions,
+    suppressed,
+    top,
+)
 from retarget.convert.caffe.net import Layer
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
@@ -46,9 +55,9 @@ def proposal(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[
     """
     parameters = layer.message.message("proposal_param")
     ratios, scales = parameters.numbers("ratio"), parameters.numbers("scale")
-    if not ratios or not scales:
-        raise wrong(layer, "needs ratio and scale")
     base = parameters.integer("base_size", 16)
+    if not ratios or not scales or min(*ratios, *scales, base) <= 0:
+        raise wrong(layer, "needs ratio and scale, and like base_size above 0")
     settings = _Settings(
         stride=parameters.number("feat_stride", 16),
         anchors=_anchors(base, np.array(ratios, np.float32), np.array(scales, np.float32), _half_up),
@@ -119,12 +128,17 @@ def _propose(layer: Layer, inputs: Sequence[Value], build: Builder, settings: _S
         raise wrong(layer, f"has {len(inputs)} bottoms, needs scores, deltas and the image's height, width and scale")
     scores, deltas, info = inputs
     count = len(settings.anchors)
-    images, channels, rows, columns = static(layer, scores)
+    images, channels, rows, columns = static(layer, of_rank(layer, scores, 4))
     if images != 1:
         raise wrong(layer, f"has a batch of {images}; Caffe proposes for one image at a time")
     if channels != 2 * count or static(layer, deltas) != (1, 4 * count, rows, columns):
-        raise wrong(layer, f"has {count} anchors, which do not fit scores of {scores.shape}, deltas of {deltas.shape}")
+        raise wrong(
+            layer,
+            f"has {count} anchors, which do not fit scores of {show(scores.shape)}, deltas of {show(deltas.shape)}",
+        )
     number = rows * columns * count
+    if number > MOST_BOXES:
+        raise refuse(layer, f"would move {number} anchors, more than {MOST_BOXES} constants")
     image = build.reshape(info, (int(np.prod(static(layer, info))),))
 
     shape = (1, rows, columns, 2 * count)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from retarget.convert.caffe.build import Builder, Lowering, Value, exactly, product, static, wrong
+from retarget.convert.caffe.build import Builder, Lowering, Value, exactly, of_rank, product, show, static, wrong
 from retarget.convert.caffe.layers.suppression import BOOL
 from retarget.convert.caffe.net import Layer
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+_MOST_BINS = 4096
+"""Along one side. Each has a number in the graph; the nets that there are have 14 at most."""
 
 
 def roi_pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
@@ -23,9 +25,10 @@ def roi_pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequen
     """
     parameters = layer.message.message("roi_pooling_param")
     features, rois = exactly(layer, inputs, 2)
+    of_rank(layer, features, 4)
     height, width = parameters.integer("pooled_h"), parameters.integer("pooled_w")
-    if height <= 0 or width <= 0:
-        raise wrong(layer, f"pooled_h and pooled_w are {height} and {width}, must be positive")
+    if not (0 < height <= _MOST_BINS and 0 < width <= _MOST_BINS):
+        raise wrong(layer, f"pooled_h and pooled_w are {height} and {width}, must be 1 to {_MOST_BINS}")
     rows = _rows(layer, rois, build)
     images, channels = features.shape[0], *static(layer, features, (1,))
     count, scale = rows.shape[0], parameters.number("spatial_scale", 1.0)
@@ -121,6 +124,7 @@ def psroi_pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequ
     """
     parameters = layer.message.message("psroi_pooling_param")
     features, rois = exactly(layer, inputs, 2)
+    of_rank(layer, features, 4)
     depth, group = parameters.integer("output_dim"), parameters.integer("group_size")
     images, channels, height, width = static(layer, features)
     if depth <= 0 or group <= 0 or channels != depth * group * group:
@@ -161,7 +165,7 @@ def psroi_pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequ
 def _rows(layer: Layer, rois: Value, build: Builder) -> Value:
     """``rois`` as [K,5], whether saved as that or as [K,5,1,1]."""
     if int(np.prod(static(layer, rois, range(1, rois.rank)))) != 5:
-        raise wrong(layer, f"its regions are {rois.shape}, need 5 values each: image, x1, y1, x2, y2")
+        raise wrong(layer, f"its regions are {show(rois.shape)}, need 5 values each: image, x1, y1, x2, y2")
     return build.reshape(rois, (rois.shape[0], 5))
 
 

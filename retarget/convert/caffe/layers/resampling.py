@@ -14,8 +14,11 @@ from retarget.convert.caffe.build import (
     Lowering,
     Value,
     canonical_axis,
+    of_rank,
     only,
     product,
+    refuse,
+    show,
     static,
     wrong,
 )
@@ -24,6 +27,8 @@ from retarget.convert.caffe.layers.windows import count, per_axis
 from retarget.convert.caffe.net import Layer, Message
 
 INT64 = ir.DataType.INT64
+_MOST_PICKED = 1024
+"""Elements of a window of Im2col: their kernels have as many numbers each, so a million in all."""
 
 
 def interp(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
@@ -32,7 +37,7 @@ def interp(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Va
     The size is as said, or that of a second bottom; a negative pad crops before.
     """
     parameters = layer.message.message("interp_param")
-    bottom = inputs[0] if len(inputs) == 2 else only(layer, inputs)
+    bottom = of_rank(layer, inputs[0] if len(inputs) == 2 else only(layer, inputs), 4)
     begin, end = (parameters.integer(f"pad_{side}") for side in ("beg", "end"))
     if begin > 0 or end > 0:
         raise wrong(layer, f"pad_beg and pad_end are {begin} and {end}, must not be positive")
@@ -79,9 +84,7 @@ def upsample(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[
     if len(inputs) == 2:
         return [_unpool(layer, inputs, build)]
     parameters = layer.message.message("upsample_param")
-    bottom = only(layer, inputs)
-    if bottom.rank != 4:
-        raise wrong(layer, f"needs a bottom of 4 dimensions, has one of {bottom.rank}")
+    bottom = of_rank(layer, only(layer, inputs), 4)
     scale = parameters.integer("scale", 1)
     factors = parameters.integer("scale_h", scale), parameters.integer("scale_w", scale)
     if min(factors) < 1 or "upsample_h" in parameters or "upsample_w" in parameters:
@@ -104,7 +107,9 @@ def _unpool(layer: Layer, inputs: Sequence[Value], build: Builder) -> Value:
     parameters = layer.message.message("upsample_param")
     bottom, mask = inputs
     if bottom.rank != 4 or mask.shape != bottom.shape:
-        raise wrong(layer, f"needs a mask of the shape of its bottom, {bottom.shape}, has one of {mask.shape}")
+        raise wrong(
+            layer, f"needs a mask of the shape of its bottom, {show(bottom.shape)}, has one of {show(mask.shape)}"
+        )
     height, width = _unpooled(layer, parameters, bottom)
     shape = (*bottom.shape[:2], height * width)
     flat = (*bottom.shape[:2], product(bottom.shape[2:]))
@@ -130,7 +135,7 @@ def reorg(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Val
     nets were trained on that. It is no inverse of ``reverse``, which moves blocks of channels as DepthToSpace does.
     """
     parameters = layer.message.message("reorg_param")
-    bottom = only(layer, inputs)
+    bottom = of_rank(layer, only(layer, inputs), 4)
     stride = parameters.integer("stride")
     images = bottom.shape[0]
     channels, height, width = static(layer, bottom, (1, 2, 3))
@@ -161,6 +166,8 @@ def im2col(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Va
     pad = per_axis(layer, parameters, "pad", len(spatial), 0, smallest=0)
     dilation = per_axis(layer, parameters, "dilation", len(spatial), 1)
     elements = math.prod(kernel)
+    if elements > _MOST_PICKED:
+        raise refuse(layer, f"windows of {elements} elements, more than {_MOST_PICKED}: each would need a kernel")
     picks = np.tile(np.eye(elements, dtype=np.float32), (channels, 1)).reshape(-1, 1, *kernel)
     windows = tuple(
         count(size, (taps - 1) * gap + 1, step, 2 * padding)

@@ -14,6 +14,8 @@ from retarget.convert.caffe.net import Layer
 INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
 LOWEST = float(np.finfo(np.float32).min)
 SMALLEST = float(np.finfo(np.float32).tiny)
+MOST_BOXES = 2**22
+"""Constants: nets have some 100,000 at most, and a size that is wrong must not take all memory."""
 LOWERED_TO = 0.5
 """Where ``eta`` stops to lower the threshold of overlaps."""
 LOWERED_AMONG = 1000
