@@ -25,7 +25,7 @@ Judge: TypeAlias = Literal["right", "wrong", "lacking", "unsteady"]
 # fmt: off
 ABSENT = (
     "ArgMax", "BN", "BatchReindex", "Bias", "Clip", "DepthwiseConvolution", "DummyData", "Embed", "Im2col",
-    "LSTM", "Parameter", "RNN", "Reduction", "SPP", "Threshold", "Tile", "Upsample",
+    "LSTM", "LSTMUnit", "Parameter", "Python", "RNN", "Reduction", "SPP", "Threshold", "Tile", "Upsample",
 )
 LACKING = (
     "axpy_flat", "axpy_plain", "batchnorm_batch", "convolution_axis", "detectionoutput_corner_size",
@@ -664,6 +664,9 @@ def _recurrents() -> Iterator[Case]:
         tops=("out", "h", "c"),
     )
     yield _many("lstm_wide", "LSTM", number, {"x": normal(time, batch, 2, 2), "cont": cont}, *gates, back)
+    unit = {"c": normal(1, batch, hidden), "x": normal(1, batch, 4 * hidden)}
+    yield _many("lstmunit_plain", "LSTMUnit", "", {**unit, "cont": exact([1, 1, 1], 1, batch)}, tops=("cell", "out"))
+    yield _many("lstmunit_begins", "LSTMUnit", "", {**unit, "cont": exact([1, 0, 1], 1, batch)}, tops=("cell", "out"))
     recurrent = (normal(hidden, size, scale=0.5), normal(hidden, scale=0.5))
     output = (normal(hidden, hidden, scale=0.5), normal(hidden, hidden, scale=0.5), normal(hidden, scale=0.5))
     yield _many("rnn_plain", "RNN", number, {"x": x, "cont": cont}, *recurrent, *output)
@@ -772,6 +775,23 @@ def _regions() -> Iterator[Case]:
         },
         outputs="detections",
     )
+    # py-faster-rcnn's own, whose other settings stand in its code; a box that is too small is dropped.
+    for name, text, anchors in (
+        ("proposal", "'feat_stride': 16", 9),
+        ("proposal_scales", "'feat_stride': 16\\n'scales': !!python/tuple [1, 2]", 6),
+    ):
+        own = f"python_param {{ module: 'rpn.proposal_layer' layer: 'ProposalLayer' param_str: \"{text}\" }}"
+        yield Case(
+            f"python_{name}",
+            "Python",
+            layer("Python", own, ("scores", "deltas", "image"), ("out", "score")),
+            {
+                "scores": uniform(1, 2 * anchors, heights, widths, low=0.01, high=0.99),
+                "deltas": normal(1, 4 * anchors, heights, widths, scale=0.3),
+                "image": image,
+            },
+            outputs="detections",
+        )
 
 
 def _boxes(count: int, seed: int) -> list[float]:

@@ -180,6 +180,17 @@ def _lstm(feeds: Tensors, blobs: Sequence[torch.Tensor]) -> Sequence[torch.Tenso
     return [torch.stack(outputs), *last]
 
 
+def _lstm_unit(feeds: Tensors, blobs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """A cell whose own weights add nothing: what is given are the gates."""
+    gates, kept = feeds["x"][0], feeds["c"][0] * feeds["cont"][0][:, None]
+    take, forget, give, new = gates.chunk(4, dim=1)
+    cell = torch.nn.LSTMCell(gates.shape[1], gates.shape[1] // 4, bias=False).double()
+    torch.nn.init.eye_(cell.weight_ih)
+    torch.nn.init.zeros_(cell.weight_hh)
+    state, last = cell(torch.cat([take, forget, new, give], dim=1), (torch.zeros_like(kept), kept))
+    return [last[None], state[None]]
+
+
 def _rnn(feeds: Tensors, blobs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     x, cont = feeds["x"], feeds["cont"]
     inward, term, *static, back, out, out_term = blobs
@@ -282,6 +293,8 @@ TORCH: Mapping[str, Oracle] = {
     "lstm_static": _lstm,
     "lstm_exposed": _lstm,
     "lstm_wide": _lstm,
+    "lstmunit_plain": _lstm_unit,
+    "lstmunit_begins": _lstm_unit,
     "mvn_eps": _one(lambda x: (x - x.mean((1, 2, 3), True)) / (x.std((1, 2, 3), correction=0, keepdim=True) + 0.5)),
     "normalize_scale": _one(lambda x, w: F.normalize(x.flatten(1)).reshape(x.shape) * w[:, None, None]),
     "parameter_plain": _one(lambda x, w: x + w),
@@ -427,6 +440,25 @@ def test_a_proposal_that_is_too_small_comes_last_with_a_score_of_0(tmp_path: Pat
     assert np.all(np.diff(scores) <= 0)
 
 
+@pytest.mark.parametrize(("name", "scales"), [("python_proposal", (8, 16, 32)), ("python_proposal_scales", (1, 2))])
+def test_the_python_layer_is_a_proposal_that_drops_what_is_too_small(
+    name: str, scales: Sequence[int], tmp_path: Path
+) -> None:
+    case = CASES[name]
+    each = " ".join(f"scale: {scale}" for scale in scales)
+    text = layer(
+        "Proposal",
+        f"proposal_param {{ ratio: 0.5 ratio: 1 ratio: 2 {each} }}",
+        ("scores", "deltas", "image"),
+        ("out", "score"),
+    )
+    boxes, scores = evaluated(case, tmp_path)
+    wanted, known = evaluated(replace(case, name="other", layers=text), tmp_path)
+    assert 0 < len(scores) == np.count_nonzero(known)
+    assert np.array_equal(boxes, wanted[known > 0])
+    assert np.array_equal(scores, known[known > 0])
+
+
 def test_of_equal_values_argmax_takes_the_last(tmp_path: Path) -> None:
     feeds = {"data": np.zeros((2, 4, 9, 10), np.float32)}
     assert np.all(evaluated(CASES["argmax_axis"], tmp_path, feeds)[0] == 3)
@@ -450,7 +482,8 @@ def test_a_window_that_begins_beyond_the_image_is_kept_without_padding(tmp_path:
 
 
 def test_every_case_has_an_oracle() -> None:
-    judged = {*TORCH, *SAME, "detectionoutput_no_background", "proposal_small"}
+    apart = {"detectionoutput_no_background", "proposal_small", "python_proposal", "python_proposal_scales"}
+    judged = {*TORCH, *SAME, *apart}
     assert {name for name, case in CASES.items() if case.opencv != "right"} == judged
 
 

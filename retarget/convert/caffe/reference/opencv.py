@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CHILD = Path(__file__).with_name("opencv_child.py")
 PATIENCE_S = 300
-ROWS = ("DetectionOutput", "Proposal")
+ROWS = ("DetectionOutput", "Proposal", "Python")
 """Layers whose outputs are rows: OpenCV gives as many as there may be, those that it did not find all zeros."""
 
 
@@ -204,6 +204,7 @@ FLAWS: Mapping[str, Sequence[Flaw]] = {
         ),
     ),
     "LSTM": (Flaw("is of another layout, and has no cont"),),
+    "LSTMUnit": _ABSENT,
     "Log": (
         Flaw(
             "does not read base, scale and shift as Caffe does",
@@ -235,6 +236,7 @@ FLAWS: Mapping[str, Sequence[Flaw]] = {
         Flaw("does not know the default of variance", _lacks("variance")),
     ),
     "Proposal": (Flaw("does not read min_size", _when(lambda p: p.integer("min_size", 16) > 1)),),
+    "Python": _ABSENT,
     "RNN": _ABSENT,
     "Reduction": _ABSENT,
     "Reorg": (Flaw("has a stride of 2 only", _when(lambda p: p.integer("stride") != 2 or p.flag("reverse"))),),

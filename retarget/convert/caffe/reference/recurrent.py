@@ -51,6 +51,17 @@ def lstm(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     return _tops(given, tops, [state, cell])
 
 
+def lstm_unit(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
+    """One step of an LSTM: the next cell and its output, from the cell [1, N, H], gates [1, N, 4 H] and cont [1, N]."""
+    cell, gates, cont = inputs
+    if cell.ndim != 3 or gates.shape != (*cell.shape[:2], 4 * cell.shape[2]) or cont.shape != cell.shape[:2]:
+        shapes = " and ".join(show(blob.shape) for blob in inputs)
+        raise wrong(layer, f"takes [1,N,H], [1,N,4H] and [1,N], not {shapes}")
+    take, keep, give, new = np.split(wide(gates), 4, axis=2)
+    found = wide(cont)[..., None] * logistic(keep) * wide(cell) + logistic(take) * np.tanh(new)
+    return [narrow(found), narrow(logistic(give) * np.tanh(found))]
+
+
 def rnn(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     """Weights W_xh, b_h, W_xh_static for a static input, W_hh, W_ho, b_o."""
     given = _read(layer, inputs, states=1, gates=1)

@@ -1,9 +1,11 @@
-"""Layers of the R-CNN family: ROIPooling (Fast R-CNN), PSROIPooling (R-FCN), Proposal (its form in C++)."""
+"""Layers of the R-CNN family: ROIPooling (Fast R-CNN), PSROIPooling (R-FCN), Proposal in C++ and in Python."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,17 +61,66 @@ def psroi_pooling(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     return [top]
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """Of a Proposal, wherever they come from."""
+
+    stride: int
+    anchors: Wide
+    """[A, 4]."""
+    least: float
+    """Pixels of the image before it was scaled."""
+    before: int
+    after: int
+    most: float
+    """Overlap."""
+    drops: bool
+    """Whether a box that is too small is dropped, or comes with a score of 0."""
+
+
 def proposal(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     """Regions [0, x1, y1, x2, y2] and their scores: anchors moved by the deltas, the best that overlap little.
 
     The scores [1, 2 A, H, W] hold the background's first; the image info is [height, width, scale] or, with a scale
     an axis, [height, width, scale_h, scale_w]. A box below ``min_size`` counts with a score of 0.
     """
-    scores, deltas, info = inputs
     parameters = layer.message.message("proposal_param")
-    anchors = _anchors(
-        parameters.integer("base_size", 16), parameters.numbers("ratio"), parameters.numbers("scale"), layer
+    settings = _Settings(
+        stride=positive(layer, parameters, "feat_stride", 16),
+        anchors=_anchors(
+            layer, parameters.integer("base_size", 16), parameters.numbers("ratio"), parameters.numbers("scale")
+        ),
+        least=parameters.integer("min_size", 16),
+        before=parameters.integer("pre_nms_topn", 6000),
+        after=positive(layer, parameters, "post_nms_topn", 300),
+        most=parameters.number("nms_thresh", 0.7),
+        drops=False,
     )
+    return _propose(layer, inputs, settings)
+
+
+def python(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
+    """The one Python layer that deploy nets have: ``ProposalLayer`` of py-faster-rcnn, with its settings for tests."""
+    parameters = layer.message.message("python_param")
+    name = f"{parameters.word('module')}.{parameters.word('layer')}"
+    if name != "rpn.proposal_layer.ProposalLayer" or len(inputs) != 3:
+        raise wrong(layer, f"is Python code, {name}: there is no reference for it")
+    text = parameters.word("param_str")
+    stride = re.search(r"feat_stride'?\s*:\s*([1-9]\d*)", text)
+    if stride is None:
+        raise wrong(layer, "param_str gives no feat_stride")
+    # A list of YAML, or with `!!python/tuple` before it one of Python's.
+    scales = re.search(r"scales'?\s*:[^\[]*\[([^\]]*)\]", text)
+    anchors = _anchors(
+        layer, 16, (0.5, 1, 2), [float(each) for each in scales[1].split(",")] if scales else (8, 16, 32)
+    )
+    settings = _Settings(int(stride[1]), anchors, least=16, before=6000, after=300, most=0.7, drops=True)
+    return _propose(layer, inputs, settings)
+
+
+def _propose(layer: Layer, inputs: Sequence[Blob], settings: _Settings) -> list[Blob]:
+    scores, deltas, info = inputs
+    anchors = settings.anchors
     height, width = image(layer, scores).shape[2:]
     if len(scores) != 1 or scores.shape[1] != 2 * len(anchors):
         raise wrong(layer, f"scores must be {show((1, 2 * len(anchors), height, width))}, not {show(scores.shape)}")
@@ -78,8 +129,9 @@ def proposal(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     if info.size not in (3, 4):
         raise wrong(layer, f"image info must hold 3 or 4 numbers, not {info.size}")
     rows, columns, *scales = (float(value) for value in info.ravel())
-    stride = positive(layer, parameters, "feat_stride", 16)
-    shift_y, shift_x = np.meshgrid(np.arange(height) * stride, np.arange(width) * stride, indexing="ij")
+    shift_y, shift_x = np.meshgrid(
+        np.arange(height) * settings.stride, np.arange(width) * settings.stride, indexing="ij"
+    )
     shifts = np.stack([shift_x, shift_y, shift_x, shift_y], axis=-1)
     # Places first and anchors last, as the scores and deltas are then read.
     boxes = _moved(
@@ -87,13 +139,15 @@ def proposal(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
         wide(deltas)[0].reshape(len(anchors), 4, height, width).transpose(2, 3, 0, 1),
     )
     boxes = np.clip(boxes, 0, np.array([columns - 1, rows - 1] * 2)).reshape(-1, 4)
+    score = wide(scores)[0, len(anchors) :].transpose(1, 2, 0).ravel()
     sizes = boxes[:, 2:] - boxes[:, :2] + 1
-    least = parameters.integer("min_size", 16)
-    enough = (sizes[:, 0] >= least * scales[-1]) & (sizes[:, 1] >= least * scales[0])
-    score = np.where(enough, wide(scores)[0, len(anchors) :].transpose(1, 2, 0).ravel(), 0)
-    order = np.argsort(-score, kind="stable")[: parameters.integer("pre_nms_topn", 6000)]
-    limit = positive(layer, parameters, "post_nms_topn", 300)
-    kept = order[_apart(boxes[order], parameters.number("nms_thresh", 0.7), limit)]
+    enough = (sizes[:, 0] >= settings.least * scales[-1]) & (sizes[:, 1] >= settings.least * scales[0])
+    if settings.drops:
+        boxes, score = boxes[enough], score[enough]
+    else:
+        score = np.where(enough, score, 0)
+    order = np.argsort(-score, kind="stable")[: settings.before]
+    kept = order[_apart(boxes[order], settings.most, settings.after)]
     regions = np.concatenate([np.zeros((len(kept), 1)), boxes[kept]], axis=1)
     return [narrow(regions), narrow(score[kept])][: len(layer.tops)]
 
@@ -133,10 +187,10 @@ def _open_bins(start: np.float32, end: np.float32, count: int, limit: int) -> li
     ]
 
 
-def _anchors(base: int, ratios: Sequence[float], scales: Sequence[float], layer: Layer) -> Wide:
+def _anchors(layer: Layer, base: int, ratios: Sequence[float], scales: Sequence[float]) -> Wide:
     """[A, 4], ratios outermost, around the middle of a square of ``base`` pixels."""
     if not ratios or not scales or min(*ratios, *scales) <= 0 or base < 1:
-        raise wrong(layer, "proposal_param needs base_size, ratio and scale above 0")
+        raise wrong(layer, "needs a base size, ratios and scales above 0")
     middle = 0.5 * (base - 1)
     found = []
     for ratio in ratios:
