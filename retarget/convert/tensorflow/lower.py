@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 with quiet():
     from tf2onnx import optimizer, tf_loader, tfonnx
 
+    from retarget.convert.tensorflow.einsum import einsum
+
 logger = logging.getLogger(__name__)
 
 OPSET = 18
@@ -175,7 +177,7 @@ def _convert(graph: tf.compat.v1.GraphDef, fed: Sequence[str], asked: Sequence[s
                 opset=OPSET,
                 input_names=list(fed),
                 output_names=list(asked),
-                custom_op_handlers={"Erfc": (_erfc, [])},
+                custom_op_handlers={"Erfc": (_erfc, []), "Einsum": (einsum, [])},
                 const_node_values=weights,
                 continue_on_error=True,
             )
@@ -217,14 +219,31 @@ def _mark_weights(graph: tf.compat.v1.GraphDef, weights: Mapping[str, bytes]) ->
 
 
 def _erfc(context: Graph, node: Node, name: str, arguments: Sequence[str]) -> None:  # noqa: ARG001 - tf2onnx's own call
-    """``Erfc(x) = 1 - Erf(x)``, of which exact GELU is made."""
+    """``1 - Erf(x)``, or ``1 + Erf(-x)`` where ``x`` is a negative: so exact GELU is written, of ``-x / √2``."""
     dtype, shape = context.get_dtype(node.output[0]), context.get_shape(node.output[0])
     numpy_type = onnx.helper.tensor_dtype_to_np_dtype(dtype)
     source, outputs = node.input[0], list(node.output)
+    opposite = _opposite(context, source)
     context.remove_node(node.name)
-    erf = context.make_node("Erf", [source], dtypes=[dtype], shapes=[shape])
+    erf = context.make_node("Erf", [opposite or source], dtypes=[dtype], shapes=[shape])
     one = context.make_const(f"{name}_one", numpy_type.type(1))
-    context.make_node("Sub", [one.output[0], erf.output[0]], outputs=outputs, dtypes=[dtype], shapes=[shape], name=name)
+    sign = "Add" if opposite else "Sub"
+    context.make_node(sign, [one.output[0], erf.output[0]], outputs=outputs, dtypes=[dtype], shapes=[shape], name=name)
+
+
+def _opposite(context: Graph, tensor: str) -> str | None:
+    """What ``tensor`` is the negative of, where that can be seen: ``-x``, or a product with it."""
+    node = context.get_node_by_output(tensor)
+    if node is None or node.type not in ("Neg", "Mul"):
+        return None
+    if node.type == "Neg":
+        return str(node.input[0])
+    for index, factor in enumerate(node.inputs):
+        if factor is not None and factor.type == "Neg":
+            other = node.input[1 - index]
+            dtype, shape = context.get_dtype(tensor), context.get_shape(tensor)
+            return str(context.make_node("Mul", [factor.input[0], other], dtypes=[dtype], shapes=[shape]).output[0])
+    return None
 
 
 # ---- its optimizers, without copies
