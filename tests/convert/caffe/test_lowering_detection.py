@@ -13,7 +13,7 @@ import pytest
 from caffe_lowered import Floats, execute, lowered, opencv, openvino
 from numpy.typing import NDArray
 
-from retarget.errors import RetargetError
+from retarget.errors import RetargetError, Unsupported
 
 Numbers: TypeAlias = NDArray[np.floating[Any]]
 
@@ -98,13 +98,19 @@ def test_priors_are_constants() -> None:
         ("PriorBox", "min_size: 3 step: -1", "step is -1"),
         ("PriorBox", "min_size: 3 max_size: 3", "max_size that is not greater"),
         ("PriorBox", "min_size: 3 aspect_ratio: 0", "aspect_ratio that is not positive"),
-        ("PriorBox", "min_size: 3 " * 240_000 + "aspect_ratio: 2", "would make 8640000 boxes"),
+        ("PriorBox", "min_size: 3 " * 2049, "more than 4096 boxes a cell"),
         ("PriorBoxClustered", "width: 3", "1 of width and 0 of height"),
     ],
 )
 def test_priors_that_caffe_would_not_take(kind: str, parameters: str, message: str) -> None:
     with pytest.raises(RetargetError, match=message):
         lowered(priors(parameters, kind))
+
+
+def test_priors_that_would_take_all_memory() -> None:
+    prototxt = priors("min_size: 3").replace("dim: 3 dim: 4 ", "dim: 30000 dim: 40000 ")
+    with pytest.raises(Unsupported, match="would make 1200000000 boxes"):
+        lowered(prototxt)
 
 
 # ---- detections

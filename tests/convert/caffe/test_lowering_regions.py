@@ -189,6 +189,7 @@ def test_other_python_layers_are_refused_by_name() -> None:
         (Proposals(scales=(3,)).prototxt.replace("scale: 3", ""), "needs ratio and scale"),
         (Proposals().prototxt.replace("dim: 1 dim: 12", "dim: 2 dim: 12"), "a batch of 2"),
         (Proposals(info=(80, 96)).prototxt, "has 2 values"),
+        (Proposals().prototxt.replace("ratio: 2", "ratio: 2 " * 2500), "5004 anchors a cell"),
         (Proposals(python=True).prototxt.replace("'feat_stride': 16", "'other': 1"), "does not give feat_stride"),
         (Proposals(python=True).prototxt.replace("'feat_stride': 16", "[16"), "does not give feat_stride"),
     ],

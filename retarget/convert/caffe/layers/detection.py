@@ -18,6 +18,7 @@ from retarget.convert.caffe.layers.suppression import (
     INT64,
     LOWERED_TO,
     LOWEST,
+    MOST_A_CELL,
     MOST_BOXES,
     full,
     halves,
@@ -54,12 +55,14 @@ def prior_box(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence
         raise wrong(layer, "has a max_size that is not greater than its min_size")
     if any(ratio <= 0 for ratio in parameters.numbers("aspect_ratio")):
         raise wrong(layer, "has an aspect_ratio that is not positive")
+    if len(smallest) * (2 + 2 * len(parameters.numbers("aspect_ratio"))) > MOST_A_CELL:
+        raise refuse(layer, f"makes more than {MOST_A_CELL} boxes a cell")
+    roots = [float(np.sqrt(np.float64(ratio))) for ratio in _aspect_ratios(parameters)]
     sizes: list[tuple[float, float]] = []
     for index, small in enumerate(smallest):
         sizes.append((small, small))
         if largest:
             sizes.append(((small * largest[index]) ** 0.5,) * 2)
-        roots = [float(np.sqrt(np.float64(ratio))) for ratio in _aspect_ratios(parameters)]
         sizes += [(small * root, small / root) for root in roots]
     return [_priors(layer, parameters, inputs, build, sizes)]
 

@@ -19,6 +19,7 @@ from retarget.convert.caffe.build import Builder, Lowering, Value, of_rank, refu
 from retarget.convert.caffe.layers.suppression import (
     BOOL,
     LOWEST,
+    MOST_A_CELL,
     MOST_BOXES,
     halves,
     open_count,
@@ -58,6 +59,8 @@ def proposal(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[
     base = parameters.integer("base_size", 16)
     if not ratios or not scales or min(*ratios, *scales, base) <= 0:
         raise wrong(layer, "needs ratio and scale, and like base_size above 0")
+    if len(ratios) * len(scales) > MOST_A_CELL:
+        raise refuse(layer, f"has {len(ratios) * len(scales)} anchors a cell, more than {MOST_A_CELL}")
     settings = _Settings(
         stride=parameters.number("feat_stride", 16),
         anchors=_anchors(base, np.array(ratios, np.float32), np.array(scales, np.float32), _half_up),

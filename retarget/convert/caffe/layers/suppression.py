@@ -16,6 +16,8 @@ LOWEST = float(np.finfo(np.float32).min)
 SMALLEST = float(np.finfo(np.float32).tiny)
 MOST_BOXES = 2**22
 """Constants: nets have some 100,000 at most, and a size that is wrong must not take all memory."""
+MOST_A_CELL = 4096
+"""Boxes around each cell of a feature map; nets have 25 at most."""
 LOWERED_TO = 0.5
 """Where ``eta`` stops to lower the threshold of overlaps."""
 LOWERED_AMONG = 1000
