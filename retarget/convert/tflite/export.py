@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from retarget.convert.tensorflow.names import input_specs, output_names
 from retarget.convert.tflite.interpreter import Interpreter
 from retarget.convert.tflite.names import borders
-from retarget.convert.tflite.read import Signature, Subgraph, chosen_signature, read
+from retarget.convert.tflite.read import DEQUANTIZE, Signature, Subgraph, chosen_signature, read
 from retarget.errors import RetargetError
 from retarget.source import Exported, Source
 from retarget.spec import TensorSpec
@@ -38,14 +38,27 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:  # noq
         shapes = interpreter.shapes()
     model = to_onnx(file, signature, inputs, outputs, shapes)
     (out / MODEL).write_bytes(model.SerializeToString())
-    quantized = any(tensor.quantized and not tensor.constant for tensor in graph.tensors)
-    return Exported(
-        rung="tf2onnx",
-        inputs=inputs,
-        outputs=outputs,
-        notes=("the file is int8 within: its own scales and zero points are kept",) if quantized else (),
-        narrow="int8" if quantized else None,
-    )
+    notes = _about_int8(graph)
+    return Exported(rung="tf2onnx", inputs=inputs, outputs=outputs, notes=notes, narrow="int8" if notes else None)
+
+
+def _about_int8(graph: Subgraph) -> tuple[str, ...]:
+    """What a user must know of int8 in the file; empty where there is none."""
+    if any(tensor.quantized and not tensor.constant for tensor in graph.tensors):
+        return ("the file is int8 within: its own scales and zero points are kept, and variants change what is float",)
+    for operator in graph.operators:
+        read = [graph.tensors[index] for index in operator.inputs if index >= 0]
+        made = [graph.tensors[index] for index in operator.outputs if index >= 0]
+        if (
+            operator.code != DEQUANTIZE
+            and any(tensor.quantized and tensor.constant and tensor.dtype == "int8" for tensor in read)
+            and any(tensor.dtype == "float32" for tensor in made)
+        ):
+            words = (
+                "weights are int8 and multiplied in float; the interpreter rounds what it multiplies them with as well"
+            )
+            return (words,)
+    return ()
 
 
 def reference(source: Source, exported: Exported) -> Interpreter:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from tf2onnx import utils
 from tf2onnx.handler import tfl_op
-from tf2onnx.tflite_handlers import tfl_nn
+from tf2onnx.tflite_handlers import tfl_math, tfl_nn
 
 
 def register() -> None:
     """Let tf2onnx know them, in the place of its own."""
     tfl_op(["TFL_TRANSPOSE_CONV"], tf_op="Conv2DBackpropInput")(TransposeConv)
+    tfl_op(["TFL_FULLY_CONNECTED"])(FullyConnected)
     tfl_op(["TFL_SOFTMAX"], tf_op="Softmax")(Softmax)
     tfl_op(["TFL_GELU"])(Gelu)
     tfl_op(["TFL_RELU_N1_TO_1"])(ReluN1To1)
@@ -34,6 +35,18 @@ class TransposeConv:
             # Right behind the convolution: before the activation, which stands behind it by now.
             added = ctx.insert_new_node_on_output("Add", node.output[0], inputs=[node.output[0], bias])
             added.skip_conversion = True
+
+
+class FullyConnected:
+    """Of int8 weights and floats: in float, as tf2onnx has convolutions.
+
+    The interpreter rounds the floats row by row, tf2onnx's own all rows by one scale: rows would depend on each other.
+    """
+
+    @classmethod
+    def to_tf(cls, ctx: Any, node: Any, **kwargs: Any) -> None:
+        node.set_attr("asymmetric_quantize_inputs", 0)
+        tfl_math.TflFullyConnectedOp.to_tf(ctx, node, **kwargs)
 
 
 class Softmax:

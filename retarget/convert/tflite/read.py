@@ -56,7 +56,8 @@ _IO_TYPES = frozenset(_BYTES) - {"complex64", "complex128"}
 _LISTS = {17: (0,), 30: (0,), 115: (0,)}
 """`BuiltinOptions` that hold lists of int32, by number (Reshape, Squeeze, Bucketize), and the lists' fields."""
 
-CUSTOM = 32
+CUSTOM, DEQUANTIZE = 32, 6
+"""Numbers in `BuiltinOperator`."""
 _DEFAULT = "serving_default"
 _NO_TENSOR = -1
 
