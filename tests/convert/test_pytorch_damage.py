@@ -53,12 +53,14 @@ def marker(tmp_path: Path) -> Iterator[Path]:
     assert not path.exists(), "the payload ran"
 
 
+@pytest.mark.parametrize("archive", [False, True])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_malicious_checkpoint_is_not_executed(
-    wrapped: bool, marker: Path, factory: tuple[Path, str], tmp_path: Path
+    wrapped: bool, archive: bool, marker: Path, factory: tuple[Path, str], tmp_path: Path
 ) -> None:
     path = tmp_path / "evil.pt"
-    torch.save({"state_dict": {"w": torch.zeros(1)}, "x": Payload(marker)} if wrapped else Payload(marker), path)
+    content = {"state_dict": {"w": torch.zeros(1)}, "x": Payload(marker)} if wrapped else Payload(marker)
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
     assert MATCHES(path)
     with pytest.raises(RetargetError, match=r"holds pickled .*mkdir"):
         EXPORT.export(source_of(path, "x=float32[N,4]", factory=factory), None, tmp_path)

@@ -200,8 +200,9 @@ def _foreign_classes(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:
-        logger.info("%s: its classes cannot be listed", path, exc_info=True)
-        return []
+        # It reads archives alone.
+        logger.info("%s: PyTorch cannot list its classes", path, exc_info=True)
+        return pickled_classes(path)
 
 
 def _check_sums(path: Path) -> None:

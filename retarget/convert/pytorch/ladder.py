@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 DYNAMO_OPSET = 21
 TORCHSCRIPT_OPSET = 18
+DYNAMO_SINCE = (2, 7)
+"""What came before had another exporter of that name, or one that takes dimensions by name for static ones."""
 
 _SAME = 1e-2
 """Loose: parity is judged later, and what a size baked into the graph does to outputs is far larger."""
@@ -122,8 +124,8 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
 
 def _no_dynamo() -> str | None:
     """Why there is no dynamo exporter here; None if there is one."""
-    if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
-        return f"PyTorch {torch.__version__} does not have it"
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < DYNAMO_SINCE:
+        return f"PyTorch {torch.__version__} is older than {'.'.join(map(str, DYNAMO_SINCE))}"
     return None if importlib.util.find_spec("onnxscript") else "onnxscript is not installed"
 
 
@@ -160,7 +162,8 @@ def _dynamo(job: Job) -> None:
         opset_version=DYNAMO_OPSET,
         input_names=[spec.name for spec in job.specs],
         output_names=list(job.outputs),
-        dynamic_shapes={"tensors": shapes},
+        # By place, not by name: 2.6 takes the keys for those of `input_names`.
+        dynamic_shapes=(shapes,),
         external_data=True,
     )
 
