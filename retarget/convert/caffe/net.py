@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from retarget.errors import RetargetError
 
 Blob: TypeAlias = NDArray[np.float32]
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST = 3.40282356e38
+"""What still rounds to the largest float32, as it is often written."""
 Scalar: TypeAlias = "str | int | float | bool"
 """A ``str`` is a quoted string or a bare word, such as the name of an enum's value."""
 

@@ -11,6 +11,7 @@ from retarget.convert.caffe.build import (
     Lowering,
     Value,
     choice,
+    of_rank,
     only,
     refuse,
     static,
@@ -65,8 +66,7 @@ def bn(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]
     """
     bottom = only(layer, inputs)
     parameters = layer.message.message("bn_param")
-    if bottom.rank != 4:
-        raise wrong(layer, f"needs a bottom of 4 dimensions, has one of {bottom.rank}")
+    of_rank(layer, bottom, 4)
     (channels,) = static(layer, bottom, [1])
     if len(layer.blobs) == 4:
         names = ("slope", "bias", "mean", "variance")

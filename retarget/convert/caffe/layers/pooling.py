@@ -19,6 +19,7 @@ from retarget.convert.caffe.build import (
     Shape,
     Value,
     choice,
+    of_rank,
     only,
     refuse,
     static,
@@ -34,8 +35,7 @@ def pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[V
     """MaxPool or AveragePool, ``STOCHASTIC`` as in the test phase; a second top of MAX is the index in its plane."""
     bottom = only(layer, inputs)
     parameters = layer.message.message("pooling_param")
-    if bottom.rank != 4:
-        raise wrong(layer, f"needs a bottom of 4 dimensions, has one of {bottom.rank}")
+    of_rank(layer, bottom, 4)
     method = choice(layer, parameters, "pool", ("MAX", "AVE", "STOCHASTIC"), "MAX")
     if len(layer.tops) > 1 and method != "MAX":
         raise wrong(layer, f"has {len(layer.tops)} tops; only MAX makes a second one")
@@ -70,8 +70,7 @@ class Windows:
 
 def same_size(layer: Layer, bottom: Value, size: int) -> list[Windows]:
     """Windows of odd ``size`` around every element of the two last axes."""
-    if bottom.rank != 4:
-        raise wrong(layer, f"needs a bottom of 4 dimensions, has one of {bottom.rank}")
+    of_rank(layer, bottom, 4)
     half = (size - 1) // 2
     return [Windows(size, 1, half, half, half, dim) for dim in bottom.shape[2:]]
 
