@@ -500,6 +500,14 @@ def test_checkpoints_are_not_written_by_what_is_run(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("gotcha*"))
 
 
+def test_operators_that_nobody_here_knows(tmp_path: Path) -> None:
+    path = save_graph(frozen, tmp_path / "m.pb")
+    path.write_bytes(path.read_bytes().replace(b"\x12\x04Tanh", b"\x12\x04Tamh"))
+    with pytest.raises(RetargetError, match=r"not a readable frozen graph .*Tamh") as caught:
+        converted(source_of(path), tmp_path / "out")
+    assert "toolchains" in str(caught.value.hint)
+
+
 def test_a_factory_and_a_signature_where_there_is_none(two_heads: Path, tmp_path: Path) -> None:
     path = save_graph(frozen, tmp_path / "m.pb")
     with pytest.raises(RetargetError, match="a frozen graph has no signatures"):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from retarget.convert.tensorflow import forms
 from retarget.convert.tensorflow.framework import quiet, tf
-from retarget.convert.tensorflow.opened import DAMAGED, Opened, in_session, new_session
+from retarget.convert.tensorflow.opened import Opened, in_session, new_session, unreadable
 from retarget.convert.tensorflow.operators import refuse_files
-from retarget.convert.tensorflow.runner import said
 from retarget.errors import RetargetError, did_you_mean
 from retarget.source import Source
 from retarget.spec import DTYPES
@@ -39,7 +38,7 @@ def open_frozen_graph(source: Source) -> Opened:
     except RetargetError:
         raise
     except Exception as error:
-        raise RetargetError(f"{path}: not a readable frozen graph ({said(error)})", DAMAGED) from error
+        raise unreadable(path, "frozen graph", error) from error
     return _open(session, source)
 
 
@@ -61,7 +60,7 @@ def open_checkpoint(source: Source) -> Opened:
         with quiet(), session.graph.as_default():
             saver = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
     except Exception as error:
-        raise RetargetError(f"{files['graph']}: not a readable graph ({said(error)})", DAMAGED) from error
+        raise unreadable(files["graph"], "graph", error) from error
     if saver is None:
         raise RetargetError(f"{files['graph']}: has no variables to read", "save it with tf.compat.v1.train.Saver")
     opened = _open(session, source)
@@ -71,7 +70,7 @@ def open_checkpoint(source: Source) -> Opened:
         with quiet(), session.graph.as_default():
             saver.restore(session, str(prefix))
     except Exception as error:
-        raise RetargetError(f"{path}: not a readable checkpoint ({said(error)})", DAMAGED) from error
+        raise unreadable(path, "checkpoint", error) from error
     return opened
 
 

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retarget.convert.tensorflow.framework import THREADS, quiet, tf
 from retarget.convert.tensorflow.lower import Frozen
 from retarget.convert.tensorflow.names import Border
+from retarget.convert.tensorflow.runner import said
 from retarget.errors import RetargetError, did_you_mean
 
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds
 
 DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
+_UNKNOWN = ("Op type not registered", "Unknown op", "no op named")
+_NEWER = (
+    "its operators come from a library, or a version of TensorFlow, that is not installed here: "
+    "have it converted where it was made, with `toolchains: {tensorflow: {python: …}}`"
+)
 DEFAULT_SIGNATURE = "serving_default"
+
+
+def unreadable(path: Path, what: str, error: Exception) -> RetargetError:
+    """That ``path`` could not be read as ``what``, and why that may be."""
+    line = said(error)
+    hint = _NEWER if any(words in line for words in _UNKNOWN) else DAMAGED
+    return RetargetError(f"{path}: not a readable {what} ({line})", hint)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 from retarget.convert.tensorflow import forms
 from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.convert.tensorflow.lower import freeze
-from retarget.convert.tensorflow.opened import DAMAGED, Opened, border, choose_signature, in_session, new_session
+from retarget.convert.tensorflow.opened import (
+    DAMAGED,
+    Opened,
+    border,
+    choose_signature,
+    in_session,
+    new_session,
+    unreadable,
+)
 from retarget.convert.tensorflow.operators import refuse_files
-from retarget.convert.tensorflow.runner import said
 from retarget.errors import RetargetError
 from retarget.source import Source
 
@@ -52,7 +59,7 @@ def open_saved_model(source: Source) -> Opened:
     except RetargetError:
         raise
     except Exception as error:
-        raise RetargetError(f"{folder}: not a readable SavedModel ({said(error)})", DAMAGED) from error
+        raise unreadable(folder, "SavedModel", error) from error
 
 
 def _meta_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
@@ -65,7 +72,7 @@ def _meta_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
         else:
             text_format.Merge(path.read_text(encoding="utf-8"), content)
     except Exception as error:
-        raise RetargetError(f"{path}: not a readable SavedModel ({said(error)})", DAMAGED) from error
+        raise unreadable(path, "SavedModel", error) from error
     graphs = list(content.meta_graphs)
     serving = [graph for graph in graphs if _SERVE in graph.meta_info_def.tags] or graphs
     if len(serving) != 1:
