@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass
 
 import caffe_cases
+import caffe_files
 import caffe_lowered
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ RARE = [
 
 
 def lowered(pool: Pool, shape: tuple[int | str, ...]) -> caffe_lowered.ir.Model:
-    prototxt = caffe_cases.caffe_files.inputs(data=(1, 2, pool.size, pool.size - 1))
+    prototxt = caffe_files.inputs(data=(1, 2, pool.size, pool.size - 1))
     prototxt += caffe_cases.layer("Pooling", pool.parameters)
     return caffe_lowered.lowered(prototxt, shapes={"data": shape})
 
@@ -150,7 +151,7 @@ def test_the_second_top_is_the_place_in_the_plane() -> None:
 
 def test_stochastic_pooling_weights_by_the_elements_themselves() -> None:
     """As in the test phase: sum of squares through sum; nothing where that is not positive."""
-    prototxt = caffe_cases.caffe_files.inputs(data=(1, 1, 2, 7))
+    prototxt = caffe_files.inputs(data=(1, 1, 2, 7))
     parameters = "pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 }"
     data = np.array([[[[1, 2, 0, 0, 3, 0, 5], [0, 1, 0, 0, 0, 1, 5]]]], np.float32)
     (found,) = caffe_lowered.execute(
