@@ -115,7 +115,9 @@ def python(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
         layer, 16, (0.5, 1, 2), [float(each) for each in scales[1].split(",")] if scales else (8, 16, 32)
     )
     settings = _Settings(int(stride[1]), anchors, least=16, before=6000, after=300, most=0.7, drops=True)
-    return _propose(layer, inputs, settings)
+    regions, *scores = _propose(layer, inputs, settings)
+    # It keeps the column that it sorts them in.
+    return [regions, *(each[:, None] for each in scores)]
 
 
 def _propose(layer: Layer, inputs: Sequence[Blob], settings: _Settings) -> list[Blob]:
