@@ -48,6 +48,7 @@ PASSES = {
     "remove_unused": "retarget.passes.library:RemoveUnused",
     "rewrite_known_patterns": "retarget.passes.library:RewriteKnownPatterns",
     "simplify": "retarget.passes.simplify:Simplify",
+    "unsigned_activations": "retarget.passes.unsigned_activations:UnsignedActivations",
 }
 """Name in recipes → "module:Class"; the class's constructor arguments are the options."""
 

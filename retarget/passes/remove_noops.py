@@ -4,7 +4,8 @@
 2. Transpose by the identity permutation; Reshape, Expand, Squeeze, Unsqueeze, Flatten, Tile, Pad, Slice that leave the
    shape as it is
 3. x + 0, x - 0, x * 1, x / 1, x ** 1, where the constant does not widen x's shape
-4. Concat, Sum, Mean, Max, Min of one input; Gather of all rows in their order; Where on a constant condition
+4. Relu and Clip in front of a QuantizeLinear whose codes end where they clip
+5. Concat, Sum, Mean, Max, Min of one input; Gather of all rows in their order; Where on a constant condition
 
 A number may come through Expand, Where and the like: a mask that can only be zero adds nothing (``uniform``).
 """
@@ -25,8 +26,11 @@ from retarget.passes.rewriting import (
     forward,
     ints,
     is_constant,
+    producer,
     rank,
+    rewire,
     same_shape,
+    scalar,
 )
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1, "And": True, "Or": False}
@@ -52,6 +56,7 @@ class RemoveNoops(Rewriting):
             "Slice": _slice,
             "Gather": _gather,
             "Where": _where,
+            "QuantizeLinear": _saturated,
         }
 
 
@@ -74,6 +79,27 @@ def uniform(value: ir.Value | None, depth: int = 8) -> float | None:
         if condition is not None:
             return uniform(node.inputs[1 if condition else 2], depth - 1)
     return None
+
+
+def _saturated(quantize: ir.Node) -> Verdict:
+    """The clipping in front that the smallest and largest code do anyway: rounding keeps the order of numbers."""
+    clip = producer(quantize.inputs[0], "Relu", "Clip")
+    scale = constant(quantize.inputs[1])
+    zero = constant(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
+    if clip is None or scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
+        return False
+    bounds: list[float | None] = [0.0, None]
+    if clip.op_type == "Clip":
+        given = [*clip.inputs[1:], None, None][:2]
+        bounds = [scalar(value) for value in given]
+        if any(value is not None and bound is None for value, bound in zip(given, bounds, strict=True)):
+            return "its bounds are not constant"
+    limits = np.iinfo(zero.dtype.name)
+    codes = [None if bound is None else np.rint(np.float32(bound) / scale.item()) + zero.item() for bound in bounds]
+    if (codes[0] is not None and codes[0] > limits.min) or (codes[1] is not None and codes[1] < limits.max):
+        return "it clips what is quantized"
+    rewire(quantize, 0, clip.inputs[0])
+    return True
 
 
 def _forward(node: ir.Node, value: ir.Value | None) -> Verdict:

@@ -18,7 +18,7 @@ extra: str | None = None
 precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
 scheme: QuantScheme | None = schemes.U8S8
-lower: tuple[str, ...] = ("delay_transposes", "pick_codes")
+lower: tuple[str, ...] = ("delay_transposes", "pick_codes", "unsigned_activations")
 """No fusion: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
 
 
