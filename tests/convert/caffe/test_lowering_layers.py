@@ -52,10 +52,9 @@ FIXED_BATCH = {
 def test_the_batch_may_be_open(case: Case) -> None:
     net = caffe_lowered.read(case.prototxt, case.weights)
     batch = next(iter(net.inputs.values()))[0]
-    open_, larger = (
-        {name: (size, *dims[1:]) if dims[0] == batch else dims for name, dims in net.inputs.items()}
-        for size in ("N", batch + 3)
-    )
+    follows = {name for name, dims in net.inputs.items() if dims[0] == batch}
+    open_ = {name: ("N" if name in follows else dims[0], *dims[1:]) for name, dims in net.inputs.items()}
+    larger = {name: (dims[0] + 3 * (name in follows), *dims[1:]) for name, dims in net.inputs.items()}
     if case.name in FIXED_BATCH:
         with pytest.raises(Unsupported, match=r"'N' is open|differ: \[N,3\] and \[2,3\]"):
             caffe_lowered.lowered(case.prototxt, case.weights, open_)

@@ -11,6 +11,7 @@ import caffe_cases
 import caffe_files
 import caffe_lowered
 import numpy as np
+import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
@@ -86,7 +87,7 @@ RARE = [
 ]
 
 
-def lowered(pool: Pool, shape: tuple[int | str, ...]) -> caffe_lowered.ir.Model:
+def lowered(pool: Pool, shape: tuple[int | str, ...]) -> ir.Model:
     prototxt = caffe_files.inputs(data=(1, 2, pool.size, pool.size - 1))
     prototxt += caffe_cases.layer("Pooling", pool.parameters)
     return caffe_lowered.lowered(prototxt, shapes={"data": shape})
