@@ -28,6 +28,7 @@ from retarget.passes.rewriting import (
     forward,
     graph_of,
     initializer,
+    insert,
     ints,
     is_constant,
     node,
@@ -133,6 +134,7 @@ class MoveTransposes(ir.passes.InPlacePass):
                 _merge(graph)
             modified |= _absorb(graph)
             modified |= _reorder_rows(graph)
+            modified |= _measure(graph)
         return ir.passes.PassResult(model, modified)
 
 
@@ -170,6 +172,30 @@ def _absorb(graph: ir.Graph) -> bool:
         value = initializer(reduce, f"{reduce.outputs[0].name}_axes", np.array(gone, np.int64))
         rewire(reduce, 1, value)
         rewire(reduce, 0, transpose.inputs[0])
+        modified = True
+    return modified
+
+
+def _measure(graph: ir.Graph) -> bool:
+    """A tensor need not be transposed to be asked for its shape: Shape(Transpose(x)) → Gather(Shape(x)).
+
+    So between two recurrent layers, the second of which takes the batch for its initial state from the first.
+    """
+    modified = False
+    for transpose in graph:
+        if transpose.op_type != "Transpose" or transpose.domain or transpose.outputs[0].is_graph_output():
+            continue
+        users = list(dict.fromkeys(use.node for use in transpose.outputs[0].uses()))
+        if not users or any((user.op_type, user.domain, user.graph) != ("Shape", "", graph) for user in users):
+            continue
+        x, perm = transpose.inputs[0], _perm(transpose)
+        for user in users:
+            end = user.attributes.get_int("end", len(perm))
+            kept = np.array(perm[user.attributes.get_int("start", 0) : end], np.int64)
+            shape = insert(user, ir.node("Shape", inputs=[x]))
+            shape.type, shape.shape = user.outputs[0].type, ir.Shape([len(perm)])
+            order = initializer(user, f"{user.outputs[0].name}_order", kept)
+            replace(user, node("Gather", [shape, order], {"axis": 0}, like=user))
         modified = True
     return modified
 

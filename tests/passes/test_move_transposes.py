@@ -98,6 +98,33 @@ def test_reduction_that_drops_its_axes() -> None:
     assert ran.error < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"), [("Shape", 4), ("Shape <start = 1, end = -1>", 2), ("Shape <start = -1>", 1)]
+)
+def test_transpose_that_is_only_measured(shape: str, size: int) -> None:
+    ran = run_pass(MoveTransposes(), *graph(f"a = {NHWC} (x) y = {shape} (a)", f"int64[{size}] y"))
+    assert ran.ops == ["Shape", "Gather"]
+    assert ran.error == 0
+
+
+def test_transpose_that_is_measured_and_read_stays() -> None:
+    body = f"a = {NHWC} (x) y = Shape (a) r = Relu(a) z = Concat <axis = 3> (r, full)"
+    ran = run_pass(MoveTransposes(), *graph(body, "int64[4] y, float[N,3,4,10] z", "float[1,5,3,4] x"))
+    assert ran.counts["Shape"] == 1
+    assert ran.error == 0
+
+
+def test_states_between_recurrent_layers() -> None:
+    """Of Keras: each layer turns batch and steps, and asks its input for the batch."""
+    steps = "Transpose <perm = [1, 0, 2]>"
+    body = f"a = {steps} (x) b = LpNormalization (a) c = {steps} (b) s = Shape(c) d = {steps} (c) e = Expand(number, s)"
+    ran = run_pass(
+        MoveTransposes(), *graph(f"{body} y = LpNormalization (d)", "float[6,N,3] y, float[N,6,3] e", "float[N,6,3] x")
+    )
+    assert ran.counts == {"Transpose": 1, "LpNormalization": 2, "Shape": 1, "Gather": 1, "Expand": 1}
+    assert ran.error == 0
+
+
 def test_two_in_a_row_become_one() -> None:
     body = f"a = {NHWC} (x) y = Transpose <perm = [0, 2, 1, 3]> (a)"
     ran = run_pass(MoveTransposes(), *graph(body, "float[N,4,3,5] y"))
