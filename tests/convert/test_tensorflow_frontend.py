@@ -500,6 +500,13 @@ def test_checkpoints_are_not_written_by_what_is_run(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("gotcha*"))
 
 
+def test_a_graph_that_is_not_frozen(tmp_path: Path) -> None:
+    path = save_graph(trained, tmp_path / "m.pb")
+    with pytest.raises(RetargetError, match=r"cannot freeze its variables: .*kernel") as caught:
+        converted(source_of(path), tmp_path / "out")
+    assert "needs its checkpoint" in str(caught.value.hint)
+
+
 def test_operators_that_nobody_here_knows(tmp_path: Path) -> None:
     path = save_graph(frozen, tmp_path / "m.pb")
     path.write_bytes(path.read_bytes().replace(b"\x12\x04Tanh", b"\x12\x04Tamh"))

@@ -95,7 +95,7 @@ def _open(session: tf.compat.v1.Session, source: Source) -> Opened:
     if inputs and needed:
         names = ", ".join(tensor.op.name for tensor in needed)
         raise RetargetError(f"{path}: the outputs depend on what is not among the inputs: {names}", "name it too")
-    return in_session(session, inputs or {tensor.op.name: tensor for tensor in needed}, outputs, notes)
+    return in_session(session, inputs or {tensor.op.name: tensor for tensor in needed}, outputs, notes, str(path))
 
 
 def _ends(operations: Sequence[tf.Operation], inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:

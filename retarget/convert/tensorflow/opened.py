@@ -82,6 +82,7 @@ def in_session(
     inputs: Mapping[str, tf.Tensor],
     outputs: Mapping[str, tf.Tensor],
     notes: Sequence[str],
+    place: str,
 ) -> Opened:
     """A graph of TensorFlow 1 with its variables in ``session``."""
     fed, fetched = list(inputs.values()), list(outputs.values())
@@ -91,10 +92,17 @@ def in_session(
         return results
 
     def freeze() -> Frozen:
-        with quiet():
-            graph = tf.compat.v1.graph_util.convert_variables_to_constants(
-                session, session.graph.as_graph_def(), list({tensor.op.name: None for tensor in fetched})
-            )
+        names = list({tensor.op.name: None for tensor in fetched})
+        try:
+            with quiet():
+                graph = tf.compat.v1.graph_util.convert_variables_to_constants(
+                    session, session.graph.as_graph_def(), names
+                )
+        except Exception as error:
+            raise RetargetError(
+                f"{place}: TensorFlow cannot freeze its variables: {said(error)}",
+                "a graph whose weights are not constants needs its checkpoint: give the folder with both",
+            ) from error
         return Frozen(
             graph,
             tuple(tensor.name for tensor in fed),

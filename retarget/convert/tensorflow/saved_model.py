@@ -125,4 +125,4 @@ def _of_a_graph(folder: Path, tags: Sequence[str], signature: str, notes: tuple[
     def tensors(infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, tf.Tensor]:
         return {name: session.graph.get_tensor_by_name(infos[name].name) for name in sorted(infos)}
 
-    return in_session(session, tensors(chosen.inputs), tensors(chosen.outputs), notes)
+    return in_session(session, tensors(chosen.inputs), tensors(chosen.outputs), notes, str(folder))
