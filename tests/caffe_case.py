@@ -26,6 +26,7 @@ LACKING = (
     "detectionoutput_defaults", "detectionoutput_encoded", "detectionoutput_encoded_corner",
     "detectionoutput_no_background", "interp_like", "interp_shrink", "normalize_scale", "permute_partial",
     "pooling_ave_floor", "pooling_ave_floor_pad", "pooling_max_floor", "pooling_max_floor_pad",
+    "pooling_stochastic", "pooling_stochastic_negative",
     "priorbox_default_variance", "reorg_reverse", "reorg_three", "reshape_end", "reshape_insert", "reshape_negative",
     "scale_scalar", "slice_outputs",
 )

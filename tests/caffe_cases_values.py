@@ -173,6 +173,9 @@ def _poolings() -> Iterator[Case]:
         yield pool(f"{low}_stride_above_kernel", f"pool: {kind} kernel_size: 2 stride: 3", normal(2, 3, 8, 10))
         yield pool(f"{low}_pad_dropped", f"pool: {kind} kernel_size: 2 stride: 2 pad: 1", normal(2, 3, 7, 8))
     yield pool("default", "kernel_size: 3 stride: 2")
+    # Drawn while training; else the mean whose weights are the elements, and 0 where their sum is not above 0.
+    yield pool("stochastic", "pool: STOCHASTIC kernel_size: 3 stride: 2", uniform(2, 4, 9, 9))
+    yield pool("stochastic_negative", "pool: STOCHASTIC kernel_size: 2", uniform(2, 3, 5, 6, low=-3, high=1))
     yield pool("negative", "pool: MAX kernel_size: 3 stride: 2 pad: 1", uniform(2, 3, 7, 7, low=-2, high=-1))
     yield Case(
         "pooling_mask",

@@ -43,7 +43,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "reshape": (layer("Reshape", "reshape_param { shape { dim: 7 } }"), "[7]"),
     "tiles": (layer("Tile"), "tiles"),
     "tops": (layer("ReLU", tops=("a", "b")), "tops"),
-    "stochastic": (layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }"), "stochastic"),
+    "stochastic": (layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 pad: 1 }"), "take a pad"),
 }
 
 

@@ -220,7 +220,10 @@ FLAWS: Mapping[str, Sequence[Flaw]] = {
     "Normalize": (Flaw("has no scale a channel for a norm over all", _when(_shared_norm)),),
     "Parameter": _ABSENT,
     "Permute": (Flaw("needs every axis in order", _when(_gaps)),),
-    "Pooling": (Flaw("does not read round_mode", _has("round_mode")),),
+    "Pooling": (
+        Flaw("does not read round_mode", _has("round_mode")),
+        Flaw("has no STOCHASTIC", _when(lambda p: p.word("pool") in ("STOCHASTIC", "2"))),
+    ),
     "PriorBox": (
         Flaw("clips where clip is not given", _lacks("clip")),
         Flaw("does not read img_size", _has("img_size", "img_h", "img_w")),

@@ -44,14 +44,16 @@ class Side:
 
 
 def pooling(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
-    """The largest or the mean of each window; a second top has the place of the largest within its plane."""
+    """The largest or the mean of each window; a second top has the place of the largest within its plane.
+
+    Outside of training a stochastic pooling is the mean that its elements are the weights of.
+    """
     blob = image(layer, inputs[0])
     parameters = layer.message.message("pooling_param")
     method = choice(layer, parameters, "pool", METHODS)
     rows, columns = _sides(layer, parameters, blob)
-    if method == "STOCHASTIC":
-        raise wrong(layer, "stochastic pooling draws its result", "use MAX or AVE")
-    if len(layer.tops) > 2 or (len(layer.tops) == 2 and method == "AVE"):
+    _check_stochastic(layer, method, rows, columns)
+    if len(layer.tops) > 2 or (len(layer.tops) == 2 and method != "MAX"):
         raise wrong(layer, f"{method} pooling has no {len(layer.tops)} tops")
     top = narrow(pool(wide(blob), rows, columns, method))
     return [top, _places(blob, rows, columns)] if len(layer.tops) == 2 else [top]
@@ -62,22 +64,27 @@ def spp(layer: Layer, inputs: Sequence[Blob]) -> list[Blob]:
     blob = image(layer, inputs[0])
     parameters = layer.message.message("spp_param")
     method = choice(layer, parameters, "pool", METHODS)
-    if method == "STOCHASTIC":
-        raise wrong(layer, "stochastic pooling draws its result", "use MAX or AVE")
     height = positive(layer, parameters, "pyramid_height")
     levels = []
     for level in range(height):
-        rows, columns = (_bins(size, 2**level) for size in blob.shape[2:])
-        _check_pads(layer, (rows, columns))
-        pooled = pool(wide(blob), _side(layer, *rows), _side(layer, *columns), method)
-        levels.append(narrow(pooled))
+        bins = [_bins(size, 2**level) for size in blob.shape[2:]]
+        _check_pads(layer, bins)
+        rows, columns = (_side(layer, *each) for each in bins)
+        _check_stochastic(layer, method, rows, columns)
+        levels.append(narrow(pool(wide(blob), rows, columns, method)))
     if height == 1:
         return levels
     return [np.concatenate([level.reshape(len(blob), -1) for level in levels], axis=1)]
 
 
 def pool(values: Wide, rows: Side, columns: Side, method: str) -> Wide:
-    """[N, C, H, W] to [N, C, rows.count, columns.count]. ``method``: MAX or AVE, both taken axis by axis."""
+    """[N, C, H, W] to [N, C, rows.count, columns.count]. ``method``: one of ``METHODS``, or SUM.
+
+    A maximum, like a sum, may be taken axis by axis.
+    """
+    if method == "STOCHASTIC":
+        total, squares = (pool(each, rows, columns, "SUM") for each in (values, values**2))
+        return np.divide(squares, total, out=np.zeros_like(total), where=total > 0)
     reduced = values
     for axis, side in ((2, rows), (3, columns)):
         beyond = [(0, 0)] * 4
@@ -149,6 +156,11 @@ def _side(
     if count < 1:
         raise wrong(layer, f"a kernel of {kernel} does not fit a size of {show((size,))}")
     return Side(size, kernel, stride, pad, count)
+
+
+def _check_stochastic(layer: Layer, method: str, rows: Side, columns: Side) -> None:
+    if method == "STOCHASTIC" and (rows.pad or columns.pad):
+        raise wrong(layer, "only MAX and AVE pooling take a pad")
 
 
 def _bins(size: int, bins: int) -> tuple[int, int, int, int]:
