@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -133,7 +134,7 @@ class Builder:
         if target.count(-1) > 1:
             raise Unsupported(
                 f"{self._place}: reshapes {show(value.shape)} to {show(shape)}, more than one of them open",
-                "give all but the batch one size in `inputs`",
+                "give all dimensions but the first one size, as in --input or in `inputs` of the recipe",
             )
         return self.op("Reshape", [value, self.integers(*target)], shape, dtype)
 
@@ -222,8 +223,7 @@ def alike(layer: Layer, *shapes: Sequence[Dimension], but: int | None = None) ->
                 continue
             if isinstance(here, int) and isinstance(there, int):
                 raise wrong(layer, f"its bottoms differ: {listed}")
-            size, name = (here, there) if isinstance(here, int) else (there, here)
-            raise refuse(layer, f"its bottoms differ: {listed}", f"give `{name}` the size {size} in `inputs`")
+            raise refuse(layer, f"its bottoms differ: {listed}", _give(here if isinstance(here, str) else str(there)))
 
 
 def static(layer: Layer, value: Value, axes: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -233,7 +233,7 @@ def static(layer: Layer, value: Value, axes: Sequence[int] | None = None) -> tup
     sizes = [value.shape[axis] for axis in (range(value.rank) if axes is None else axes)]
     for size in sizes:
         if not isinstance(size, int):
-            raise refuse(layer, f"needs a fixed size where '{size}' is open", f"give `{size}` one size in `inputs`")
+            raise refuse(layer, f"needs a fixed size where '{symbol(size)}' is open", _give(size))
     return tuple(size for size in sizes if isinstance(size, int))
 
 
@@ -276,6 +276,15 @@ def product(dims: Iterable[Dimension]) -> Dimension:
     if not symbols or size == 0:
         return size
     return "*".join([*symbols, *([str(size)] if size != 1 else [])])
+
+
+def symbol(dim: str) -> str:
+    """The user's symbol in an expression, such as H in ``(H - 1)//2 + 1``; several are joined by commas."""
+    return ", ".join(dict.fromkeys(name for name in re.findall(r"[A-Za-z_]\w*", dim) if name != "min"))
+
+
+def _give(dim: str) -> str:
+    return f"give '{symbol(dim)}' one size, as in --input or in `inputs` of the recipe"
 
 
 def show(shape: Sequence[Dimension]) -> str:

@@ -144,6 +144,14 @@ def test_inputs_that_do_not_fit(given: str, message: str) -> None:
         lower(caffe_lowered.read(INPLACE, SAVED), [spec(given)])
 
 
+def test_what_must_be_fixed_is_said_by_the_users_own_symbol() -> None:
+    text = inputs(data=(1, 3, 9, 9)) + layer("pool", "Pooling", "data", parameters="pooling_param { kernel_size: 3 }")
+    text += layer("dense", "InnerProduct", "pool", parameters="inner_product_param { num_output: 2 }")
+    with pytest.raises(Unsupported, match="a fixed size where 'H' is open") as caught:
+        lower(caffe_lowered.read(text), [spec("data=float32[N,3,H,9]")])
+    assert caught.value.hint == "give 'H' one size, as in --input or in `inputs` of the recipe"
+
+
 def test_all_inputs_are_named() -> None:
     text = inputs(data=(1, 3), other=(1, 3)) + layer("sum", "Eltwise", ("data", "other"))
     with pytest.raises(RetargetError, match="input 'other' is not named"):

@@ -28,7 +28,7 @@ from retarget.convert.caffe.build import (
 from retarget.convert.caffe.layers.windows import count, per_axis
 from retarget.convert.caffe.net import Layer, Message
 
-_FIXED = "give the spatial dimensions one size in `inputs`"
+_FIXED = "give height and width one size each, as in --input or in `inputs` of the recipe"
 
 
 def pooling(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
