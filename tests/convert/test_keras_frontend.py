@@ -105,6 +105,10 @@ MODELS: dict[str, tuple[Build, int]] = {
     "nested": (_nested, 0),
     "frames": (_frames, 3),
     "lstm": (_sequential((None, 4), "LSTM(3, return_sequences=True)"), 2),
+    "lstms": (
+        _sequential((None, 4), "LSTM(3, return_sequences=True)", "LSTM(3, return_sequences=True)", "LSTM(3)"),
+        1,
+    ),
     "gru": (_sequential((None, 4), "GRU(3)"), 1),
     "bidirectional": (_sequential((None, 4), "Bidirectional(LSTM(2, return_sequences=True))", "Dense(2)"), 2),
     "masked": (_sequential((None, 4), "Masking()", "LSTM(3, return_sequences=True)"), 3),
@@ -116,7 +120,7 @@ MODELS: dict[str, tuple[Build, int]] = {
         ),
         1,
     ),
-    "groups": (_sequential((8, 8, 4), "Conv2D(8, 3, groups=2)", "GroupNormalization(2)", "Flatten()", "Dense(2)"), 2),
+    "groups": (_sequential((8, 8, 4), "Conv2D(8, 3, groups=2)", "GroupNormalization(2)", "Flatten()", "Dense(2)"), 3),
     "steps": (_sequential((5, 4), "TimeDistributed(Dense(3))"), 0),
     "sizes": (_sequential((8, 8, 3), "Rescaling(0.1, 1.0)", "Resizing(12, 10)", "PReLU()", "Cropping2D(1)"), 2),
 }
