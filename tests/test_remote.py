@@ -422,13 +422,14 @@ def test_old_pytorch_converts(form: str, weights: Path, tmp_path: Path) -> None:
     with RemoteFrontend(python, "pytorch") as frontend:
         exported = frontend.export(source, None, tmp_path)
         assert exported.rung == "torchscript"
-        left_out = "the dynamo exporter was left out: PyTorch 1.13.1+cu117 is older than 2.7"
-        assert (left_out in exported.notes) == (form != "script")
+        left_out = [note for note in exported.notes if "dynamo exporter was left out: PyTorch 1.13.1" in note]
+        assert bool(left_out) == (form != "script")
         with (
             frontend.reference(source, exported) as runner,
             Session(LOAD.load(tmp_path, source, exported)) as session,
         ):
-            assert runner.settings.startswith("PyTorch 1.13.1+cu117, CPU, 2 threads, Python 3.")
+            assert runner.settings.startswith("PyTorch 1.13.1")
+            assert ", CPU, 2 threads, Python 3." in runner.settings
             for rows in (1, 3):
                 feeds = {"x": X[:rows]}
                 expected = runner.run(feeds)["output"]

@@ -66,5 +66,6 @@ def test_an_old_tensorflow_converts_its_own_tflite_files(python: Path, tmp_path:
 
 def test_the_fingerprint_of_an_old_environment(python: Path) -> None:
     found = fingerprint(python)
-    assert (found["tensorflow-cpu"], found["keras"], found["tf2onnx"]) == ("2.13.1", "2.13.1", "1.16.1")
+    assert "2.13.1" in (found.get("tensorflow-cpu"), found.get("tensorflow"))
+    assert (found["keras"], found["tf2onnx"]) == ("2.13.1", "1.16.1")
     assert "torch" not in found
