@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,6 +24,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from retarget.errors import RetargetError, ToolchainFailure, did_you_mean
+from retarget.ort_words import ort_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -337,15 +337,5 @@ def _array(value: ort.OrtValue) -> Array:
     return np.frombuffer(raw, ml_dtypes.bfloat16).reshape(shape)
 
 
-_RUNNING = re.compile(r"while running (?P<op>\S+) node\. Name:'(?P<name>[^']*)' Status Message: (?P<why>.*)", re.DOTALL)
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_SOURCE = re.compile(r"(?:\S*onnxruntime_src\S+|\S+\.(?:cc|h):\d+) ")
-
-
 def _failure(what: str, error: Exception) -> ToolchainFailure:
-    """ONNX Runtime's own words, in one line, the failing node first."""
-    text = _PREFIX.sub("", str(error).strip())
-    running = _RUNNING.search(text)
-    if running is not None:
-        text = f"node '{running['name']}' ({running['op']}): {_SOURCE.sub('', running['why'])}"
-    return ToolchainFailure(f"{what}: {' '.join(text.split())}")
+    return ToolchainFailure(f"{what}: {ort_words(error)}")

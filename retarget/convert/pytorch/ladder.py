@@ -25,6 +25,7 @@ from torch import nn
 from retarget.convert.pytorch.checkpoint import quiet
 from retarget.convert.pytorch.named import THREADS, Named, to_array
 from retarget.errors import RetargetError, ToolchainFailure, Unsupported
+from retarget.ort_words import ort_words
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def _check_run(job: Job, run: Run, notes: list[str]) -> None:
         outputs = session.run(list(job.outputs), feeds)
     except Exception as error:
         # ONNX Runtime's exceptions share no base of their own.
-        raise RetargetError(f"fails at {sizes}, a size became static: {' '.join(str(error).split())}") from error
+        raise RetargetError(f"fails at {sizes}, a size became static: {ort_words(error)}") from error
     for name, wanted, got in zip(job.outputs, run.outputs, outputs):
         if got.shape != wanted.shape:
             raise RetargetError(f"output '{name}' is {got.shape} at {sizes} where PyTorch gives {wanted.shape}")

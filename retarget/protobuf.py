@@ -1,12 +1,17 @@
-"""Protobuf's wire format without a schema: no numpy, for a look at a file's head and for reading all of it."""
+"""Protobuf's wire format without a schema: for a look at a file's head, and for reading all of it.
+
+Standard library alone, Python 3.8: this serves in the user's own interpreter too (`retarget.worker_remote`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from pathlib import Path
+from typing import NamedTuple, Union
 
-Buffer: TypeAlias = bytes | mmap.mmap
+Buffer = Union[bytes, mmap.mmap]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
@@ -26,8 +31,23 @@ class Field(NamedTuple):
     """Of a varint; 0 for others."""
 
 
-def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
-    """The fields of the message between ``start`` and ``end``. Raises ``WireError`` where one would not fit in."""
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[Buffer]:
+    """The content of ``path``, of which only what is looked at is read."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            yield b""
+        else:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                yield content
+
+
+def fields(buffer: Buffer, start: int, end: int, *, cut: bool = False) -> Iterator[Field]:
+    """The fields of the message between ``start`` and ``end``.
+
+    Raises ``WireError`` where one would not fit in; with ``cut`` the last one may reach beyond ``end``, as in a file
+    that was cut short.
+    """
     at = start
     while at < end:
         tag, content = varint(buffer, at, end)
@@ -44,7 +64,7 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
             stop = content + (4 if wire == FIXED32 else 8)
         else:
             raise WireError(f"a field of unknown wire type {wire} at byte {at:,}")
-        if stop > end:
+        if stop > end and not cut:
             raise WireError(
                 f"field {number} at byte {at:,} says {stop - content:,} bytes, and {end - content:,} follow"
             )
