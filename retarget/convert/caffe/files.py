@@ -6,13 +6,12 @@ A net is a prototxt and a caffemodel. Each is told from its content, and the one
 from __future__ import annotations
 
 import itertools
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from retarget.convert.caffe.tokens import Token, tokens
-from retarget.convert.caffe.wire import LENGTH, VARINT, Buffer, Field, WireError, fields
 from retarget.errors import RetargetError
+from retarget.protobuf import LENGTH, VARINT, Buffer, Field, WireError, fields, mapped
 
 NET, WEIGHTS, FOLDER = "Caffe prototxt", "caffemodel", "folder of a Caffe net"
 SUFFIXES: Mapping[str, str] = {".prototxt": NET, ".caffemodel": WEIGHTS}
@@ -175,9 +174,7 @@ def _begins_layer(stream: Iterator[Token]) -> bool:
 
 def _is_weights(path: Path) -> bool:
     """Whether the first fields of a file are those of a net, up to a layer."""
-    if path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with mapped(path) as content:
         try:
             for field in itertools.islice(fields(content, 0, len(content)), _FIELDS_SEEN):
                 if field.number in (2, 100):

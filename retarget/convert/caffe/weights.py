@@ -17,19 +17,8 @@ import numpy as np
 
 from retarget.convert.caffe.net import Blob
 from retarget.convert.caffe.text import decoded
-from retarget.convert.caffe.wire import (
-    FIXED32,
-    FIXED64,
-    LENGTH,
-    VARINT,
-    Buffer,
-    Field,
-    WireError,
-    fields,
-    signed,
-    varint,
-)
 from retarget.errors import RetargetError
+from retarget.protobuf import FIXED32, FIXED64, LENGTH, VARINT, Buffer, Field, WireError, fields, signed, varint
 
 MAX_AXES = 32
 """Caffe's own limit."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import msgspec
+
+from retarget.protobuf import LENGTH, VARINT, Buffer, WireError, fields, mapped
 
 requires: tuple[str, ...] = ()
 extra: str | None = None
@@ -19,7 +21,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """ONNX files need no options."""
 
 
-_LENGTH, _FIXED64, _FIXED32 = 2, 1, 5
 _IR_VERSION, _GRAPH = 1, 7
 _NEWEST_IR = 99
 
@@ -28,8 +29,8 @@ def matches(path: Path) -> str | None:
     """``ONNX`` for a file whose first fields are those of a ``ModelProto``."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
-        return "ONNX" if _is_model(file) else None
+    with mapped(path) as content:
+        return "ONNX" if _is_model(content) else None
 
 
 def parts(path: Path) -> Mapping[str, Path]:  # noqa: ARG001
@@ -37,31 +38,16 @@ def parts(path: Path) -> Mapping[str, Path]:  # noqa: ARG001
     return {}
 
 
-def _is_model(file: BinaryIO) -> bool:
-    """Walk over the top-level fields up to the graph, skipping their contents."""
+def _is_model(content: Buffer) -> bool:
+    """Whether the top-level fields up to the graph are those of a model, which may be cut short within the graph."""
     first = True
-    while (tag := _varint(file)) is not None:
-        field, wire = tag >> 3, tag & 7
-        if first and (field != _IR_VERSION or wire != 0):
-            return False
-        if field == _GRAPH:
-            return wire == _LENGTH
-        size = _varint(file) if wire in (0, _LENGTH) else {_FIXED64: 8, _FIXED32: 4}.get(wire)
-        if size is None or (first and not 1 <= size <= _NEWEST_IR):
-            return False
-        if wire != 0:
-            file.seek(size, 1)
-        first = False
+    try:
+        for field in fields(content, 0, len(content), cut=True):
+            if first and not (field.number == _IR_VERSION and field.wire == VARINT and 1 <= field.value <= _NEWEST_IR):
+                return False
+            if field.number == _GRAPH:
+                return field.wire == LENGTH
+            first = False
+    except WireError:
+        return False
     return False
-
-
-def _varint(file: BinaryIO) -> int | None:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            return None
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    return None

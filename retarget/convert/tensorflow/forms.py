@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+
+from retarget.protobuf import LENGTH, VARINT, Buffer, Field, WireError, fields, mapped
 
 SAVED_MODEL, FROZEN_GRAPH, CHECKPOINT = "SavedModel", "frozen graph", "TensorFlow 1 checkpoint"
 
@@ -24,9 +24,8 @@ _DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _NEWEST = re.compile(r'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
 _GRAPH_TEXT = re.compile(r"(?:\s|#[^\n]*\n)*(?:node|library|versions)\s*:?\s*\{")
 _OPERATOR = re.compile(rb"[A-Za-z_][\w>.]*")
-_LENGTH = 2
 _NODE, _LIBRARY, _VERSION, _VERSIONS, _DEBUG = 1, 2, 3, 4, 5
-_WIRE = {_NODE: _LENGTH, _LIBRARY: _LENGTH, _VERSION: 0, _VERSIONS: _LENGTH, _DEBUG: _LENGTH}
+_WIRE = {_NODE: LENGTH, _LIBRARY: LENGTH, _VERSION: VARINT, _VERSIONS: LENGTH, _DEBUG: LENGTH}
 """The fields of a ``GraphDef`` and how each is written."""
 
 
@@ -44,8 +43,8 @@ def form_of(path: Path) -> str | None:
         return SAVED_MODEL
     if path.suffix == ".pbtxt":
         return FROZEN_GRAPH if _GRAPH_TEXT.match(_head(path, 1 << 16).decode("utf-8", "replace")) else None
-    with path.open("rb") as file:
-        return FROZEN_GRAPH if _is_graph(file, path.stat().st_size) else None
+    with mapped(path) as content:
+        return FROZEN_GRAPH if _is_graph(content) else None
 
 
 def checkpoint_prefix(path: Path) -> Path | None:
@@ -93,56 +92,26 @@ def _ends_as_index(path: Path) -> bool:
     return path.read_bytes()[-8:] == _INDEX_MAGIC or bool(checkpoint_files(path.with_suffix("")).keys() - {"index"})
 
 
-def _is_graph(file: BinaryIO, size: int) -> bool:
+def _is_graph(content: Buffer) -> bool:
     """Whether the top-level fields are those of a ``GraphDef``, the first of its nodes with a name and an operator."""
     nodes = 0
-    for field, wire, start, length in _fields(file, size):
-        if _WIRE.get(field) != wire or start + length > size:
-            return False
-        if field == _NODE and not nodes:
-            file.seek(start)
-            if not _is_node(file.read(min(length, 4096)), length):
+    try:
+        for field in fields(content, 0, len(content)):
+            if _WIRE.get(field.number) != field.wire or (
+                field.number == _NODE and not nodes and not _is_node(content, field)
+            ):
                 return False
-            nodes += 1
-        file.seek(start + length)
-    return nodes > 0 and file.tell() == size
+            nodes += field.number == _NODE
+    except WireError:
+        return False
+    return nodes > 0
 
 
-def _is_node(content: bytes, length: int) -> bool:
+def _is_node(content: Buffer, node: Field) -> bool:
     """``name`` and ``op`` come first and are strings; ``op`` is an identifier."""
-    place = 0
     texts = []
-    for tag in (b"\x0a", b"\x12"):
-        if content[place : place + 1] != tag:
+    for number, field in zip((1, 2), fields(content, node.start, node.end)):
+        if (field.number, field.wire) != (number, LENGTH):
             return False
-        size, place = _varint(content, place + 1)
-        texts.append(content[place : place + size])
-        place += size
-    return place <= length and bool(texts[0]) and _OPERATOR.fullmatch(texts[1]) is not None
-
-
-def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int, int]]:
-    """Field number, wire type, start and length of the content of each field; stops at what is none."""
-    while file.tell() < size:
-        start = file.tell()
-        head = file.read(20)
-        tag, place = _varint(head, 0)
-        wire = tag & 7
-        if wire not in (0, _LENGTH) or place > len(head):
-            yield tag >> 3, -1, start, 0
-            return
-        length, after = _varint(head, place)
-        yield tag >> 3, wire, start + (after if wire else place), length if wire else after - place
-
-
-def _varint(content: bytes, place: int) -> tuple[int, int]:
-    """The number at ``place`` and where it ends; beyond the end of ``content`` where it is cut short."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(content):
-            return value, len(content) + 1
-        value |= (content[place] & 0x7F) << shift
-        place += 1
-        if content[place - 1] < 0x80:
-            break
-    return value, place
+        texts.append(content[field.start : field.end])
+    return len(texts) == 2 and bool(texts[0]) and _OPERATOR.fullmatch(texts[1]) is not None
