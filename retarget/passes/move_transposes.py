@@ -205,16 +205,16 @@ def _reorder_rows(graph: ir.Graph) -> bool:
     modified = False
     for reshape in graph:
         transpose = producer(reshape.inputs[0], "Transpose") if reshape.op_type == "Reshape" else None
-        if transpose is None or transpose.inputs[0] is None:
+        if transpose is None or transpose.inputs[0] is None or not own(reshape, transpose):
             continue
         perm = _perm(transpose)
         dense = _dense(reshape, perm)
-        if dense is None or not own(reshape, transpose):
+        found = None if dense is None else _weight(dense)
+        if dense is None or found is None:
             continue
-        weight = dense.inputs[1]
+        reader, at, weight = found
         sizes = [size for size in (dims(reshape.inputs[0]) or ())[1:] if isinstance(size, int)]
-        assert weight is not None
-        rewire(dense, 1, _with_rows(dense, weight, sizes, perm))
+        rewire(reader, at, _with_rows(dense, weight, sizes, perm))
         rewire(reshape, 0, transpose.inputs[0])
         modified = True
     return modified
@@ -228,11 +228,31 @@ def _dense(reshape: ir.Node, perm: Perm) -> ir.Node | None:
     rest = [size for size in sizes[1:] if isinstance(size, int)]
     if len(rest) != len(sizes) - 1 or flat[1] != math.prod(rest):
         return None
-    dense = only_user(reshape.outputs[0], "MatMul") or only_user(reshape.outputs[0], "Gemm")
-    if dense is None or dense.inputs[0] is not reshape.outputs[0] or dense.attributes.get_int("transA", False):
+    value = reshape.outputs[0]
+    while (step := only_user(value, "QuantizeLinear") or only_user(value, "DequantizeLinear")) is not None:
+        if step.inputs[0] is not value or rank(step.inputs[1]) != 0:
+            return None
+        value = step.outputs[0]
+    dense = only_user(value, "MatMul") or only_user(value, "Gemm")
+    if dense is None or dense.inputs[0] is not value or dense.attributes.get_int("transA", False):
         return None
-    weight = dense.inputs[1]
-    return dense if weight is not None and is_constant(weight) and len(weight.uses()) == 1 else None
+    return None if _weight(dense) is None else dense
+
+
+def _weight(dense: ir.Node) -> tuple[ir.Node, int, ir.Value] | None:
+    """What reads the constant that the weight of ``dense`` is, at which input, and that; also of dequantized codes."""
+    reader, at = dense, 1
+    dequantize = producer(dense.inputs[1], "DequantizeLinear")
+    if dequantize is not None:
+        rows = 1 if dense.attributes.get_int("transB", False) else 0
+        axis = dequantize.attributes.get_int("axis", 1) % 2
+        if rank(dequantize.inputs[1]) not in (0, 1) or (rank(dequantize.inputs[1]) and axis == rows):
+            return None
+        if not own(dense, dequantize):
+            return None
+        reader, at = dequantize, 0
+    weight = reader.inputs[at]
+    return (reader, at, weight) if weight is not None and is_constant(weight) and len(weight.uses()) == 1 else None
 
 
 def _with_rows(dense: ir.Node, weight: ir.Value, sizes: list[int], perm: Perm) -> ir.Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,18 @@ import onnx_ir as ir
 import pytest
 
 from retarget import graph
-from retarget.catalog import frontend, frontend_export, frontend_load
+from retarget.catalog import frontend, frontend_export, frontend_load, target
 from retarget.compare import snr_db
 from retarget.convert.tflite import Options
 from retarget.convert.tflite.names import cleaned
 from retarget.errors import RetargetError, Unsupported
+from retarget.interface import Interface, Layout
+from retarget.interface_graph import apply
+from retarget.interface_runner import wrap
+from retarget.passes import presets
 from retarget.session import Session
 from retarget.source import Exported, Source
-from retarget.spec import TensorSpec
+from retarget.spec import DimRange, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -233,6 +238,42 @@ def test_settings_name_the_kernels(files: Callable[[str], Path], tmp_path: Path)
         with EXPORT.reference(_source(path, kernels=kernels), exported) as runner:
             assert re.match(rf"LiteRT [\d.]+, CPU, .*{words}.*, 2 threads", runner.settings)
             assert runner.run({"image": _samples(2)})["logits"].shape == (2, 5)
+
+
+# ---- through the passes
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8 of floats"])
+@pytest.mark.parametrize(("layout", "left"), [("nchw", 0), ("nhwc", 2)])
+def test_transposes_that_are_left(
+    files: Callable[[str], Path], tmp_path: Path, kind: str, layout: Layout, left: int
+) -> None:
+    source = _source(files(kind))
+    model, exported = _convert(source, tmp_path)
+    interface = Interface("nhwc", layout)
+    apply(model, interface)
+    for _, run in presets.build("default", {"N": DimRange(1, 2, 4)}):
+        model = run(model).model
+    assert sum(node.op_type == "Transpose" for node in model.graph) == left
+    feeds = {"image": _samples(2).transpose(0, 3, 1, 2) if layout == "nchw" else _samples(2)}
+    with wrap(EXPORT.reference(source, exported), interface, exported.inputs) as runner, Session(model) as session:
+        expected, actual = runner.run(feeds), session.run(feeds)
+    for name, value in expected.items():
+        assert value.shape == actual[name].shape
+        assert snr_db(value, actual[name]) >= (100 if kind == "float32" else 30)
+
+
+def test_onnxruntime_computes_int8_in_int8(files: Callable[[str], Path], tmp_path: Path) -> None:
+    model, _ = _convert(_source(files("int8")), tmp_path)
+    ranges = {"N": DimRange(1, 2, 4)}
+    lowering = presets.build([(name, {}) for name in target("onnxruntime").lower], ranges)
+    for _, run in [*presets.build("default", ranges), *lowering]:
+        model = run(model).model
+    executed = tmp_path / "executed.onnx"
+    with Session(model, optimize=True, save_optimized=executed):
+        ops = Counter(node.op_type for node in graph.load(executed).graph)
+    assert ops["QLinearConv"] >= 4
+    assert ops["QLinearConv"] > ops["Conv"] + ops["FusedConv"]
 
 
 # ---- names, signatures, borders

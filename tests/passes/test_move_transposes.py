@@ -31,6 +31,11 @@ CONSTANTS = {
     "zeros": np.arange(5, dtype=np.uint8),
     "blocks": np.full((1, 3, 4, 1), 0.5, "f"),
     "gate_shape": np.array([-1, 1, 1, 5]),
+    "codes": RNG.integers(-127, 128, (60, 7)).astype(np.int8),
+    "steps": np.linspace(0.1, 0.2, 7, dtype="f"),
+    "offsets": np.zeros(7, np.int8),
+    "many": np.linspace(0.1, 0.2, 60, dtype="f"),
+    "origins": np.zeros(60, np.int8),
     "pair": np.array([[0, 1], [2, 0]]),
     "flat": np.array([-1, 60]),
     "dense": RNG.standard_normal((60, 7)).astype("f"),
@@ -210,6 +215,23 @@ def test_flatten_in_front_of_a_dense_layer(last: str) -> None:
     ran = run_pass(MoveTransposes(), *graph(f"a = {NHWC} (x) r = Relu(a) f = Reshape(r, flat) {last}", "float[N,7] y"))
     assert ran.counts["Transpose"] == 0
     assert ran.error < 1e-5
+
+
+def test_flatten_in_front_of_a_quantized_dense_layer() -> None:
+    body = (
+        f"q = QuantizeLinear(x, scale, zero) a = {NHWC} (q) f = Reshape(a, flat) d = DequantizeLinear(f, scale, zero)"
+        " w = DequantizeLinear <axis = 1> (codes, steps, offsets) y = MatMul(d, w)"
+    )
+    ran = run_pass(MoveTransposes(), *graph(body, "float[N,7] y"))
+    assert ran.counts["Transpose"] == 0
+    assert ran.error < 1e-4  # of sums of hundreds
+
+
+def test_rows_that_have_scales_of_their_own_stay() -> None:
+    body = (
+        f"a = {NHWC} (x) f = Reshape(a, flat) w = DequantizeLinear <axis = 0> (codes, many, origins) y = MatMul(f, w)"
+    )
+    assert not run_pass(MoveTransposes(), *graph(body, "float[N,7] y")).modified
 
 
 @pytest.mark.parametrize(

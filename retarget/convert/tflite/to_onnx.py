@@ -108,7 +108,14 @@ def _order(file: File, main: int) -> list[int]:
             return
         if not 0 <= index < len(file.subgraphs):
             raise Unsupported(f"{file.place}: calls graph {index} of {len(file.subgraphs)}")
-        for called in tflite_utils.get_subgraph_dependencies(model, index):
+        try:
+            dependencies = tflite_utils.get_subgraph_dependencies(model, index)
+        except Exception as error:
+            raise ToolchainFailure(
+                f"{file.place}: tf2onnx cannot read the options of its operators ({said(error)})",
+                "the file is damaged, or newer than tf2onnx: convert from the model that it was made of",
+            ) from error
+        for called in dependencies:
             visit(called, (*callers, index))
         order.append(index)
 
