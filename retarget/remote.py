@@ -61,7 +61,7 @@ sys.stdout.write("\n" + json.dumps(found))
 def fingerprint(python: Path) -> dict[str, str]:
     """The version of an interpreter, as ``python``, and of each distribution installed for it, by its plain name.
 
-    For a plan's keys: there is no path in it. It imports nothing there, and takes some 30 ms. Raises ``RetargetError``
+    For a plan's keys: there is no path in it. It imports nothing there, and takes some 80 ms. Raises ``RetargetError``
     where ``python`` is no file, cannot be run, is no Python or one older than 3.8.
     """
     python = python.absolute()

@@ -16,6 +16,7 @@ if __name__ == "__main__" and sys.path and sys.path[0] == __file__.rpartition("/
     # Python puts a script's own folder first: there lie modules called `graph` and `lock`.
     del sys.path[0]
 
+import contextlib
 import ctypes
 import errno
 import importlib
@@ -144,10 +145,13 @@ class _Server:
             done = getattr(self, "_" + str(request["do"]))(**given)
             answer: dict[str, object] = {"done": pack(done, Path(str(request["folder"]))), "versions": self._versions()}
         except BaseException as error:  # noqa: BLE001 - all of them are the request's failure, SystemExit too
-            traceback.print_exc()
+            with contextlib.suppress(OSError):
+                # A log that a full disk does not take is not what failed.
+                traceback.print_exc()
             answer = {"failed": self._failure(error)}
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         answer["code"], self._code[:] = list(dict.fromkeys(self._code)), []
         return answer
 

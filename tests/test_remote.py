@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -262,6 +263,16 @@ def test_a_missing_framework_has_the_command_of_that_interpreter(weights: Path, 
             with pytest.raises(MissingToolchain, match=f"pytorch needs torch, which {python} does not have") as caught:
                 frontend.export(from_factory(weights, "build", NET), example, tmp_path)
             assert caught.value.hint == f"{python} -m pip install torch safetensors onnx numpy"
+
+
+def test_a_full_disk_is_said_as_one(weights: Path, tmp_path: Path) -> None:
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))\n"
+    source = from_factory(weights, "build", limit + NET)
+    with RemoteFrontend(HERE, "pytorch") as frontend:
+        runner = frontend.reference(source, Exported("", source.inputs, ("output",)))
+        with pytest.raises(OSError, match="File too large") as caught:
+            runner.run({"x": X})
+    assert caught.value.errno == errno.EFBIG
 
 
 @pytest.mark.parametrize("frontend", ["onnx", "caffe"])
