@@ -7,18 +7,21 @@ import os
 import sys
 from types import ModuleType
 
-from retarget.convert.tensorflow.framework import tf
 from retarget.errors import MissingToolchain, RetargetError
 
 BACKEND = "tensorflow"
+
+if "keras" not in sys.modules:
+    # TensorFlow may import Keras, which reads this once.
+    os.environ["KERAS_BACKEND"] = BACKEND
+
+from retarget.convert.tensorflow.framework import tf  # noqa: E402
 
 
 def load_keras(implementation: str) -> ModuleType:
     """The package ``keras``, or ``tf_keras``. Raises ``RetargetError`` where another backend is loaded already."""
     if implementation == "tf_keras":
         return _tf_keras()
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = BACKEND
     try:
         keras = importlib.import_module("keras")
     except ImportError:
