@@ -36,6 +36,7 @@ PASSES = {
     "fuse_gemm": "retarget.passes.fuse_gemm:FuseGemm",
     "fuse_layer_norm": "retarget.passes.fuse_layer_norm:FuseLayerNorm",
     "fuse_pad": "retarget.passes.fuse_pad:FusePad",
+    "fuse_repeat": "retarget.passes.fuse_repeat:FuseRepeat",
     "infer_shapes": "retarget.passes.library:InferShapes",
     "inline_functions": "retarget.passes.library:InlineFunctions",
     "keep_reduced_axes": "retarget.passes.keep_reduced_axes:KeepReducedAxes",

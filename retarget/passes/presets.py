@@ -46,6 +46,7 @@ DEFAULT: tuple[Line, ...] = (
     ("fix_dimensions", {}),  # before shapes are inferred: a fixed size decides more of them
     ("infer_shapes", {}),
     ("remove_noops", {}),  # cheap, and half of an export: before what is not cheap
+    ("fuse_repeat", {}),  # before Reshapes in a row are one: half of the next pattern would be in this one
     ("fold_shapes", {}),  # likewise: the shape arithmetic of every layer
     ("fold_constants", {}),  # CastLike and Expand of constants hide weights below; infers what a folded one decides
     ("remove_noops", {}),  # nothing that gives back its input shall stand between the nodes of a pattern
