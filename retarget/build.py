@@ -48,8 +48,8 @@ def build(
     """Build ``wanted`` into ``folder``.
 
     ``display`` is called with the number of steps and what the model is, and shows events. ``locked`` is the lock file
-    that inputs and versions must match. Raises ``RetargetError`` for what is wrong before anything runs; what goes wrong later is in
-    the report and the exit code.
+    that inputs and versions must match. Raises ``RetargetError`` for what is wrong before anything runs; what goes
+    wrong later is in the report and the exit code.
     """
     plan = make_plan(wanted, store, invocation)
     current = lock.make(wanted, plan.inputs, plan.versions)

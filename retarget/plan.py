@@ -256,7 +256,7 @@ class _Planner:
         python = self.interpreter(frontend)
         if python is None:
             return {"requires": catalog.frontend(frontend).requires}
-        return {"python": python, "extra": fingerprint(python)}
+        return {"python": python, "extra": _fingerprint(python)}
 
     def preset(self) -> str | tuple[tuple[str, dict[str, object]], ...]:
         optimize = self.recipe.optimize
@@ -605,6 +605,12 @@ ABSENT = "not installed"
 @cache
 def _version(distribution: str) -> str:
     return version_of(distribution) or ABSENT
+
+
+@cache
+def _fingerprint(python: Path) -> Mapping[str, str]:
+    """Asked once: each time a process is started."""
+    return fingerprint(python)
 
 
 @cache

@@ -474,6 +474,8 @@ def check(recipe: Recipe, names: Mapping[KeyPath, set[str]] | None = None) -> It
         if name not in catalog.FRONTENDS:
             hint = did_you_mean(name, catalog.FRONTENDS)
             yield ("toolchains", name), f"'{name}' is no frontend, and only frontends run elsewhere", hint
+        elif not catalog.frontend(name).requires:
+            yield ("toolchains", name), f"'{name}' needs no framework, and so no environment of its own", "remove it"
     if recipe.data.samples is not None and recipe.data.samples.synthetic is not None:
         hint = "leave data.samples out: parity is then held on drawn inputs, and the report says so"
         yield ("data", "samples"), "synthetic data is for calibration", hint

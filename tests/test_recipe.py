@@ -293,6 +293,7 @@ data:
         ("name: x", "name: x\noutputs: [a, a]", "outputs: two outputs have the same name"),
         ("name: x", "name: x\ntoolchains: {tf: /bin/python}", "'tf' is no frontend, and only frontends run elsewhere"),
         ("name: x", "name: x\ntoolchains: {onnx: {pyton: a}}", "toolchains.onnx.pyton: unknown key"),
+        ("name: x", "name: x\ntoolchains: {caffe: /bin/python}", "'caffe' needs no framework, and so no environment"),
         ("name: x", "name: x\nextend: a.yaml", "3:1: extend: unknown key\nhint: did you mean 'extends'?"),
         ("name: x", "name: x\noptimize: agressive", "optimize: expected one of aggressive, default, none"),
         (
