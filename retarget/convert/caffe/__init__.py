@@ -24,6 +24,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Stages of the net's state, beside those in the file: layers may be for some stages only."""
     level: int | None = None
     """Level of the net's state; without it the file's own, or 0."""
+    opencv: bool = True
+    """Hold the reference against OpenCV too, where it is installed and takes the net; one that differs is an error."""
 
 
 def matches(path: Path) -> str | None:

@@ -34,14 +34,17 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:  # noq
 
 def reference(source: Source, exported: Exported) -> Runner:
     """Caffe's arithmetic in numpy, and OpenCV asked about the first feeds."""
+    net = open_net(source)
+    if not _options(source).opencv:
+        return numpy_reference.open(net, exported.outputs)
     prototxt, caffemodel = _files(source)
-    return numpy_reference.open(open_net(source), exported.outputs, prototxt=prototxt, caffemodel=caffemodel)
+    return numpy_reference.open(net, exported.outputs, prototxt=prototxt, caffemodel=caffemodel)
 
 
 def open_net(source: Source) -> Net:
     """The net of ``source``; inputs that the file gives no shape have the one that the user wants."""
     prototxt, caffemodel = _files(source)
-    options = msgspec.convert(dict(source.options), Options)
+    options = _options(source)
     sizes = {symbol: source.shapes.get(symbol, DEFAULT_RANGE).opt for spec in source.inputs for symbol in spec.symbols}
     return network.read(
         prototxt,
@@ -50,6 +53,10 @@ def open_net(source: Source) -> Net:
         stages=options.stages,
         level=options.level,
     )
+
+
+def _options(source: Source) -> Options:
+    return msgspec.convert(dict(source.options), Options)
 
 
 def _files(source: Source) -> tuple[Path, Path | None]:

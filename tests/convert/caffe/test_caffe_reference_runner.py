@@ -12,11 +12,12 @@ import pytest
 from caffe_cases import CASES, Case, layer, normal, uniform, write
 from numpy.typing import NDArray
 
-from retarget.convert.caffe import network, reference
+from retarget.convert.caffe import export, network, reference
 from retarget.convert.caffe.net import Net
 from retarget.convert.caffe.reference import opencv, runner
 from retarget.convert.caffe.reference.evaluate import evaluate
-from retarget.errors import RetargetError
+from retarget.errors import RetargetError, ToolchainFailure
+from retarget.source import Source
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -147,12 +148,21 @@ def test_says_why_opencv_was_not_asked(tmp_path: Path, monkeypatch: pytest.Monke
     assert "pip install 'retarget[caffe]'" in runner.second_opinion(net, *files, feeds, evaluate(net, feeds))
 
 
-def test_says_where_opencv_disagrees(tmp_path: Path) -> None:
+def test_where_opencv_disagrees_nothing_is_proved(tmp_path: Path) -> None:
     case = CASES["relu_plain"]
     files = write(case, tmp_path)
     net, feeds = network.read(*files), case.feeds()
     outputs = {"out": evaluate(net, feeds)["out"] * np.float32(1.01)}
-    assert "disagrees on 'out': 40 dB" in runner.second_opinion(net, *files, feeds, outputs)
+    with pytest.raises(ToolchainFailure, match="disagrees with the reference on 'out': 40 dB"):
+        runner.second_opinion(net, *files, feeds, outputs)
+
+
+def test_opencv_is_left_out_where_the_user_says_so(tmp_path: Path) -> None:
+    prototxt, caffemodel = write(CASES["relu_plain"], tmp_path)
+    source = Source(prototxt, (), {}, parts={"weights": caffemodel}, options={"opencv": False})
+    with export.reference(source, export.export(source, None, tmp_path)) as opened:
+        opened.run(CASES["relu_plain"].feeds())
+        assert "OpenCV" not in opened.settings
 
 
 def test_says_that_opencv_does_not_take_the_net(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from retarget.convert.caffe.net import Blob, Net
 from retarget.convert.caffe.reference import opencv
 from retarget.convert.caffe.reference.checks import show
 from retarget.convert.caffe.reference.evaluate import check, evaluate
-from retarget.errors import RetargetError, Unsupported
+from retarget.errors import RetargetError, ToolchainFailure, Unsupported
 
 if TYPE_CHECKING:
     from retarget.protocols import Feeds, Outputs
@@ -53,7 +53,11 @@ class Reference:
         self.settings = OWN
 
     def run(self, feeds: Feeds) -> Outputs:
-        """The outputs, float32. Raises ``RetargetError`` where sizes do not meet, naming the layer."""
+        """The outputs, float32.
+
+        Raises ``RetargetError`` where sizes do not meet, naming the layer, and ``ToolchainFailure`` where OpenCV makes
+        something else of the first feeds.
+        """
         given = _fitting(self._net, feeds)
         found = evaluate(self._net, given)
         if self._files is not None:
@@ -75,7 +79,10 @@ class Reference:
 def second_opinion(
     net: Net, prototxt: Path, caffemodel: Path | None, feeds: Mapping[str, Blob], outputs: Mapping[str, Blob]
 ) -> str:
-    """What OpenCV makes of ``feeds`` beside ``outputs`` (by blob), as a clause: ``OpenCV 4.14.0 agrees to 112 dB``."""
+    """What OpenCV makes of ``feeds`` beside ``outputs`` (by blob), as a clause: ``OpenCV 4.14.0 agrees to 112 dB``.
+
+    Raises ``ToolchainFailure`` where it makes something else of them.
+    """
     if find_spec("cv2") is None:
         return "OpenCV is not installed to be asked as well (pip install 'retarget[caffe]')"
     if known := opencv.flaws(net):
@@ -88,7 +95,11 @@ def second_opinion(
     worst, where = opencv.agreement(net, outputs, asked.outputs)
     if worst >= AGREES_DB:
         return f"OpenCV {asked.version} agrees to {worst:.0f} dB"
-    return f"OpenCV {asked.version} disagrees on '{where}': {worst:.0f} dB"
+    raise ToolchainFailure(
+        f"{net.place}: OpenCV {asked.version} disagrees with the reference on '{where}': {worst:.0f} dB",
+        "one of the two is wrong, so neither proves anything: please report it with the prototxt;"
+        " `options: {opencv: false}` goes on without OpenCV",
+    )
 
 
 def _fitting(net: Net, feeds: Feeds) -> dict[str, Blob]:
