@@ -25,7 +25,11 @@ class _Wrapped:
         self._runner = runner
         self._interface = interface
         self._raw = raw
-        self.settings = runner.settings
+
+    @property
+    def settings(self) -> str:
+        """The runner's own, which it may only know after its first run."""
+        return self._runner.settings
 
     def run(self, feeds: Feeds) -> Outputs:
         """The runner's outputs in the user's layouts, for feeds in the user's layouts and pixels."""

@@ -122,8 +122,9 @@ class StepRequest:
 class Runner(Protocol):
     """Executes a model or artifact. Feeds and outputs bear the user's names, dtypes and shapes."""
 
-    settings: str
-    """How it executes, for the report: device, precision, threads."""
+    @property
+    def settings(self) -> str:
+        """How it executes, for the report: device, precision, threads."""
 
     def run(self, feeds: Feeds) -> Outputs: ...
 
