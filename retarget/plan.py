@@ -25,6 +25,7 @@ from retarget.facts import DataOrigin
 from retarget.preprocess import READERS, Classes, check_folder
 from retarget.protocols import JSON, Kind, Step
 from retarget.recipe import Evaluation, Int8, WeightsOnly
+from retarget.recognise import recognise
 from retarget.remote import fingerprint
 from retarget.tolerance import DEFAULT_TOLERANCE
 
@@ -571,26 +572,6 @@ class _Planner:
                 raise RetargetError(f"{path}: no such file or folder", MISSING)
             self.digests[path] = self.store.digest(path)
         return self.digests[path]
-
-
-def recognise(path: Path, format: str | None = None) -> tuple[str, str]:  # noqa: A002 - the recipe's own key
-    """The frontend that reads ``path`` and the form that it recognised. Raises ``RetargetError`` if none does."""
-    names = [format] if format else list(catalog.FRONTENDS)
-    for name in names:
-        if form := catalog.frontend(name).matches(path):
-            return name, form
-    for name in names:
-        # Damaged: the reader's own error says more than "unknown format".
-        if path.is_file() and (form := catalog.frontend(name).suffixes.get(path.suffix.lower())):
-            return name, form
-    if format:
-        raise RetargetError(
-            f"{path}: not a model that '{format}' reads", "leave `format` out to have it found from the content"
-        )
-    raise RetargetError(
-        f"{path}: no frontend knows this file ({', '.join(names)} were tried)",
-        "`retarget list frontends` shows what can be read",
-    )
 
 
 def _require(name: str, requires: Sequence[str], extra: str | None) -> None:

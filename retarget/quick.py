@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
 
-from retarget import catalog, plan
+from retarget import catalog
 from retarget import recipe as recipes
-from retarget.errors import RecipeError, RetargetError, did_you_mean
+from retarget.errors import MissingToolchain, RecipeError, RetargetError, did_you_mean
 from retarget.interface import Layout, Normalize
 from retarget.preprocess import Preprocess
 from retarget.recipe import (
@@ -28,6 +28,7 @@ from retarget.recipe import (
 )
 from retarget.recipe_nodes import File, compose, parse_path
 from retarget.recipe_yaml import Bad, Reader, render
+from retarget.recognise import recognise
 from retarget.spec import DimRange, TensorSpec
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def recipe_for(
         targets=tuple(
             TargetEntry(name=name, options=catalog.target(name).Options()) for name in dict.fromkeys(targets)
         ),
-        toolchains={plan.recognise(model)[0]: Toolchain(python=parse_path(str(python), here))} if python else {},
+        toolchains={recognise(model)[0]: Toolchain(python=parse_path(str(python), here))} if python else {},
     )
     for place, message, hint in recipes.check(recipe):
         raise RetargetError(f"{render(place)}: {message}", hint)
@@ -97,8 +98,12 @@ def starter_for(model: Path, inputs: Sequence[str], folder: Path) -> str:
     from retarget.recipe_starter import starter
 
     model, weights = files_of(model)
-    frontend, _ = plan.recognise(model)
-    specs = tuple(TensorSpec.parse(text) for text in inputs) or _specs_in(model, frontend)
+    frontend, _ = recognise(model)
+    specs = tuple(TensorSpec.parse(text) for text in inputs) or _specs_in(model, weights)
+    beside = catalog.frontend(frontend).parts(model)
+    if "net" in beside and weights is None:
+        model, weights = beside["net"], model
+    weights = weights or beside.get("weights")
     usable = [name for name in catalog.TARGETS if catalog.target(name).unavailable() is None]
     return starter(
         model.absolute(),
@@ -138,14 +143,14 @@ def preset(name: str) -> Literal["none", "default", "aggressive"]:
     return cast("Literal['none', 'default', 'aggressive']", name)
 
 
-def _specs_in(model: Path, frontend: str) -> tuple[TensorSpec, ...]:
-    """The inputs that the file itself names, where the format does."""
-    if frontend != "onnx":
-        return ()
-    from retarget import graph
+def _specs_in(model: Path, weights: Path | None) -> tuple[TensorSpec, ...]:
+    """The inputs as the frontend would call them; none where the file does not say them all."""
+    from retarget import inspection
 
-    loaded = graph.load(model).graph
-    return tuple(graph.value_spec(value) for value in loaded.inputs if value.name not in loaded.initializers)
+    try:
+        return inspection.inspect_model(model, weights).inputs
+    except MissingToolchain:
+        return ()
 
 
 def _samples(text: str | None, folder: Path) -> Samples | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from retarget import catalog
 from retarget.errors import RetargetError
 from retarget.inspection.result import Inspection
+from retarget.recognise import recognise
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Inspection", "inspect", "inspect_model"]
 
 
 def inspect(path: Path) -> Inspection:
@@ -27,7 +28,7 @@ def inspect(path: Path) -> Inspection:
 
 def inspect_file(path: Path) -> Inspection:
     """``path`` by its own content, whatever lies beside it."""
-    from retarget.inspection import checkpoint, engine, openvino_ir, ranges
+    from retarget.inspection import engine, openvino_ir, ranges
 
     if ranges.matches(path):
         return ranges.inspect(path)
@@ -35,20 +36,43 @@ def inspect_file(path: Path) -> Inspection:
         return engine.inspect(path)
     if openvino_ir.matches(path):
         return openvino_ir.inspect(path)
-    form = catalog.frontend("pytorch").matches(path)
-    if form is not None:
-        return checkpoint.inspect(path, form)
-    if catalog.frontend("onnx").matches(path) is not None:
-        from retarget.inspection import onnx_model
-
-        return onnx_model.inspect(path)
     if (path / "report.json").is_file():
         example = next(iter(sorted(path.glob("*/*/manifest.json"))), None)
         raise RetargetError(
             f"{path}: a build, with an artifact in each of its folders",
             f"inspect one of them: retarget inspect {(example or path / 'TARGET/VARIANT/x').parent}",
         )
-    raise RetargetError(
-        f"{path}: not a model or an artifact that retarget knows",
-        "it knows ONNX, OpenVINO IR, TensorRT engines, PyTorch checkpoints and the folders that a build writes",
-    )
+    return inspect_model(path)
+
+
+def inspect_model(path: Path, weights: Path | None = None) -> Inspection:
+    """The model at ``path``, of whichever frontend; ``weights``: its second file, else the one beside it."""
+    name, form = recognise(path)
+    parts = {**catalog.frontend(name).parts(path), **({"weights": weights} if weights else {})}
+    match name:
+        case "caffe":
+            from retarget.inspection import caffe
+
+            return caffe.inspect(path, form, parts)
+        case "keras":
+            from retarget.inspection import keras
+
+            return keras.inspect(path)
+        case "onnx":
+            from retarget.inspection import onnx_model
+
+            return onnx_model.inspect(path)
+        case "pytorch":
+            from retarget.inspection import checkpoint
+
+            return checkpoint.inspect(path, form)
+        case "tensorflow":
+            from retarget.inspection import tensorflow
+
+            return tensorflow.inspect(path, form, parts)
+        case "tflite":
+            from retarget.inspection import tflite
+
+            return tflite.inspect(path)
+        case _:
+            raise NotImplementedError(f"inspection of {name}")

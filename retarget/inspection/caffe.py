@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from retarget.convert.caffe import blobs, files, network, text, upgrade, weights
@@ -13,14 +14,18 @@ _SHOWN = 8
 """Layers that a note lists."""
 
 
-def inspect(path: Path, form: str) -> Inspection:
-    """What ``path``, which is of ``form``, says. Raises ``RetargetError`` for what is damaged or no net of Caffe."""
-    return _weights(path) if form == files.WEIGHTS else _net(path)
+def inspect(path: Path, form: str, parts: Mapping[str, Path]) -> Inspection:
+    """What ``path``, which is of ``form``, says with its other file.
+
+    Raises ``RetargetError`` for what is damaged or no net of Caffe.
+    """
+    if form == files.WEIGHTS:
+        return _weights(path)
+    return _net(path, *files.pair(path, parts.get("weights", parts.get("net"))))
 
 
-def _net(path: Path) -> Inspection:
-    """A prototxt or the folder of one, with the caffemodel beside it."""
-    prototxt, caffemodel = files.pair(path, files.others(path).get("weights"))
+def _net(path: Path, prototxt: Path, caffemodel: Path | None) -> Inspection:
+    """A prototxt, which ``path`` may be the folder of."""
     net = network.read(prototxt, caffemodel, partial=True)
     found = [prototxt] if caffemodel is None else [prototxt, caffemodel]
     missing = [layer.name for layer in net.layers if len(layer.blobs) < len(blobs.expected(layer))]
@@ -35,7 +40,9 @@ def _net(path: Path) -> Inspection:
         what="Caffe net",
         version=upgrade.version(text.read(prototxt)),
         bytes=sum(file.stat().st_size for file in found),
-        inputs=tuple(TensorSpec(name, "float32", shape) for name, shape in net.inputs.items() if shape),
+        inputs=tuple(TensorSpec(name, "float32", shape) for name, shape in net.inputs.items())
+        if all(net.inputs.values())
+        else (),
         nodes=len(net.layers),
         ops=most_first(Counter(layer.type for layer in net.layers)),
         parameters=sum(blob.size for layer in net.layers for blob in layer.blobs) if caffemodel else None,

@@ -9,9 +9,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from retarget import graph
-from retarget.convert.onnx import read
+from retarget.convert.onnx import named, read
+from retarget.errors import RetargetError
 from retarget.inspection.result import Inspection, most_first
-from retarget.spec import symbols
+from retarget.source import Source
+from retarget.spec import TensorSpec, symbols
 
 SIZE = 1
 """The size at which symbolic dimensions are counted."""
@@ -20,9 +22,16 @@ SIZE = 1
 def inspect(path: Path) -> Inspection:
     """Everything that the graph says. Raises ``RetargetError`` for a damaged file."""
     model, notes = read.read(path)
+    notes += named.drop_constants(model, Source(path, (), {}))
     external = {tensor.location for tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)}
     size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in external)
-    inputs = tuple(graph.value_spec(value) for value in model.graph.inputs)
+    try:
+        named.name_dimensions(model, str(path))
+    except RetargetError as error:
+        inputs: tuple[TensorSpec, ...] = ()
+        notes.append(error.message.removeprefix(f"{path}: "))
+    else:
+        inputs = tuple(graph.value_spec(value) for value in model.graph.inputs)
     outputs = tuple(graph.value_spec(value) for value in model.graph.outputs if value.shape is not None)
     shapeless = [value.name for value in model.graph.outputs if value.shape is None]
     notes += [f"output '{name}' has no shape" for name in shapeless]

@@ -20,7 +20,7 @@ from retarget import graph
 from retarget.catalog import frontend, frontend_export, frontend_load
 from retarget.compare import snr_db
 from retarget.errors import RetargetError, Unsupported
-from retarget.plan import recognise
+from retarget.recognise import recognise
 from retarget.session import Session
 from retarget.source import Source
 from retarget.spec import TensorSpec

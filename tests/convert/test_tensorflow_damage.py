@@ -16,7 +16,7 @@ from retarget.convert.onnx import matches as is_onnx
 from retarget.convert.tensorflow import matches, parts
 from retarget.convert.tensorflow.framework import tf
 from retarget.errors import RetargetError
-from retarget.plan import recognise
+from retarget.recognise import recognise
 
 
 def graph() -> None:

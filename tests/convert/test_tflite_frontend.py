@@ -22,6 +22,7 @@ from retarget.interface import Interface, Layout
 from retarget.interface_graph import apply
 from retarget.interface_runner import wrap
 from retarget.passes import presets
+from retarget.recognise import recognise
 from retarget.session import Session
 from retarget.source import Exported, Source
 from retarget.spec import DimRange, TensorSpec
@@ -425,7 +426,8 @@ def test_detection_is_by_content(files: Callable[[str], Path], tmp_path: Path) -
     damaged.write_bytes(b"nothing")
     (tmp_path / "other.bin").write_bytes(b"\x08\x09\x12\x00TFL2....")
     assert light.matches(renamed) == "TFLite"
-    assert light.matches(damaged) == "TFLite"
+    assert light.matches(damaged) is None
+    assert recognise(damaged) == ("tflite", "TFLite")
     assert light.matches(tmp_path / "other.bin") is None
     assert light.matches(tmp_path) is None
     assert light.layout == "nhwc"

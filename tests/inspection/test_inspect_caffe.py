@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from caffe_files import inputs, layer, write
 
+from retarget.convert import caffe as caffe_frontend
 from retarget.convert.caffe import files
 from retarget.inspection import caffe
 from retarget.spec import TensorSpec
@@ -24,7 +25,7 @@ def test_a_net_with_its_weights(tmp_path: Path) -> None:
     text, weights = write(tmp_path, NET, [("conv", "Convolution", [WEIGHT])])
     assert weights is not None
     for path in (text, tmp_path):
-        said = caffe.inspect(path, files.NET if path == text else files.FOLDER)
+        said = caffe.inspect(path, files.NET if path == text else files.FOLDER, caffe_frontend.parts(path))
         assert (said.what, said.version, said.nodes, said.parameters) == ("Caffe net", "V2", 3, 12)
         assert said.inputs == (TensorSpec("data", "float32", (1, 3, 8, 8)),)
         assert said.ops == {"ReLU": 2, "Convolution": 1}
@@ -34,7 +35,7 @@ def test_a_net_with_its_weights(tmp_path: Path) -> None:
 
 def test_a_net_without_weights_and_shapes(tmp_path: Path) -> None:
     text, _ = write(tmp_path, 'input: "data"\n' + NET[NET.index("layer", 10) :], None)
-    said = caffe.inspect(text, files.NET)
+    said = caffe.inspect(text, files.NET, {})
     assert (said.inputs, said.parameters) == ((), None)
     assert said.notes == (
         "weights are missing of conv",
@@ -46,9 +47,9 @@ def test_a_net_without_weights_and_shapes(tmp_path: Path) -> None:
 def test_weights(tmp_path: Path) -> None:
     text, weights = write(tmp_path, NET, [("conv", "Convolution", [WEIGHT]), ("relu", "ReLU", [])], version=1)
     assert weights is not None
-    said = caffe.inspect(weights, files.WEIGHTS)
+    said = caffe.inspect(weights, files.WEIGHTS, {})
     assert (said.what, said.version, said.parameters) == ("Caffe weights", "V1", 12)
     assert said.tensors == (TensorSpec("conv[0]", "float32", (4, 3, 1, 1)),)
     assert said.notes == ("its layers stand in net.prototxt",)
     text.unlink()
-    assert caffe.inspect(weights, files.WEIGHTS).notes == ("the layers stand in a prototxt, and none is beside it",)
+    assert caffe.inspect(weights, files.WEIGHTS, {}).notes == ("the layers stand in a prototxt, and none is beside it",)

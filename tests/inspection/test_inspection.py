@@ -292,7 +292,7 @@ def test_bad_files_are_one_clear_line(folder: Path) -> None:
         "bomb.xml": "declares a document type",
         "cut.safetensors": "tensor 'w' lies outside the file",
         "header.safetensors": "the header needs",
-        "what.bin": "not a model or an artifact that retarget knows",
+        "what.bin": "no frontend knows this file",
         "absent.onnx": "no such file",
     }.items():
         with pytest.raises(RetargetError) as failure:

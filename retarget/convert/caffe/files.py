@@ -11,6 +11,7 @@ from pathlib import Path
 
 from retarget.convert.caffe.tokens import Token, tokens
 from retarget.errors import RetargetError
+from retarget.hdf5 import root_names
 from retarget.protobuf import LENGTH, VARINT, Buffer, Field, WireError, fields, mapped
 
 NET, WEIGHTS, FOLDER = "Caffe prototxt", "caffemodel", "folder of a Caffe net"
@@ -31,7 +32,7 @@ def form(path: Path) -> str | None:
         return None
     if _is_net(path):
         return NET
-    return WEIGHTS if path.name.endswith(".caffemodel.h5") or _is_weights(path) else None
+    return WEIGHTS if is_hdf5(path) or _is_weights(path) else None
 
 
 def _kind(path: Path) -> str | None:
@@ -125,6 +126,12 @@ def listed(paths: Sequence[Path]) -> str:
 
 
 # ---- content
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file is weights in HDF5 as Caffe writes them: all in one group, or in two."""
+    names = root_names(path)
+    return "data" in names and names <= {"data", "diff"}
 
 
 def _is_net(path: Path) -> bool:

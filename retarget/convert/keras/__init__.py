@@ -11,6 +11,7 @@ from zipfile import BadZipFile, ZipFile
 
 import msgspec
 
+from retarget.convert.caffe.files import is_hdf5 as is_caffe
 from retarget.convert.keras.forms import ARCHIVE, CONFIG, HDF5, HDF5_MAGIC, METADATA, ZIP_MAGIC
 
 requires: tuple[str, ...] = ("tensorflow", "keras", "h5py", "tf2onnx")
@@ -36,7 +37,7 @@ def matches(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(8)
     if head == HDF5_MAGIC:
-        return HDF5
+        return None if is_caffe(path) else HDF5
     return ARCHIVE if head.startswith(ZIP_MAGIC) and _is_archive(path) else None
 
 

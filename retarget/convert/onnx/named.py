@@ -20,17 +20,17 @@ def open_named(source: Source) -> tuple[ir.Model, list[str]]:
     if source.factory is not None:
         raise RetargetError(f"{place}: an ONNX file needs no factory", "remove `factory`")
     model, notes = read(source.path)
-    notes += _constant_inputs(model, source)
+    notes += drop_constants(model, source)
     if source.inputs:
         apply_specs(model, source.inputs, place)
     else:
-        _name_dimensions(model, place)
+        name_dimensions(model, place)
     if source.outputs:
         select_outputs(model, source.outputs, place)
     return model, notes
 
 
-def _constant_inputs(model: ir.Model, source: Source) -> list[str]:
+def drop_constants(model: ir.Model, source: Source) -> list[str]:
     """Before IR version 4 every initializer was a graph input too: it is a constant, unless the user names it."""
     wanted = {spec.name for spec in source.inputs}
     constant = [value for value in model.graph.inputs if value.name in model.graph.initializers]
@@ -44,7 +44,7 @@ def _constant_inputs(model: ir.Model, source: Source) -> list[str]:
     return [f"input '{value.name}' has a default in the file, which is not used" for value in fed]
 
 
-def _name_dimensions(model: ir.Model, place: str) -> None:
+def name_dimensions(model: ir.Model, place: str) -> None:
     """Without the user's specs: the file's own symbols, as names that a spec can hold."""
     symbols: dict[str, int | str] = {}
     for value in model.graph.inputs:

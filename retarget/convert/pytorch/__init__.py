@@ -8,12 +8,12 @@ from typing import Literal
 
 import msgspec
 
-from retarget.convert.pytorch.forms import form_of
+from retarget.convert.pytorch.forms import SUFFIXES, form_of
 
 requires: tuple[str, ...] = ("torch", "safetensors")
 extra: str | None = "pytorch"
 layout: Literal["nchw", "nhwc"] = "nchw"
-suffixes: Mapping[str, str] = {}
+suffixes: Mapping[str, str] = SUFFIXES
 takes_weights = False
 
 

@@ -27,6 +27,7 @@ from retarget.convert.pytorch.forms import (
     PICKLED,
     SAFETENSORS,
     STATE_DICT,
+    SUFFIXES,
     TORCHSCRIPT,
     ZIP_ERRORS,
     form_of,
@@ -63,7 +64,7 @@ class Loaded:
 
 def load(source: Source) -> Loaded:
     """Read ``source`` in whatever form it has. Raises ``RetargetError``."""
-    form = form_of(source.path)
+    form = form_of(source.path) or SUFFIXES.get(source.path.suffix.lower())
     if not source.path.exists():
         raise RetargetError(f"{source.path}: no such file or folder")
     if form is None:

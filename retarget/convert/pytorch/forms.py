@@ -18,7 +18,15 @@ SAFETENSORS, TORCHSCRIPT, EXPORTED, HUGGING_FACE = "safetensors", "TorchScript",
 ZIP_ERRORS = (BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
 """What ``zipfile`` raises on damaged archives, as fuzzing found: it decodes names and data without a check."""
 
-_SUFFIXES = frozenset({".pt", ".pth", ".pt2", ".ckpt"})
+SUFFIXES = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt"), STATE_DICT),
+    ".pt2": EXPORTED,
+    ".safetensors": SAFETENSORS,
+}
+"""The form of a file of which no more can be told, such as a damaged one."""
+
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files begin that `torch.save` wrote before they were zips: its magic number, pickled."""
 _HEADER_LIMIT = 100 << 20
 _SAFE_MODULES = ("torch", "collections", "numpy", "_codecs", "builtins")
 _LEGACY_PICKLES = 4
@@ -32,18 +40,12 @@ def form_of(path: Path) -> str | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        head = file.read(8)
-        start = head + file.read(1)
+        head = file.read(len(_LEGACY))
     if head.startswith(b"PK\x03\x04"):
-        form = _zip_form(path)
-        if form is not None:
-            return form
-    if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", head)[0] <= _HEADER_LIMIT:
+        return _zip_form(path)
+    if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= _HEADER_LIMIT:
         return SAFETENSORS
-    if head[:1] == b"\x80" and path.suffix in _SUFFIXES:
-        return STATE_DICT
-    # A damaged file should be met with an error of this reader, not with "unknown format".
-    return SAFETENSORS if path.suffix == ".safetensors" else STATE_DICT if path.suffix in _SUFFIXES else None
+    return STATE_DICT if head == _LEGACY else None
 
 
 def pickled_classes(path: Path) -> list[str]:
@@ -84,7 +86,7 @@ def _zip_form(path: Path) -> str | None:
                 pickled = BytesIO(archive.read(names["data.pkl"]))
                 return PICKLED if any(_is_foreign(*each) for each in _globals(pickled)) else STATE_DICT
     except ZIP_ERRORS:
-        return STATE_DICT if path.suffix in _SUFFIXES else None
+        return None
     return None
 
 

@@ -47,7 +47,7 @@ def reference(source: Source, exported: Exported) -> TensorFlowRunner:
 
 
 def _open(source: Source) -> Opened:
-    form = forms.form_of(source.path) or forms.SUFFIXES.get(source.path.suffix)
+    form = forms.form_of(source.path) or forms.SUFFIXES.get(source.path.suffix.lower())
     if form is None:
         raise RetargetError(
             f"{source.path}: not a TensorFlow model", "give a SavedModel, a frozen graph or a checkpoint"

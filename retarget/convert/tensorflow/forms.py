@@ -9,7 +9,7 @@ from retarget.protobuf import LENGTH, VARINT, Buffer, Field, WireError, fields, 
 
 SAVED_MODEL, FROZEN_GRAPH, CHECKPOINT = "SavedModel", "frozen graph", "TensorFlow 1 checkpoint"
 
-SUFFIXES = {".pb": FROZEN_GRAPH, ".meta": CHECKPOINT, ".index": CHECKPOINT}
+SUFFIXES = {".pb": FROZEN_GRAPH, ".pbtxt": FROZEN_GRAPH, ".meta": CHECKPOINT, ".index": CHECKPOINT}
 """The form of a file of which no more can be told, such as a damaged one."""
 
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
@@ -22,6 +22,7 @@ _INDEX_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 
 _DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _NEWEST = re.compile(r'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
+_SAVED_MODEL_TEXT = re.compile(r"(?:\s|#[^\n]*\n)*(?:saved_model_schema_version\s*:|meta_graphs\s*:?\s*\{)")
 _GRAPH_TEXT = re.compile(r"(?:\s|#[^\n]*\n)*(?:node|library|versions)\s*:?\s*\{")
 _OPERATOR = re.compile(rb"[A-Za-z_][\w>.]*")
 _NODE, _LIBRARY, _VERSION, _VERSIONS, _DEBUG = 1, 2, 3, 4, 5
@@ -39,12 +40,16 @@ def form_of(path: Path) -> str | None:
         return CHECKPOINT
     if not path.is_file():
         return None
-    if path.name in SAVED_MODEL_FILES:
-        return SAVED_MODEL
-    if path.suffix == ".pbtxt":
-        return FROZEN_GRAPH if _GRAPH_TEXT.match(_head(path, 1 << 16).decode("utf-8", "replace")) else None
+    if is_text(path):
+        text = _head(path, 1 << 16).decode("utf-8", "replace")
+        return SAVED_MODEL if _SAVED_MODEL_TEXT.match(text) else FROZEN_GRAPH if _GRAPH_TEXT.match(text) else None
     with mapped(path) as content:
-        return FROZEN_GRAPH if _is_graph(content) else None
+        return SAVED_MODEL if _is_saved_model(content) else FROZEN_GRAPH if _is_graph(content) else None
+
+
+def is_text(path: Path) -> bool:
+    """Whether a message is written as text, not in the wire format, which has bytes that no text has."""
+    return not any(byte < 32 and byte not in b"\t\n\r\f" for byte in _head(path, 64))
 
 
 def checkpoint_prefix(path: Path) -> Path | None:
@@ -90,6 +95,20 @@ def _head(path: Path, size: int) -> bytes:
 def _ends_as_index(path: Path) -> bool:
     # A damaged index is one still where the other files of the checkpoint lie beside it.
     return path.read_bytes()[-8:] == _INDEX_MAGIC or bool(checkpoint_files(path.with_suffix("")).keys() - {"index"})
+
+
+def _is_saved_model(content: Buffer) -> bool:
+    """A version, then graphs, the first of which begins with what is said of it."""
+    try:
+        for at, field in enumerate(fields(content, 0, len(content), cut=True)):
+            if (field.number, field.wire) != ((1, VARINT) if at == 0 else (2, LENGTH)):
+                return False
+            if at == 1:
+                inner = next(fields(content, field.start, field.end, cut=True), None)
+                return inner is not None and (inner.number, inner.wire) == (1, LENGTH) and inner.end <= field.end
+    except WireError:
+        return False
+    return False
 
 
 def _is_graph(content: Buffer) -> bool:

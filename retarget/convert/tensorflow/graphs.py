@@ -26,7 +26,7 @@ def open_frozen_graph(source: Source) -> Opened:
     definition = tf.compat.v1.GraphDef()
     try:
         with quiet():
-            if path.suffix == ".pbtxt":
+            if forms.is_text(path):
                 text_format.Merge(path.read_text(encoding="utf-8"), definition)
             else:
                 definition.ParseFromString(path.read_bytes())

@@ -10,6 +10,8 @@ from retarget.errors import RetargetError, Unsupported, did_you_mean
 from retarget.source import Source
 from retarget.spec import DTYPES, TensorSpec
 
+DEFAULT_SIGNATURE = "serving_default"
+
 _AXES = {4: "?hwc", 5: "?dhwc"}
 """What the axes of images and volumes are called, the channels last, where their size is open."""
 
@@ -25,6 +27,31 @@ class Border:
     def __str__(self) -> str:
         dims = "…" if self.shape is None else ",".join("?" if dim is None else str(dim) for dim in self.shape)
         return f"{self.name}={self.dtype}[{dims}]"
+
+
+def choose_signature(names: Sequence[str], wanted: str | None, place: str) -> str:
+    """The signature to convert: the one that is ``wanted``, the default, or the only one. Raises ``RetargetError``."""
+    if not names:
+        raise RetargetError(
+            f"{place}: has no signature, and so nothing that says its inputs and outputs",
+            "save it with signatures: tf.saved_model.save(model, path, signatures=model.call.get_concrete_function(…))",
+        )
+    listing = f"its signatures: {', '.join(sorted(names))}"
+    if wanted is not None:
+        if wanted not in names:
+            near = did_you_mean(wanted, names)
+            raise RetargetError(
+                f"{place}: has no signature '{wanted}'",
+                f"{near} {listing}" if near.startswith("did") else listing,
+            )
+        return wanted
+    if DEFAULT_SIGNATURE in names:
+        return DEFAULT_SIGNATURE
+    if len(names) > 1:
+        raise RetargetError(
+            f"{place}: has several signatures, none of them '{DEFAULT_SIGNATURE}'", f"choose one; {listing}"
+        )
+    return names[0]
 
 
 def check_types(borders: Iterable[Border], place: str) -> None:

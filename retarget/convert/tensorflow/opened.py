@@ -11,7 +11,7 @@ from retarget.convert.tensorflow.framework import THREADS, quiet, tf
 from retarget.convert.tensorflow.lower import Frozen
 from retarget.convert.tensorflow.names import Border
 from retarget.convert.tensorflow.runner import said
-from retarget.errors import RetargetError, did_you_mean
+from retarget.errors import RetargetError
 
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds
@@ -22,7 +22,6 @@ _NEWER = (
     "its operators come from a library, or a version of TensorFlow, that is not installed here: "
     "have it converted where it was made, with `toolchains: {tensorflow: {python: …}}`"
 )
-DEFAULT_SIGNATURE = "serving_default"
 
 
 def unreadable(path: Path, what: str, error: Exception) -> RetargetError:
@@ -50,31 +49,6 @@ def border(name: str, tensor: tf.Tensor | tf.TensorSpec) -> Border:
     shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
     # A reference is a variable of TensorFlow 1.
     return Border(name, tensor.dtype.base_dtype.name, shape)
-
-
-def choose_signature(names: Sequence[str], wanted: str | None, place: str) -> str:
-    """The signature to convert: the one that is ``wanted``, the default, or the only one. Raises ``RetargetError``."""
-    if not names:
-        raise RetargetError(
-            f"{place}: has no signature, and so nothing that says its inputs and outputs",
-            "save it with signatures: tf.saved_model.save(model, path, signatures=model.call.get_concrete_function(…))",
-        )
-    listing = f"its signatures: {', '.join(sorted(names))}"
-    if wanted is not None:
-        if wanted not in names:
-            near = did_you_mean(wanted, names)
-            raise RetargetError(
-                f"{place}: has no signature '{wanted}'",
-                f"{near} {listing}" if near.startswith("did") else listing,
-            )
-        return wanted
-    if DEFAULT_SIGNATURE in names:
-        return DEFAULT_SIGNATURE
-    if len(names) > 1:
-        raise RetargetError(
-            f"{place}: has several signatures, none of them '{DEFAULT_SIGNATURE}'", f"choose one; {listing}"
-        )
-    return names[0]
 
 
 def in_session(

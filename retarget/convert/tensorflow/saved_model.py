@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from retarget.convert.tensorflow import forms
 from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.convert.tensorflow.lower import freeze
+from retarget.convert.tensorflow.names import choose_signature
 from retarget.convert.tensorflow.opened import (
     DAMAGED,
     Opened,
     border,
-    choose_signature,
     in_session,
     new_session,
     unreadable,
@@ -67,10 +67,10 @@ def _meta_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
     path = next(path for name in forms.SAVED_MODEL_FILES if (path := folder / name).is_file())
     content = saved_model_pb2.SavedModel()
     try:
-        if path.suffix == ".pb":
-            content.ParseFromString(path.read_bytes())
-        else:
+        if forms.is_text(path):
             text_format.Merge(path.read_text(encoding="utf-8"), content)
+        else:
+            content.ParseFromString(path.read_bytes())
     except Exception as error:
         raise unreadable(path, "SavedModel", error) from error
     graphs = list(content.meta_graphs)

@@ -11,6 +11,8 @@ import msgspec
 requires: tuple[str, ...] = ("tensorflow", "tf2onnx", "ai-edge-litert")
 extra: str | None = "tflite"
 layout: Literal["nchw", "nhwc"] = "nhwc"
+suffixes: Mapping[str, str] = {".tflite": "TFLite", ".lite": "TFLite"}
+takes_weights = False
 
 _IDENTIFIER = b"TFL3"
 """At bytes 4 to 8 of the flatbuffer: `schema.fbs` declares it as `file_identifier`."""
@@ -26,13 +28,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def matches(path: Path) -> str | None:
-    """``TFLite`` for a file that bears the identifier, or that is called ``.tflite``."""
+    """``TFLite`` for a file that bears the identifier."""
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        head = file.read(8)
-    # A damaged file should be met with an error of this reader, not with "unknown format".
-    return "TFLite" if head[4:] == _IDENTIFIER or path.suffix == ".tflite" else None
+        return "TFLite" if file.read(8)[4:] == _IDENTIFIER else None
 
 
 def parts(path: Path) -> Mapping[str, Path]:  # noqa: ARG001
