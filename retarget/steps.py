@@ -29,6 +29,7 @@ from retarget.calibration.ranges import Ranges
 from retarget.calibration.statistics import Statistics
 from retarget.calibration.synthetic import SyntheticSamples
 from retarget.compare import check_batch, compare_outputs
+from retarget.dimensions import name_output_dimensions
 from retarget.equalization import equalize
 from retarget.errors import RetargetError
 from retarget.facts import (
@@ -109,7 +110,8 @@ def convert(request: StepRequest) -> ConvertFacts:
         origin = options.data.origin if options.data else "generated"
         cases = parity_cases(model, inputs, shapes, samples, origin)
         with wrap(frontend.reference(source, exported), interface, exported.inputs) as runner:
-            _record(request.out, cases, runner, defaulted)
+            made = _record(request.out, cases, runner, defaulted)
+            name_output_dimensions(model, inputs, [case.sizes for case, _ in cases], made)
             outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
             batch, _ = _batch_case((case for case, _ in cases), inputs, outputs, shapes)
             rows_depend = None
@@ -477,12 +479,15 @@ def _data_facts(options: told.DataOptions, statistics: Statistics) -> DataFacts:
     return DataFacts(digest=options.digest, samples=statistics.samples, inputs=statistics.result())
 
 
-def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulted: Sequence[str]) -> None:
-    """Run the reference twice on each case: outputs that differ cannot be held against anything.
+def _record(
+    out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulted: Sequence[str]
+) -> dict[str, list[tuple[int, ...]]]:
+    """Run the reference twice on each case: outputs that differ cannot be held against anything. Gives their shapes.
 
     ``defaulted`` are the dimensions whose sizes nobody gave: what most often is wrong when the reference fails.
     """
     writer = reference.ReferenceWriter(out)
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     for index, (case, feeds) in enumerate(cases):
         progress(index, len(cases), "reference outputs")
         try:
@@ -498,7 +503,10 @@ def _record(out: Path, cases: list[tuple[Case, Feeds]], runner: Runner, defaulte
             ) from error
         check_repeats(outputs, again)
         writer.add(case.name, feeds, outputs)
+        for name, array in outputs.items():
+            shapes.setdefault(name, []).append(array.shape)
     writer.close()
+    return shapes
 
 
 def _tolerance(options: told.CompareOptions, source: ConvertFacts) -> Tolerance:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -176,6 +177,12 @@ def rename_symbols(model: ir.Model, symbols: Mapping[str, int | str]) -> None:
                 value.shape = ir.Shape(
                     symbols.get(symbol, symbol) if (symbol := _symbol(dim)) else dim for dim in value.shape
                 )
+
+
+def identifier(text: str) -> str:
+    """``text`` as the name of a dimension, which a spec can hold."""
+    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
+    return name if re.match(r"[A-Za-z_]", name) else f"dim_{name}"
 
 
 def describe(value: ir.Value) -> str:

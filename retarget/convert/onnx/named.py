@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import onnx_ir as ir
 
 from retarget import graph
-from retarget.convert.normal_form import apply_specs, rename_symbols, select_outputs
+from retarget.convert.normal_form import apply_specs, identifier, rename_symbols, select_outputs
 from retarget.convert.onnx.read import read
 from retarget.convert.onnx.widen import half_type, unknown_domains
 from retarget.errors import RetargetError
@@ -59,15 +57,10 @@ def name_dimensions(model: ir.Model, place: str) -> None:
                     f"{place}: input '{value.name}' has a dimension of size {dim}",
                     f"give its shape with --input '{value.name}={graph.dtype_name(value.dtype)}[…]'",
                 )
-        symbols |= {dim.value: _identifier(dim.value) for dim in value.shape if not isinstance(dim, int) and dim.value}
+        symbols |= {dim.value: identifier(dim.value) for dim in value.shape if not isinstance(dim, int) and dim.value}
     rename_symbols(model, symbols)
     for value in model.graph.inputs:
         value.shape = ir.Shape(graph.value_spec(value).shape)
-
-
-def _identifier(symbol: str) -> str:
-    name = re.sub(r"\W+", "_", symbol).strip("_")
-    return name if re.match(r"[A-Za-z_]", name) else f"dim_{name}"
 
 
 def narrow(model: ir.Model) -> str | None:
