@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
 
@@ -99,18 +99,21 @@ def starter_for(model: Path, inputs: Sequence[str], folder: Path) -> str:
 
     model, weights = files_of(model)
     frontend, _ = recognise(model)
-    specs = tuple(TensorSpec.parse(text) for text in inputs) or _specs_in(model, weights)
     beside = catalog.frontend(frontend).parts(model)
     if "net" in beside and weights is None:
         model, weights = beside["net"], model
     weights = weights or beside.get("weights")
+    specs = tuple(TensorSpec.parse(text) for text in inputs)
+    shapes: Mapping[str, DimRange] = {}
+    if not specs:
+        specs, shapes = _inputs_of(model, weights)
     usable = [name for name in catalog.TARGETS if catalog.target(name).unavailable() is None]
     return starter(
         model.absolute(),
         weights=weights and weights.absolute(),
         frontend=frontend,
         inputs=specs,
-        shapes={},
+        shapes=shapes,
         targets=usable,
         folder=folder,
     )
@@ -143,14 +146,15 @@ def preset(name: str) -> Literal["none", "default", "aggressive"]:
     return cast("Literal['none', 'default', 'aggressive']", name)
 
 
-def _specs_in(model: Path, weights: Path | None) -> tuple[TensorSpec, ...]:
-    """The inputs as the frontend would call them; none where the file does not say them all."""
+def _inputs_of(model: Path, weights: Path | None) -> tuple[tuple[TensorSpec, ...], Mapping[str, DimRange]]:
+    """The inputs as the frontend would call them, and sizes; none where the file does not say them all."""
     from retarget import inspection
 
     try:
-        return inspection.inspect_model(model, weights).inputs
+        found = inspection.inspect_model(model, weights)
     except MissingToolchain:
-        return ()
+        return (), {}
+    return found.inputs, found.shapes
 
 
 def _samples(text: str | None, folder: Path) -> Samples | None:

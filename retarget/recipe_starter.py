@@ -11,6 +11,9 @@ from retarget.recipe_nodes import write_path
 from retarget.recipe_write import scalar
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 
+IMAGE = DimRange(32, 224, 256)
+"""A guess at the height and width of images, where 1 to 8 are no sizes for a network."""
+
 COLUMN = 40
 """Where comments start, if the line is shorter."""
 
@@ -80,12 +83,17 @@ def _model(
         names, off = ("N",), "# "
     yield _line(f"  {off}shapes:", "sizes of each symbolic dimension, or one fixed size")
     for symbol in names:
-        sizes = shapes.get(symbol, DEFAULT_RANGE)
+        sizes = shapes.get(symbol) or (IMAGE if symbol in _within_images(inputs) else DEFAULT_RANGE)
         yield f"  {off}  {scalar(symbol)}: {{min: {sizes.min}, opt: {sizes.opt}, max: {sizes.max}}}"
     yield _line(f"  # sha256: {32 * '0a'}", "refuse any other file")
     yield _line("  # trust: true", "allow code inside the model file to run")
     yield _line("  # options: {}", "the frontend's own options")
     yield _line("# outputs: [logits]", "names for the model's outputs, in order")
+
+
+def _within_images(inputs: Sequence[TensorSpec]) -> set[int | str]:
+    """The dimensions of inputs of four and more, the first of each aside."""
+    return {dim for spec in inputs if len(spec.shape) > 3 for dim in spec.shape[1:]}
 
 
 def _data() -> Iterator[str]:

@@ -63,9 +63,10 @@ def inspect_model(path: Path, weights: Path | None = None) -> Inspection:
 
             return onnx_model.inspect(path)
         case "pytorch":
-            from retarget.inspection import checkpoint
+            from retarget.convert.pytorch.forms import EXPORTED
+            from retarget.inspection import checkpoint, program
 
-            return checkpoint.inspect(path, form)
+            return program.inspect(path) if form == EXPORTED else checkpoint.inspect(path, form)
         case "tensorflow":
             from retarget.inspection import tensorflow
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from retarget.figures import bytes_text
-from retarget.spec import TensorSpec
+from retarget.spec import DimRange, TensorSpec
 
 SHOWN = 24
 """Tensors and operators that the table shows; JSON has all of them."""
@@ -42,6 +42,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """Of the format or of the library that made it, such as ``opset 23, IR 10``."""
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    shapes: dict[str, DimRange] = {}
+    """The sizes that a symbolic dimension of the inputs may have, where the file bounds them."""
     nodes: int | None = None
     """Constants are none."""
     ops: dict[str, int] = {}
@@ -72,6 +74,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
             ("size", bytes_text(self.bytes)),
             ("inputs", "\n".join(map(str, self.inputs))),
             ("outputs", "\n".join(map(str, self.outputs))),
+            ("sizes", "\n".join(f"{name} from {size.min} to {size.max}" for name, size in self.shapes.items())),
             ("nodes", "" if self.nodes is None else f"{self.nodes:,}"),
             ("operators", _shortened([f"{op} {count}" for op, count in self.ops.items()], ", ")),
             ("parameters", "" if self.parameters is None else f"{self.parameters:,}"),

@@ -24,10 +24,9 @@ _SHOWN = 8
 def inspect(path: Path, form: str, parts: Mapping[str, Path]) -> Inspection:
     """What the model says, which is of ``form``. Raises ``RetargetError`` for what is damaged."""
     place = path
-    if form == forms.SAVED_MODEL:
-        folder = path if path.is_dir() else path.parent
-        place = next((folder / name for name in forms.SAVED_MODEL_FILES if (folder / name).is_file()), path)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if path.is_dir() and form == forms.SAVED_MODEL:
+        place = next(path / name for name in forms.SAVED_MODEL_FILES if (path / name).is_file())
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     elif form == forms.CHECKPOINT:
         prefix = forms.checkpoint_prefix(path)
         files = forms.checkpoint_files(prefix) if prefix else {}
