@@ -273,6 +273,21 @@ def test_convolutions_keep_the_channels_last(tmp_path: Path) -> None:
     assert exported.inputs == (TensorSpec("x", "float32", ("N", 16, 16, 3)),)
 
 
+def test_functions_that_are_marked_for_xla_or_not_to_be_inlined(tmp_path: Path) -> None:
+    kernel = tf.constant(normal(3, 3, 2, 8))
+
+    @tf.function(jit_compile=True)
+    def grouped(x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+    @tf.function(experimental_attributes={"_noinline": True})
+    def squashed(x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.tanh(x)
+
+    folder = save_function(lambda x: {"y": squashed(grouped(x))}, tmp_path / "saved", spec(None, 6, 6, 4))
+    round_trip(source_of(folder), tmp_path / "out", [{"x": normal(n, 6, 6, 4)} for n in (1, 3)])
+
+
 def test_exact_gelu_and_attention(tmp_path: Path) -> None:
     def net(x: tf.Tensor) -> dict[str, tf.Tensor]:
         q, k, v = (tf.einsum("nld,dhe->nhle", x, weights(8, 2, 4) * np.float32(scale)) for scale in (1.0, 0.7, 0.4))

@@ -17,23 +17,17 @@ def mended(keras: ModuleType) -> Iterator[None]:
 
     ``TimeDistributed`` of Keras 3 repeats its layer for each step where their number is fixed; where it is open, it
     takes the batch for it (seen in 3.15). The layer called once, batch and steps as one axis, is right for both.
-
-    Convolutions of groups are functions for XLA, and stay calls of a function then, which ONNX does not have.
     """
     if generation(keras) == 2:
         yield
         return
     layer = keras.layers.TimeDistributed
-    call, function = layer.call, tf.function
-
-    def without_xla(*arguments: Any, jit_compile: object = None, **settings: Any) -> Any:  # noqa: ARG001 - left out
-        return function(*arguments, **settings)
-
-    layer.call, tf.function = _time_distributed, without_xla
+    call = layer.call
+    layer.call = _time_distributed
     try:
         yield
     finally:
-        layer.call, tf.function = call, function
+        layer.call = call
 
 
 def _time_distributed(self: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

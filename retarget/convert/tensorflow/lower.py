@@ -8,6 +8,7 @@ It also says of what it cannot convert no more than a line in its log: what is l
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import onnx
 
 from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.convert.tensorflow.operators import reason, refuse_changes
+from retarget.convert.tensorflow.recurrent import use_recurrent_operators
 from retarget.convert.tensorflow.runner import said
 from retarget.errors import ToolchainFailure, Unsupported
 from retarget.spec import TensorSpec
@@ -43,6 +45,9 @@ _LARGE = 1000
 
 _PROTOBUF_LIMIT = 1_800_000_000
 """Bytes of weights: protobuf ends at 2 GB, and the graph itself takes some."""
+
+_NOT_INLINED = ("_XlaMustCompile", "_noinline")
+"""Marks of a function that grappler then leaves as a call."""
 
 _PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault")
 
@@ -99,10 +104,12 @@ def freeze(function: tf.types.experimental.ConcreteFunction, place: str) -> Froz
 def write(frozen: Frozen, inputs: Sequence[TensorSpec], outputs: Sequence[str], path: Path, place: str) -> list[str]:
     """Write ``frozen`` to ``path`` with ``inputs`` and ``outputs`` as its border: see ``to_onnx``."""
     refuse_changes(frozen.graph, place)
+    _let_inline(frozen.graph)
     fed, asked = _border(frozen, inputs)
     with quiet() as errors:
         model = _convert(frozen.graph, fed, asked, place)
     check_nodes(model.graph, errors, place)
+    use_recurrent_operators(model)
     _rename(model.graph, dict(zip([*fed, *asked], [*(spec.name for spec in inputs), *outputs])))
     set_inputs(model.graph, inputs, place)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -152,6 +159,17 @@ def _border(frozen: Frozen, inputs: Sequence[TensorSpec]) -> tuple[list[str], li
         node.attr["T"].type = dtype
         asked.append(f"{node.name}:0")
     return fed, asked
+
+
+def _let_inline(graph: tf.compat.v1.GraphDef) -> None:
+    """Take the marks from functions that keep them calls, which ONNX does not have.
+
+    A grouped convolution of Keras 3 is such a function, for XLA to compile.
+    """
+    functions = graph.library.function
+    for marked in itertools.chain(functions, graph.node, *(function.node_def for function in functions)):
+        for mark in _NOT_INLINED:
+            marked.attr.pop(mark, None)
 
 
 def _rewire(graph: tf.compat.v1.GraphDef, old: str, new: str) -> None:
