@@ -276,14 +276,8 @@ def test_convolutions_keep_the_channels_last(tmp_path: Path) -> None:
 def test_functions_that_are_marked_for_xla_or_not_to_be_inlined(tmp_path: Path) -> None:
     kernel = tf.constant(normal(3, 3, 2, 8))
 
-    @tf.function(jit_compile=True)
-    def grouped(x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.conv2d(x, kernel, 1, "SAME")
-
-    @tf.function(experimental_attributes={"_noinline": True})
-    def squashed(x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.tanh(x)
-
+    grouped = tf.function(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME"), jit_compile=True)
+    squashed = tf.function(tf.nn.tanh, experimental_attributes={"_noinline": True})
     folder = save_function(lambda x: {"y": squashed(grouped(x))}, tmp_path / "saved", spec(None, 6, 6, 4))
     round_trip(source_of(folder), tmp_path / "out", [{"x": normal(n, 6, 6, 4)} for n in (1, 3)])
 
