@@ -9,6 +9,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
+"""The hint where a model's file cannot be read."""
+
 
 class RetargetError(Exception):
     """A failure outside retarget's own code: bad input, a missing tool, a model that a target cannot take."""

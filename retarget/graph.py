@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from retarget.errors import RetargetError
+from retarget.errors import DAMAGED, RetargetError
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def load(path: Path) -> ir.Model:
         # Protobuf's and onnx_ir's own exceptions have no common base.
         raise RetargetError(
             f"{path}: not a readable ONNX model ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-            "the file may be cut short or damaged: compare its size or sha256 with the original",
+            DAMAGED,
         ) from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from retarget.convert.pytorch import forms
-from retarget.errors import RetargetError
+from retarget.errors import DAMAGED, RetargetError
 from retarget.inspection.result import Inspection, most_first
 from retarget.spec import TensorSpec
 
@@ -70,25 +70,24 @@ def inspect(path: Path, form: str) -> Inspection:
 
 def _header(path: Path) -> list[tuple[TensorSpec, int]]:
     """The tensors of a safetensors file and their bytes, from its header."""
-    damaged = "the file may be cut short or damaged: compare its size or sha256 with the original"
     there = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else there
         if 8 + length > there:
-            raise RetargetError(f"{path}: the header needs {length} bytes, and the file has {there}", damaged)
+            raise RetargetError(f"{path}: the header needs {length} bytes, and the file has {there}", DAMAGED)
         header = file.read(length)
     try:
         raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
         entries = {name: msgspec.json.decode(entry, type=_Entry) for name, entry in raw.items()}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RetargetError(f"{path}: the header is not that of a safetensors file ({error})", damaged) from error
+        raise RetargetError(f"{path}: the header is not that of a safetensors file ({error})", DAMAGED) from error
     found = []
     for name, entry in entries.items():
         begin, end = entry.data_offsets
         if not 0 <= begin <= end <= there - 8 - length:
-            raise RetargetError(f"{path}: tensor '{name}' lies outside the file", damaged)
+            raise RetargetError(f"{path}: tensor '{name}' lies outside the file", DAMAGED)
         spec = TensorSpec(name, _DTYPES.get(entry.dtype, entry.dtype.lower()), tuple(entry.shape))
         found.append((spec, end - begin))
     return found

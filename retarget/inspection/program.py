@@ -13,12 +13,12 @@ from zipfile import ZipFile
 import msgspec
 
 from retarget.convert.pytorch import forms
-from retarget.errors import RetargetError
+from retarget.errors import DAMAGED, RetargetError
 from retarget.inspection import borders
 from retarget.inspection.result import Inspection, most_first
 from retarget.spec import DEFAULT_RANGE, DTYPES, DimRange, TensorSpec
+from retarget.zips import ZIP_ERRORS
 
-_DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
 _TYPES = {
     **dict(enumerate(("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"), start=1)),
     10: "complex64",
@@ -142,8 +142,8 @@ def _read(path: Path) -> tuple[_Program, _Weights]:
         with ZipFile(path) as archive:
             program = _member(archive, "models/model.json", _Program)
             return program, _member(archive, "data/weights/model_weights_config.json", _Weights)
-    except (*forms.ZIP_ERRORS, msgspec.DecodeError) as error:
-        raise RetargetError(f"{path}: not a readable archive of torch.export ({error})", _DAMAGED) from error
+    except (*ZIP_ERRORS, msgspec.DecodeError) as error:
+        raise RetargetError(f"{path}: not a readable archive of torch.export ({error})", DAMAGED) from error
 
 
 def _member(archive: ZipFile, name: str, kind: type[T]) -> T:

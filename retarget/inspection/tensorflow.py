@@ -9,14 +9,13 @@ from pathlib import Path
 
 from retarget.convert.tensorflow import forms
 from retarget.convert.tensorflow.names import Border, choose_signature
-from retarget.errors import RetargetError
+from retarget.errors import DAMAGED, RetargetError
 from retarget.inspection import borders
 from retarget.inspection import tensorflow_graph as graphs
 from retarget.inspection.result import Inspection, most_first
 from retarget.protobuf import WireError, mapped
 
 _SERVE = "serve"
-_DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
 _SHOWN = 8
 """Names that a note lists."""
 
@@ -47,7 +46,7 @@ def inspect(path: Path, form: str, parts: Mapping[str, Path]) -> Inspection:
                 return _checkpoint(path, graphs.meta(content), size)
             return _graph(path, form, graphs.frozen(content), None, size, [])
     except WireError as error:
-        raise RetargetError(f"{place}: not a readable {form} ({error})", _DAMAGED) from None
+        raise RetargetError(f"{place}: not a readable {form} ({error})", DAMAGED) from None
 
 
 def _what(form: str) -> str:
@@ -69,7 +68,7 @@ def _no_graph(path: Path, size: int) -> Inspection:
 def _saved_model(path: Path, held: Sequence[graphs.Meta], size: int) -> Inspection:
     serving = [each for each in held if _SERVE in each.tags] or list(held)
     if not serving:
-        raise RetargetError(f"{path}: holds no graph", _DAMAGED)
+        raise RetargetError(f"{path}: holds no graph", DAMAGED)
     chosen = serving[0]
     signatures = {name: each for name, each in chosen.signatures.items() if not name.startswith("__")}
     notes = [f"signature '{name}': {each}" for name, each in sorted(signatures.items())]

@@ -17,7 +17,7 @@ import numpy as np
 
 from retarget.convert.caffe.net import Blob
 from retarget.convert.caffe.text import decoded
-from retarget.errors import RetargetError
+from retarget.errors import DAMAGED, RetargetError
 from retarget.protobuf import FIXED32, FIXED64, LENGTH, VARINT, Buffer, Field, WireError, fields, signed, varint
 
 MAX_AXES = 32
@@ -28,7 +28,6 @@ MAX_BLOBS = 1_000
 MAX_PIECES = 1_000
 """In which the numbers of one blob may lie."""
 
-_DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 _NET_NAME, _NET_LAYERS, _NET_LAYER = 1, 2, 100
@@ -82,7 +81,7 @@ def read(path: Path) -> Weights:
                 layer, version = _layer(buffer, field, path.name)
                 layers.append(layer)
                 if len(layers) > MAX_LAYERS:
-                    raise RetargetError(f"{path.name}: more than {MAX_LAYERS:,} layers", _DAMAGED)
+                    raise RetargetError(f"{path.name}: more than {MAX_LAYERS:,} layers", DAMAGED)
     except WireError as error:
         raise RetargetError(f"{path.name}: {error}", _hint(buffer)) from None
     if not layers:
@@ -96,7 +95,7 @@ def read_mean(path: Path) -> Blob:
     try:
         mean = _blob(buffer, 0, len(buffer), path.name)
     except WireError as error:
-        raise RetargetError(f"{path.name}: {error}", _DAMAGED) from None
+        raise RetargetError(f"{path.name}: {error}", DAMAGED) from None
     if mean.ndim == 4 and mean.shape[0] == 1:
         mean = mean[0]
     if mean.ndim != 3 or mean.size == 0:
@@ -124,7 +123,7 @@ def _hint(buffer: Buffer) -> str:
         return "this is the text of a prototxt: give `NET.prototxt,NET.caffemodel`"
     if head.startswith(b"version https://git-lfs"):
         return "this is a pointer of Git LFS: `git lfs pull` brings the file itself"
-    return _DAMAGED
+    return DAMAGED
 
 
 def _layer(buffer: Buffer, outer: Field, file: str) -> tuple[SavedLayer, Literal["V0", "V1", "V2"]]:
@@ -147,7 +146,7 @@ def _saved(buffer: Buffer, outer: Field, file: str, *, name: int, kind: int, blo
             typed = str(field.value) if field.wire == VARINT else _text(buffer, field)
         elif field.number == blobs and field.wire == LENGTH:
             if len(found) == MAX_BLOBS:
-                raise RetargetError(f"{file}: layer '{called}' has more than {MAX_BLOBS:,} blobs", _DAMAGED)
+                raise RetargetError(f"{file}: layer '{called}' has more than {MAX_BLOBS:,} blobs", DAMAGED)
             found.append(field)
     read_blobs = tuple(
         _blob(buffer, each.start, each.end, f"{file}: blob {index} of layer '{called}'")
@@ -176,12 +175,12 @@ def _blob(buffer: Buffer, start: int, end: int, place: str) -> Blob:
         elif field.number in _SINGLE or field.number == _RAW:
             stored.append(field)
             if len(stored) > MAX_PIECES:
-                raise RetargetError(f"{place}: its numbers lie in more than {MAX_PIECES:,} pieces", _DAMAGED)
+                raise RetargetError(f"{place}: its numbers lie in more than {MAX_PIECES:,} pieces", DAMAGED)
     values = _values(buffer, stored, raw_type, place)
     if legacy:
         shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
     if min(shape, default=1) < 1 or math.prod(shape) != values.size:
-        raise RetargetError(f"{place}: its shape is {shape}, and it has {values.size:,} numbers", _DAMAGED)
+        raise RetargetError(f"{place}: its shape is {shape}, and it has {values.size:,} numbers", DAMAGED)
     return values.reshape(shape)
 
 
@@ -194,7 +193,7 @@ def _dims(buffer: Buffer, outer: Field, place: str) -> list[int]:
             dim, at = (field.value, field.end) if field.wire == VARINT else varint(buffer, at, field.end)
             dims.append(signed(dim))
             if len(dims) > MAX_AXES:
-                raise RetargetError(f"{place}: more than {MAX_AXES} axes", _DAMAGED)
+                raise RetargetError(f"{place}: more than {MAX_AXES} axes", DAMAGED)
     return dims
 
 
@@ -204,10 +203,10 @@ def _values(buffer: Buffer, stored: Sequence[Field], raw_type: int, place: str) 
     for field in stored:
         single, name = _SINGLE.get(field.number, (-1, ""))
         if field.number == _RAW and raw_type not in _RAW_TYPES:
-            raise RetargetError(f"{place}: numbers of type {raw_type}, which weights do not have", _DAMAGED)
+            raise RetargetError(f"{place}: numbers of type {raw_type}, which weights do not have", DAMAGED)
         dtype = np.dtype(name or _RAW_TYPES[raw_type])
         if field.wire not in (LENGTH, single) or (field.wire == LENGTH and (field.end - field.start) % dtype.itemsize):
-            raise RetargetError(f"{place}: its numbers are not of {dtype}", _DAMAGED)
+            raise RetargetError(f"{place}: its numbers are not of {dtype}", DAMAGED)
         # Those that stand one by one have a tag of one byte between them.
         step = dtype.itemsize + (field.wire != LENGTH)
         count = (field.end - field.start + step - dtype.itemsize) // step

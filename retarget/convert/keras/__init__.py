@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import msgspec
 
 from retarget.convert.caffe.files import is_hdf5 as is_caffe
 from retarget.convert.keras.forms import ARCHIVE, CONFIG, HDF5, HDF5_MAGIC, METADATA, ZIP_MAGIC
+from retarget.zips import ZIP_ERRORS
 
 requires: tuple[str, ...] = ("tensorflow", "keras", "h5py", "tf2onnx")
 extra: str | None = "tensorflow"
@@ -50,5 +49,5 @@ def _is_archive(path: Path) -> bool:
     try:
         with ZipFile(path) as archive:
             return {CONFIG, METADATA} <= set(archive.namelist())
-    except (BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error):
+    except ZIP_ERRORS:
         return False

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 import zipfile
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +17,12 @@ from typing import Any, Dict
 import h5py
 
 from retarget.convert.keras.forms import CONFIG, HDF5_MAGIC, METADATA, WEIGHTS, ZIP_MAGIC
-from retarget.errors import RetargetError
+from retarget.errors import DAMAGED, RetargetError
+from retarget.zips import ZIP_ERRORS
 
 Config = Dict[str, Any]
 """The configuration as JSON: nested mappings and lists, of any kind that somebody may have written."""
 
-_DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
-_ZIP_ERRORS = (
-    *(zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error),
-)
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 _CONFIG_LIMIT = 256 << 20
 _MANY_TIMES = 100
@@ -71,7 +66,7 @@ def read(path: Path) -> Document:
         return _read_hdf5(path)
     if head.startswith(ZIP_MAGIC):
         return _read_archive(path)
-    raise RetargetError(f"{path}: neither a zip nor HDF5, as .keras and .h5 files are", _DAMAGED)
+    raise RetargetError(f"{path}: neither a zip nor HDF5, as .keras and .h5 files are", DAMAGED)
 
 
 def write_copy(document: Document, config: Config, folder: Path) -> Path:
@@ -91,7 +86,7 @@ def write_weights(document: Document, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(document.path) as archive, archive.open(WEIGHTS) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise _unreadable(document.path, error) from error
     return target
 
@@ -108,8 +103,8 @@ def _read_archive(path: Path) -> Document:
             with archive.open(WEIGHTS) as file:
                 arrays = _check_weights(path, file, archive.getinfo(WEIGHTS).file_size)
     except KeyError as error:
-        raise RetargetError(f"{path}: {' '.join(str(part) for part in error.args)}", _DAMAGED) from error
-    except _ZIP_ERRORS as error:
+        raise RetargetError(f"{path}: {' '.join(str(part) for part in error.args)}", DAMAGED) from error
+    except ZIP_ERRORS as error:
         raise _unreadable(path, error) from error
     version = metadata.get("keras_version")
     return Document(path, str(version) if version else None, config, archive=True, arrays=arrays)
@@ -123,11 +118,11 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     for info in archive.infolist():
         if info.file_size > _MANY_TIMES * max(info.compress_size, 1 << 20):
             raise RetargetError(
-                f"{path}: its member {info.filename} unpacks {info.compress_size} bytes to {info.file_size}", _DAMAGED
+                f"{path}: its member {info.filename} unpacks {info.compress_size} bytes to {info.file_size}", DAMAGED
             )
     for name in (CONFIG, METADATA):
         if name in counts and archive.getinfo(name).file_size > _CONFIG_LIMIT:
-            raise RetargetError(f"{path}: its member {name} has {archive.getinfo(name).file_size} bytes", _DAMAGED)
+            raise RetargetError(f"{path}: its member {name} has {archive.getinfo(name).file_size} bytes", DAMAGED)
 
 
 def _copy_archive(path: Path, config: Config, target: Path) -> Path:
@@ -139,7 +134,7 @@ def _copy_archive(path: Path, config: Config, target: Path) -> Path:
                 elif not info.is_dir():
                     with archive.open(info) as source, copy.open(info.filename, "w", force_zip64=True) as file:
                         shutil.copyfileobj(source, file, 1 << 20)
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise _unreadable(path, error) from error
     return target
 
@@ -172,7 +167,7 @@ def _check_weights(path: Path, content: Any, size: int) -> int:  # a file object
         raise _unreadable(path, error) from error
     total = sum(stored for _, stored in found)
     if total > _MANY_TIMES * max(size, 1 << 20):
-        raise RetargetError(f"{path}: its weights claim {total} bytes, and there are {size}", _DAMAGED)
+        raise RetargetError(f"{path}: its weights claim {total} bytes, and there are {size}", DAMAGED)
     return sum(not name.startswith("/optimizer/") for name, _ in found)
 
 
@@ -188,7 +183,7 @@ def _find_arrays(path: Path, group: h5py.Group, seen: set[int], found: list[tupl
         item = group[name]
         address = h5py.h5o.get_info(item.id).addr
         if address in seen:
-            raise RetargetError(f"{path}: '{item.name}' is in it twice", _DAMAGED)
+            raise RetargetError(f"{path}: '{item.name}' is in it twice", DAMAGED)
         seen.add(address)
         if isinstance(item, h5py.Group):
             _find_arrays(path, item, seen, found)
@@ -244,12 +239,12 @@ def _json(path: Path, name: str, text: str | bytes) -> Config:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RetargetError(f"{path}: its {name} is not JSON ({error})", _DAMAGED) from error
+        raise RetargetError(f"{path}: its {name} is not JSON ({error})", DAMAGED) from error
     if not isinstance(content, dict):
-        raise RetargetError(f"{path}: its {name} is not a mapping", _DAMAGED)
+        raise RetargetError(f"{path}: its {name} is not a mapping", DAMAGED)
     return content
 
 
 def _unreadable(path: Path, error: Exception) -> RetargetError:
     words = " ".join(str(error).split()) or type(error).__name__
-    return RetargetError(f"{path}: cannot be read ({words})", _DAMAGED)
+    return RetargetError(f"{path}: cannot be read ({words})", DAMAGED)

@@ -16,10 +16,9 @@ import onnx_ir as ir
 
 from retarget import graph
 from retarget.dependencies import depends_on
-from retarget.errors import RetargetError, Unsupported
+from retarget.errors import DAMAGED, RetargetError, Unsupported
 
 _PROTOBUF_LIMIT = (1 << 31) - 1
-_DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
 _STANDARD = frozenset({"", "ai.onnx"})
 
 _FIELDS = {
@@ -56,7 +55,7 @@ def read(path: Path) -> tuple[ir.Model, list[str]]:
         model = ir.from_proto(proto)
     except Exception as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RetargetError(f"{path}: not a valid ONNX model ({line})", _DAMAGED) from error
+        raise RetargetError(f"{path}: not a valid ONNX model ({line})", DAMAGED) from error
     _open_negative_dimensions(model)
     ir.external_data.set_base_dir(model.graph, path.parent)
     _check_values(model, path)
@@ -75,9 +74,9 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:
-        raise RetargetError(f"{path}: not a readable ONNX model ({error})", _DAMAGED) from error
+        raise RetargetError(f"{path}: not a readable ONNX model ({error})", DAMAGED) from error
     if not proto.ir_version or not proto.HasField("graph"):
-        raise RetargetError(f"{path}: not an ONNX model: it has no graph", _DAMAGED)
+        raise RetargetError(f"{path}: not an ONNX model: it has no graph", DAMAGED)
     return proto
 
 
@@ -105,20 +104,20 @@ def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
         dtype = ir.DataType(tensor.data_type)
         bits = 0 if dtype == ir.DataType.STRING else dtype.bitwidth
     except (ValueError, TypeError, KeyError) as error:
-        raise RetargetError(f"{place} has the unknown data type {tensor.data_type}", _DAMAGED) from error
+        raise RetargetError(f"{place} has the unknown data type {tensor.data_type}", DAMAGED) from error
     if any(dim < 0 for dim in tensor.dims):
-        raise RetargetError(f"{place} has the impossible shape {list(tensor.dims)}", _DAMAGED)
+        raise RetargetError(f"{place} has the impossible shape {list(tensor.dims)}", DAMAGED)
     size = math.prod(tensor.dims)
     wanted = -(-size * bits // 8)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         _check_external(tensor, wanted, place, path.parent)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != wanted or not bits:
-            raise RetargetError(f"{place} has {len(tensor.raw_data)} bytes, its shape needs {wanted}", _DAMAGED)
+            raise RetargetError(f"{place} has {len(tensor.raw_data)} bytes, its shape needs {wanted}", DAMAGED)
     elif dtype in _FIELDS:
         entries = len(getattr(tensor, _FIELDS[dtype]))
         if entries != size:
-            raise RetargetError(f"{place} has {entries} elements, its shape needs {size}", _DAMAGED)
+            raise RetargetError(f"{place} has {entries} elements, its shape needs {size}", DAMAGED)
 
 
 def _check_external(tensor: onnx.TensorProto, wanted: int, place: str, folder: Path) -> None:
@@ -127,7 +126,7 @@ def _check_external(tensor: onnx.TensorProto, wanted: int, place: str, folder: P
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", wanted))
     except ValueError as error:
-        raise RetargetError(f"{place} has an offset or length that is no number", _DAMAGED) from error
+        raise RetargetError(f"{place} has an offset or length that is no number", DAMAGED) from error
     file = folder / location
     # `resolve` follows links: neither `..` nor a link may lead the reader out of the model's own folder.
     if not location or "\0" in location or not file.resolve().is_relative_to(folder.resolve()):

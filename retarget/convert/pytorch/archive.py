@@ -20,8 +20,8 @@ from zipfile import ZipFile
 
 import torch
 
-from retarget.convert.pytorch.forms import ZIP_ERRORS
 from retarget.errors import RetargetError
+from retarget.zips import ZIP_ERRORS
 
 if TYPE_CHECKING:
     from retarget.protocols import JSON

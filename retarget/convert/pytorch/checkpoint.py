@@ -29,13 +29,13 @@ from retarget.convert.pytorch.forms import (
     STATE_DICT,
     SUFFIXES,
     TORCHSCRIPT,
-    ZIP_ERRORS,
     form_of,
     holds_a_script,
     pickled_classes,
 )
-from retarget.errors import RetargetError, Unsupported
+from retarget.errors import DAMAGED, RetargetError, Unsupported
 from retarget.source import Source
+from retarget.zips import ZIP_ERRORS
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
 _NESTS = ("state_dict", "model_state_dict", "model", "module")
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -156,7 +155,7 @@ def _unpickle(source: Source, form: str) -> object:
             classes = _foreign_classes(path)
             if not classes and form != PICKLED:
                 line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise RetargetError(f"{path}: not a readable PyTorch checkpoint ({line})", _DAMAGED) from error
+                raise RetargetError(f"{path}: not a readable PyTorch checkpoint ({line})", DAMAGED) from error
             if not source.trust:
                 raise RetargetError(
                     f"{path}: holds pickled {', '.join(classes) or 'objects of unknown classes'}, "
@@ -217,9 +216,9 @@ def _check_sums(path: Path) -> None:
                 return  # written with `torch.serialization.set_crc32_options(False)`
             bad = zipped.testzip()
     except ZIP_ERRORS as error:
-        raise RetargetError(f"{path}: not a readable PyTorch checkpoint ({error})", _DAMAGED) from error
+        raise RetargetError(f"{path}: not a readable PyTorch checkpoint ({error})", DAMAGED) from error
     if bad is not None:
-        raise RetargetError(f"{path}: the check sum of its member {bad} is wrong", _DAMAGED)
+        raise RetargetError(f"{path}: the check sum of its member {bad} is wrong", DAMAGED)
 
 
 def _safetensors(path: Path) -> Weights:
@@ -254,7 +253,7 @@ def _read(path: Path, what: str, read: Callable[[], T]) -> T:
         return read()
     except Exception as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RetargetError(f"{path}: not a readable {what} ({line})", _DAMAGED) from error
+        raise RetargetError(f"{path}: not a readable {what} ({line})", DAMAGED) from error
 
 
 # ---- state dicts

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import pickletools
 import struct
-import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
+
+from retarget.zips import ZIP_ERRORS
 
 STATE_DICT, PICKLED = "state dict", "pickled module"
 SAFETENSORS, TORCHSCRIPT, EXPORTED, HUGGING_FACE = "safetensors", "TorchScript", "torch.export", "Hugging Face folder"
-
-ZIP_ERRORS = (BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
-"""What ``zipfile`` raises on damaged archives, as fuzzing found: it decodes names and data without a check."""
 
 SUFFIXES = {
     **dict.fromkeys((".pt", ".pth", ".ckpt"), STATE_DICT),

@@ -11,12 +11,11 @@ from retarget.convert.tensorflow.framework import THREADS, quiet, tf
 from retarget.convert.tensorflow.lower import Frozen
 from retarget.convert.tensorflow.names import Border
 from retarget.convert.tensorflow.runner import said
-from retarget.errors import RetargetError
+from retarget.errors import DAMAGED, RetargetError
 
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds
 
-DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
 _UNKNOWN = ("Op type not registered", "Unknown op", "no op named")
 _NEWER = (
     "its operators come from a library, or a version of TensorFlow, that is not installed here: "

@@ -10,7 +10,6 @@ from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.convert.tensorflow.lower import freeze
 from retarget.convert.tensorflow.names import choose_signature
 from retarget.convert.tensorflow.opened import (
-    DAMAGED,
     Opened,
     border,
     in_session,
@@ -18,7 +17,7 @@ from retarget.convert.tensorflow.opened import (
     unreadable,
 )
 from retarget.convert.tensorflow.operators import refuse_files
-from retarget.errors import RetargetError
+from retarget.errors import DAMAGED, RetargetError
 from retarget.source import Source
 
 if TYPE_CHECKING:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from retarget.errors import RetargetError
-
-DAMAGED = "the file may be cut short or damaged: compare its size or sha256 with the original"
+from retarget.errors import DAMAGED, RetargetError
 
 
 class Buffer:
