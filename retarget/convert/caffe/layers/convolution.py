@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -38,45 +39,17 @@ def depthwise_convolution(layer: Layer, inputs: Sequence[Value], build: Builder)
 
 def deconvolution(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
     """ConvTranspose, with groups, dilation and any number of spatial axes."""
-    parameters = layer.message.message("convolution_param")
-    axis, channels, axes = _channels(layer, inputs, parameters)
-    outputs, group = _outputs(layer, parameters, channels)
-    kernel = per_axis(layer, parameters, "kernel_size", axes, None)
-    stride = per_axis(layer, parameters, "stride", axes, 1)
-    pad = per_axis(layer, parameters, "pad", axes, 0, smallest=0)
-    dilation = per_axis(layer, parameters, "dilation", axes, 1)
-    shape = (channels, outputs // group, *kernel)
-    constants = [build.weight(layer, 0, *shape)]
-    if parameters.flag("bias_term", True):
-        constants.append(build.weight(layer, 1, outputs))
+    windows = _windows(layer, inputs)
 
     def spread(size: Dimension, index: int) -> Dimension:
-        rest = dilation[index] * (kernel[index] - 1) + 1 - 2 * pad[index] - stride[index]
+        stride = windows.stride[index]
+        rest = windows.reach(index) - 2 * windows.pad[index] - stride
         if isinstance(size, int):
-            return stride[index] * size + rest
-        return (
-            f"{product([size, stride[index]])} {'-' if rest < 0 else '+'} {abs(rest)}"
-            if rest
-            else product([size, stride[index]])
-        )
+            return stride * size + rest
+        return f"{product([size, stride])} {'-' if rest < 0 else '+'} {abs(rest)}" if rest else product([size, stride])
 
-    def one(bottom: Value) -> Value:
-        blob = _with_one_batch_axis(bottom, axis, build)
-        top = (blob.shape[0], outputs, *(spread(size, index) for index, size in enumerate(blob.shape[2:])))
-        made = build.op(
-            "ConvTranspose",
-            [blob, *constants],
-            top,
-            kernel_shape=kernel,
-            strides=stride,
-            pads=[*pad, *pad],
-            dilations=dilation,
-            group=group,
-        )
-        return build.reshape(made, (*bottom.shape[:axis], *top[1:]))
-
-    alike(layer, *(bottom.shape for bottom in inputs))
-    return [one(bottom) for bottom in inputs]
+    shape = (windows.channels, windows.outputs // windows.group, *windows.kernel)
+    return _slide("ConvTranspose", layer, inputs, windows, shape, spread, build)
 
 
 def inner_product(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Value]:
@@ -114,36 +87,79 @@ def embed(layer: Layer, inputs: Sequence[Value], build: Builder) -> Sequence[Val
     return [made]
 
 
-def _convolution(layer: Layer, inputs: Sequence[Value], build: Builder, *, depthwise: bool) -> Sequence[Value]:
+@dataclass(frozen=True)
+class _Windows:
+    """What a layer slides over its bottoms: ``kernel`` and what follows it along each spatial axis."""
+
+    axis: int
+    channels: int
+    outputs: int
+    group: int
+    kernel: Sequence[int]
+    stride: Sequence[int]
+    pad: Sequence[int]
+    dilation: Sequence[int]
+
+    def reach(self, index: int) -> int:
+        """From the first to the last that a window sees, along spatial axis ``index``."""
+        return self.dilation[index] * (self.kernel[index] - 1) + 1
+
+
+def _windows(layer: Layer, inputs: Sequence[Value], *, depthwise: bool = False) -> _Windows:
     parameters = layer.message.message("convolution_param")
     axis, channels, axes = _channels(layer, inputs, parameters)
     outputs, group = _outputs(layer, parameters, channels, depthwise=depthwise)
-    kernel = per_axis(layer, parameters, "kernel_size", axes, None)
-    stride = per_axis(layer, parameters, "stride", axes, 1)
-    pad = per_axis(layer, parameters, "pad", axes, 0, smallest=0)
-    dilation = per_axis(layer, parameters, "dilation", axes, 1)
-    constants = [build.weight(layer, 0, outputs, channels // group, *kernel)]
-    if parameters.flag("bias_term", True):
-        constants.append(build.weight(layer, 1, outputs))
+    return _Windows(
+        axis,
+        channels,
+        outputs,
+        group,
+        kernel=per_axis(layer, parameters, "kernel_size", axes, None),
+        stride=per_axis(layer, parameters, "stride", axes, 1),
+        pad=per_axis(layer, parameters, "pad", axes, 0, smallest=0),
+        dilation=per_axis(layer, parameters, "dilation", axes, 1),
+    )
+
+
+def _convolution(layer: Layer, inputs: Sequence[Value], build: Builder, *, depthwise: bool) -> Sequence[Value]:
+    windows = _windows(layer, inputs, depthwise=depthwise)
+
+    def fit(size: Dimension, index: int) -> Dimension:
+        return count(size, windows.reach(index), windows.stride[index], 2 * windows.pad[index])
+
+    shape = (windows.outputs, windows.channels // windows.group, *windows.kernel)
+    return _slide("Conv", layer, inputs, windows, shape, fit, build)
+
+
+def _slide(
+    operator: str,
+    layer: Layer,
+    inputs: Sequence[Value],
+    windows: _Windows,
+    shape: Sequence[int],
+    made_of: Callable[[Dimension, int], Dimension],
+    build: Builder,
+) -> Sequence[Value]:
+    """``operator`` on each of ``inputs``. ``shape``: of the weight; ``made_of``: what becomes of a spatial size."""
+    constants = [build.weight(layer, 0, *shape)]
+    if layer.message.message("convolution_param").flag("bias_term", True):
+        constants.append(build.weight(layer, 1, windows.outputs))
 
     def one(bottom: Value) -> Value:
-        blob = _with_one_batch_axis(bottom, axis, build)
-        spatial = (
-            count(size, dilation[index] * (kernel[index] - 1) + 1, stride[index], 2 * pad[index])
-            for index, size in enumerate(blob.shape[2:])
-        )
-        top: Shape = (blob.shape[0], outputs, *spatial)
+        blob = _with_one_batch_axis(bottom, windows.axis, build)
+        spatial = (made_of(size, index) for index, size in enumerate(blob.shape[2:]))
+        top: Shape = (blob.shape[0], windows.outputs, *spatial)
         made = build.op(
-            "Conv",
+            operator,
             [blob, *constants],
             top,
-            kernel_shape=kernel,
-            strides=stride,
-            pads=[*pad, *pad],
-            dilations=dilation,
-            group=group,
+            kernel_shape=windows.kernel,
+            strides=windows.stride,
+            pads=[*windows.pad, *windows.pad],
+            dilations=windows.dilation,
+            group=windows.group,
         )
-        return build.reshape(made, (*bottom.shape[:axis], *top[1:]))
+        return build.reshape(made, (*bottom.shape[: windows.axis], *top[1:]))
 
     alike(layer, *(bottom.shape for bottom in inputs))
     return [one(bottom) for bottom in inputs]
