@@ -209,8 +209,9 @@ def inspect(
 ) -> None:
     """Show what is in a model or an artifact: inputs, outputs, ops, size, and the precision really in it."""
     from retarget import inspection, tables
+    from retarget.quick import files_of
 
-    tables.show_inspection(inspection.inspect(file), json=json)
+    tables.show_inspection(inspection.inspect(*files_of(file)), json=json)
 
 
 @app.command()

@@ -15,8 +15,13 @@ from retarget.recognise import recognise
 __all__ = ["Inspection", "inspect", "inspect_model"]
 
 
-def inspect(path: Path) -> Inspection:
-    """What ``path`` is and holds. Raises ``RetargetError`` for what is damaged or not known."""
+def inspect(path: Path, weights: Path | None = None) -> Inspection:
+    """What ``path`` is and holds, of a model of two files with its ``weights``.
+
+    Raises ``RetargetError`` for what is damaged or not known.
+    """
+    if weights is not None:
+        return inspect_model(path, weights)
     if not path.exists():
         raise RetargetError(f"{path}: no such file or folder", "give a model, or an artifact that a build made")
     from retarget.inspection import artifact
@@ -48,7 +53,10 @@ def inspect_file(path: Path) -> Inspection:
 def inspect_model(path: Path, weights: Path | None = None) -> Inspection:
     """The model at ``path``, of whichever frontend; ``weights``: its second file, else the one beside it."""
     name, form = recognise(path)
-    parts = {**catalog.frontend(name).parts(path), **({"weights": weights} if weights else {})}
+    frontend = catalog.frontend(name)
+    if weights and not frontend.takes_weights:
+        raise RetargetError(f"{path}: {form} has no second file", f"leave {weights} out")
+    parts = {"weights": weights} if weights else frontend.parts(path)
     match name:
         case "caffe":
             from retarget.inspection import caffe

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from caffe_files import inputs, layer, write
 
 from retarget.convert import caffe as caffe_frontend
 from retarget.convert.caffe import files
-from retarget.inspection import caffe
+from retarget.errors import RetargetError
+from retarget.inspection import caffe, inspect
 from retarget.spec import TensorSpec
 
 NET = (
@@ -53,3 +55,18 @@ def test_weights(tmp_path: Path) -> None:
     assert said.notes == ("its layers stand in net.prototxt",)
     text.unlink()
     assert caffe.inspect(weights, files.WEIGHTS, {}).notes == ("the layers stand in a prototxt, and none is beside it",)
+
+
+def test_two_files_that_are_named(tmp_path: Path) -> None:
+    text, weights = write(tmp_path, NET, [("conv", "Convolution", [WEIGHT])])
+    assert weights is not None
+    (tmp_path / "elsewhere").mkdir()
+    weights = weights.rename(tmp_path / "elsewhere" / "w.caffemodel")
+    assert inspect(text).parameters is None
+    for pair in ((text, weights), (weights, text)):
+        assert inspect(*pair).parameters == 12
+    assert inspect(text, weights).inputs == (TensorSpec("data", "float32", (1, 3, 8, 8)),)
+    onnx = tmp_path / "m.onnx"
+    onnx.write_bytes(b"?")
+    with pytest.raises(RetargetError, match="ONNX has no second file"):
+        inspect(onnx, weights)
