@@ -128,10 +128,12 @@ class MoveTransposes(ir.passes.InPlacePass):
         modified = False
         for graph in model.graphs():
             modified |= _merge(graph)
+            modified |= _pick(graph)
             # A region that was turned may have brought Transposes to the border of the next one.
             while _turn(graph):
                 modified = True
                 _merge(graph)
+                _pick(graph)
             modified |= _absorb(graph)
             modified |= _reorder_rows(graph)
             modified |= _measure(graph)
@@ -174,6 +176,34 @@ def _absorb(graph: ir.Graph) -> bool:
         rewire(reduce, 0, transpose.inputs[0])
         modified = True
     return modified
+
+
+def _pick(graph: ir.Graph) -> bool:
+    """What takes one place along an axis, and leaves the others in order: Gather(Transpose(x), i) → Gather(x, i).
+
+    So does the loop of a recurrent layer, which takes a step at a time of what comes by sequences.
+    """
+    modified = False
+    for transpose in graph:
+        if transpose.op_type != "Transpose" or transpose.domain:
+            continue
+        perm = _perm(transpose)
+        for gather, at in tuple(transpose.outputs[0].uses()):
+            if at == 0 and _picks(gather, perm):
+                axis = perm[gather.attributes.get_int("axis", 0)]
+                gather.attributes["axis"] = ir.AttrInt64("axis", axis)
+                rewire(gather, 0, transpose.inputs[0])
+                modified = True
+    return modified
+
+
+def _picks(gather: ir.Node, perm: Perm) -> bool:
+    """Whether ``gather`` takes one place of Transpose(x, perm), and what it gives is in the order that x has."""
+    if gather.op_type != "Gather" or gather.domain or rank(gather.inputs[1]) != 0:
+        return False
+    gone = perm[gather.attributes.get_int("axis", 0)]
+    kept = [axis for axis in perm if axis != gone]
+    return kept == sorted(kept)
 
 
 def _measure(graph: ir.Graph) -> bool:
@@ -370,7 +400,11 @@ def _swallows(user: ir.Node, perm: Perm) -> bool:
     """Whether a Transpose in front of ``user`` would not stay."""
     if user.domain:
         return False
-    if user.op_type == "Transpose" or (user.op_type in REDUCTIONS and _hidden(user, perm) is not None):
+    if (
+        user.op_type == "Transpose"
+        or _picks(user, perm)
+        or (user.op_type in REDUCTIONS and _hidden(user, perm) is not None)
+    ):
         return True
     return _dense(user, perm) is not None
 

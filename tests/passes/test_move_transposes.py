@@ -112,6 +112,49 @@ def test_transpose_that_is_only_measured(shape: str, size: int) -> None:
     assert ran.error == 0
 
 
+STEPS = "Transpose <perm = [1, 0, 2]>"
+LOOP = """
+    a = %s (x) %s shape = Shape <start = 1, end = 2> (x) axis = Constant <value_ints = [0]> () count = Squeeze(shape, axis)
+    last, y = Loop(count, , h) <body = step (int64 i, bool c, float[N,4] h) => (bool c2, float[N,4] h2, float[N,4] o) {
+        c2 = Identity(c) now = Gather(b, i) sum = Add(h, now) h2 = Tanh(sum) o = Identity(h2)
+    }>
+"""
+"""A loop that takes a step at a time of sequences."""
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs", "left"),
+    [
+        ("y = Gather (a, place)", "float[N,4] y", 0),
+        ("y = Gather <axis = -1> (a, place)", "float[T,N] y", 1),
+        ("y = Gather <axis = 1> (a, place)", "float[T,4] y", 0),
+        ("y = Gather (a, places)", "float[2,N,4] y", 1),
+        ("y = Gather (a, place) z = Relu(a)", "float[N,4] y, float[T,N,4] z", 1),
+        ("r = Relu(a) y = Gather (r, place)", "float[N,4] y", 0),
+    ],
+)
+def test_one_place_is_taken_without_a_transpose(body: str, outputs: str, left: int) -> None:
+    text, _ = graph(f"a = {STEPS} (x) {body}", outputs, "float[N,T,4] x")
+    constants = {"place": np.array(1), "places": np.array([2, 0])}
+    used = {name: value for name, value in constants.items() if f"{name})" in body}
+    ran = run_pass(MoveTransposes(), text, used, sizes=({"N": 3, "T": 5}, {"N": 2, "T": 3}))
+    assert ran.counts["Transpose"] == left
+    assert ran.error == 0
+
+
+@pytest.mark.parametrize(
+    "between", ["b = Identity(a)", "b = Slice(a, back, end, first, back)"], ids=["forwards", "backwards"]
+)
+def test_loops_take_their_steps_without_a_transpose(between: str) -> None:
+    text, _ = graph(LOOP % (STEPS, between), "float[N,4] last, float[T,N,4] y", "float[N,T,4] x, float[N,4] h")
+    constants = {"back": np.array([-1]), "end": np.array([np.iinfo(np.int64).min]), "first": np.array([0])}
+    used = constants if "back" in between else {}
+    ran = run_pass(MoveTransposes(), text, used, sizes=({"N": 3, "T": 5}, {"N": 2, "T": 3}))
+    assert ran.counts["Transpose"] == 0
+    assert ran.counts["Loop"] == 1
+    assert ran.error == 0
+
+
 def test_transpose_that_is_measured_and_read_stays() -> None:
     body = f"a = {NHWC} (x) y = Shape (a) r = Relu(a) z = Concat <axis = 3> (r, full)"
     ran = run_pass(MoveTransposes(), *graph(body, "int64[4] y, float[N,3,4,10] z", "float[1,5,3,4] x"))

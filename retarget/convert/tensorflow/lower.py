@@ -21,6 +21,7 @@ import onnx
 from retarget.convert.tensorflow.framework import quiet, tf
 from retarget.convert.tensorflow.operators import reason, refuse_changes
 from retarget.convert.tensorflow.recurrent import use_recurrent_operators
+from retarget.convert.tensorflow.reverse import reverse
 from retarget.convert.tensorflow.runner import said
 from retarget.errors import ToolchainFailure, Unsupported
 from retarget.spec import TensorSpec
@@ -195,7 +196,7 @@ def _convert(graph: tf.compat.v1.GraphDef, fed: Sequence[str], asked: Sequence[s
                 opset=OPSET,
                 input_names=list(fed),
                 output_names=list(asked),
-                custom_op_handlers={"Erfc": (_erfc, []), "Einsum": (einsum, [])},
+                custom_op_handlers={"Erfc": (_erfc, []), "Einsum": (einsum, []), "ReverseV2": (reverse, [])},
                 const_node_values=weights,
                 continue_on_error=True,
             )
