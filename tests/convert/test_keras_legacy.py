@@ -110,7 +110,11 @@ def _held(model: Any, path: Path, out: Path, **settings: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [*((name, "h5") for name in MODELS), *((name, "keras") for name in ("images", "nested", "states"))],
+    [
+        *((name, "h5") for name in MODELS),
+        ("nested", "keras"),
+        *(pytest.param(name, "keras", marks=pytest.mark.stress) for name in ("images", "states")),
+    ],
 )
 def test_models_of_keras_2(name: str, suffix: str, tmp_path: Path) -> None:
     with quiet():

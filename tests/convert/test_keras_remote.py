@@ -66,7 +66,7 @@ def test_an_old_keras_converts_its_own_files(name: str, written: Path, python: P
     assert exported.notes[0].endswith("of Keras 2.13.1, loaded by Keras 2.13.1")
 
 
-@pytest.mark.parametrize("suffix", ["h5", "keras"])
+@pytest.mark.parametrize("suffix", ["h5", pytest.param("keras", marks=pytest.mark.stress)])
 def test_an_old_keras_runs_no_code_of_a_file(suffix: str, written: Path, python: Path, tmp_path: Path) -> None:
     with RemoteFrontend(python, "keras") as frontend:
         with pytest.raises(RetargetError, match=r"layer 'evil' \(Lambda\) carries code"):
