@@ -14,8 +14,8 @@ from retarget.recipe import (
     LatencyGate,
 )
 from retarget.recipe_nodes import File, Map, compose
-from retarget.recipe_starter import starter
-from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec
+from retarget.recipe_starter import IMAGE, starter
+from retarget.spec import DimRange, TensorSpec
 
 # ---- schema
 
@@ -94,7 +94,7 @@ def test_a_starter_recipe_is_read_as_what_it_was_given(tmp_path: Path, inputs: t
     assert recipe.input_specs() == inputs
     assert [variant.name for variant in recipe.variants] == ["fp32", "fp16"]
     if inputs == SPECS:
-        assert recipe.dim_ranges() == {"N": DimRange(1, 4, 16), "H": DEFAULT_RANGE, "W": DEFAULT_RANGE}
+        assert recipe.dim_ranges() == {"N": DimRange(1, 4, 16), "H": IMAGE, "W": IMAGE}
     assert valid(text)
 
 

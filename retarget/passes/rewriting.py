@@ -138,7 +138,10 @@ def own(node: ir.Node, inner: ir.Node | None) -> bool:
 
 def rank(value: ir.Value | None) -> int | None:
     """How many dimensions ``value`` has; None if that is unknown."""
-    return None if value is None or value.shape is None else len(value.shape)
+    if value is None:
+        return None
+    shape = value.shape if value.shape is not None or value.const_value is None else value.const_value.shape
+    return None if shape is None else len(shape)
 
 
 def dims(value: ir.Value | None) -> tuple[int | str | None, ...] | None:

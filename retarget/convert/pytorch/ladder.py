@@ -296,8 +296,11 @@ def _settle_shapes(model: onnx.ModelProto, job: Job, rung: str) -> None:
     graphs = list(_graphs(model.graph))
     if rung == "torchscript" or any(node.op_type in _RECURRENT for graph in graphs for node in graph.node):
         for graph in graphs:
+            # Weights are listed too, and they have the shapes that they have.
+            weights = {tensor.name for tensor in graph.initializer}
             for value in (*graph.value_info, *(graph.output if graph is not graphs[0] else ())):
-                value.type.tensor_type.ClearField("shape")
+                if value.name not in weights:
+                    value.type.tensor_type.ClearField("shape")
     for index, value in enumerate(model.graph.output):
         seen = job.traced.outputs[index].shape
         other = seen if job.other is None else job.other.outputs[index].shape
