@@ -114,7 +114,8 @@ def test_transpose_that_is_only_measured(shape: str, size: int) -> None:
 
 STEPS = "Transpose <perm = [1, 0, 2]>"
 LOOP = """
-    a = %s (x) %s shape = Shape <start = 1, end = 2> (x) axis = Constant <value_ints = [0]> () count = Squeeze(shape, axis)
+    a = %s (x) %s
+    shape = Shape <start = 1, end = 2> (x) axis = Constant <value_ints = [0]> () count = Squeeze(shape, axis)
     last, y = Loop(count, , h) <body = step (int64 i, bool c, float[N,4] h) => (bool c2, float[N,4] h2, float[N,4] o) {
         c2 = Identity(c) now = Gather(b, i) sum = Add(h, now) h2 = Tanh(sum) o = Identity(h2)
     }>
