@@ -133,7 +133,9 @@ def keras_export(_: str, path: Path, out: Path) -> None:
     """``model.export(format="onnx")`` of Keras."""
     import keras
 
-    keras.saving.load_model(path).export(str(out), format="onnx", verbose=False)
+    model = keras.saving.load_model(path)
+    model(*(keras.ops.zeros([size or 2 for size in one.shape]) for one in model.inputs))  # it must have been called
+    model.export(str(out), format="onnx", verbose=False)
 
 
 TOOLS: Mapping[str, Mapping[str, Callable[[str, Path, Path], None]]] = {
