@@ -49,7 +49,8 @@ class ConvertFacts(Fact, frozen=True, kw_only=True):
     rows_depend: str | None = None
     """How far the source's own outputs for rows together and alone lie apart, in words; None where they agree."""
     narrow: str | None = None
-    """``float16`` or ``bfloat16`` where the source is in that, and the model was widened to float32."""
+    """``float16`` or ``bfloat16`` where the source is in that, and the model was widened to float32; ``int8`` where it
+    is quantized."""
     reference: str = ""
     """How the source's own outputs were computed: the settings of the frontend's reference."""
     notes: tuple[str, ...] = ()

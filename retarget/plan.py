@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
@@ -19,14 +18,13 @@ import msgspec
 
 from retarget import catalog
 from retarget import options as told
-from retarget.distributions import version_of
 from retarget.errors import MissingToolchain, RetargetError, did_you_mean
 from retarget.facts import DataOrigin
+from retarget.identity import framework_versions, host, require, version
 from retarget.preprocess import READERS, Classes, check_folder
 from retarget.protocols import JSON, Kind, Step
 from retarget.recipe import Evaluation, Int8, WeightsOnly
 from retarget.recognise import recognise
-from retarget.remote import fingerprint
 from retarget.tolerance import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
@@ -181,7 +179,8 @@ class _Planner:
     # ---- the steps
 
     def convert(self) -> Step:
-        source, files = self.source()
+        source, found = self.source
+        files = dict(found)
         data: told.DataOptions | None = None
         given = self.recipe.data
         if given.samples:
@@ -202,7 +201,8 @@ class _Planner:
             **self.framework(source.frontend),
         )
 
-    def source(self) -> tuple[told.SourceOptions, dict[str, Path]]:
+    @cached_property
+    def source(self) -> tuple[told.SourceOptions, Mapping[str, Path]]:
         """How to read the user's model, and its files."""
         model = self.recipe.model
         if not model.path.exists():
@@ -210,7 +210,7 @@ class _Planner:
         name, form = recognise(model.path, model.format)
         frontend = catalog.frontend(name)
         if self.interpreter(name) is None:
-            _require(name, frontend.requires, frontend.extra)
+            require(name, frontend.requires, frontend.extra)
         parts = dict(frontend.parts(model.path))
         if model.weights:
             if not frontend.takes_weights:
@@ -242,7 +242,7 @@ class _Planner:
 
     def recognised(self) -> str:
         """``net.prototxt with net.caffemodel: Caffe prototxt (caffe)``."""
-        source, files = self.source()
+        source, files = self.source
         names = " with ".join(path.name for role, path in files.items() if role.partition(".")[0] == "model")
         python = self.interpreter(source.frontend)
         return f"{names}: {source.form} ({source.frontend}{f', run by {python}' if python else ''})"
@@ -257,7 +257,7 @@ class _Planner:
         python = self.interpreter(frontend)
         if python is None:
             return {"requires": catalog.frontend(frontend).requires}
-        return {"python": python, "extra": _fingerprint(python)}
+        return {"python": python, "extra": framework_versions(python)}
 
     def preset(self) -> str | tuple[tuple[str, dict[str, object]], ...]:
         optimize = self.recipe.optimize
@@ -455,7 +455,7 @@ class _Planner:
     def evaluate_source(self, convert: Step) -> None:
         evaluation = self.recipe.data.evaluation
         assert evaluation
-        source, files = self.source()
+        source, files = self.source
         self.add(
             "evaluate source",
             "evaluate",
@@ -496,14 +496,14 @@ class _Planner:
         block = self.recipe.data.preprocess
         media = check_folder(given.path.file, block) if given.path.file.is_dir() else None
         if media:
-            _require(f"a folder of {media}", READERS[media], media)
+            require(f"a folder of {media}", READERS[media], media)
         if isinstance(given, Evaluation):
             classes = given.classes
         if classes is not None and not media:
             raise RetargetError(
                 "data.evaluation.classes is for a folder of images or sound", "labels in an array are numbers already"
             )
-        readers = {name: _version(name) for name in READERS[media]} if media else {}
+        readers = {name: version(name) for name in READERS[media]} if media else {}
         self.versions.update(readers)
         return told.DataOptions(
             origin=origin,
@@ -535,7 +535,7 @@ class _Planner:
     ) -> Step:
         """One more step. ``runs``: it executes a model, so the host is in its key."""
         inputs, files = inputs or {}, files or {}
-        versions = {name: _version(name) for name in (*CORE, *requires)}
+        versions = {name: version(name) for name in (*CORE, *requires)}
         identity: dict[str, JSON] = {
             "kind": kind,
             "options": told.to_json(options),
@@ -544,7 +544,7 @@ class _Planner:
             "code": self.store.digest(PACKAGE),
             "versions": cast("dict[str, JSON]", versions),
             "fingerprint": cast("dict[str, JSON]", dict(extra or {})),
-            "host": _host(toolchain) if runs else None,
+            "host": host(toolchain) if runs else None,
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.versions.update(versions)
@@ -572,37 +572,6 @@ class _Planner:
                 raise RetargetError(f"{path}: no such file or folder", MISSING)
             self.digests[path] = self.store.digest(path)
         return self.digests[path]
-
-
-def _require(name: str, requires: Sequence[str], extra: str | None) -> None:
-    missing = [distribution for distribution in requires if _version(distribution) == ABSENT]
-    if missing:
-        raise MissingToolchain(f"{name} needs {', '.join(missing)}", f"pip install 'retarget[{extra}]'")
-
-
-ABSENT = "not installed"
-
-
-@cache
-def _version(distribution: str) -> str:
-    return version_of(distribution) or ABSENT
-
-
-@cache
-def _fingerprint(python: Path) -> Mapping[str, str]:
-    """Asked once: each time a process is started."""
-    return fingerprint(python)
-
-
-@cache
-def _host(toolchain: str) -> dict[str, JSON]:
-    """What of this machine can change what a step that executes something finds."""
-    names = [toolchain] if toolchain in catalog.TARGETS else list(catalog.TARGETS) if toolchain == "bench" else []
-    return {
-        "node": platform.node(),
-        "machine": platform.machine(),
-        "executable": {name: catalog.target(name).not_executable() for name in names},
-    }
 
 
 def _io(variant: Variant) -> str:

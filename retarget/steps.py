@@ -510,7 +510,7 @@ def _record(
 
 
 def _tolerance(options: told.CompareOptions, source: ConvertFacts) -> Tolerance:
-    """What the plan says; but by default nothing is asked of float32 that a source in half precision cannot hold."""
+    """What the plan says; but by default nothing is asked of float32 that a narrow source cannot hold."""
     if options.by_default and options.precision == "fp32" and source.narrow is not None:
         return DEFAULT_TOLERANCE[_HELD_AS[source.narrow]]
     return msgspec.convert(options.tolerance, Tolerance)

@@ -38,7 +38,7 @@ def read() -> UserConfig:
     try:
         settings = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RetargetError(f"{path}: {error}") from error
+        raise RetargetError(f"{path}: {error}", 'it is TOML, as in store = "/large/store"') from error
     _known(path, "", settings, ("store", "toolchains"))
     toolchains = _table(path, "toolchains", settings.get("toolchains", {}))
     _known(path, "toolchains.", toolchains, catalog.FRONTENDS)

@@ -104,7 +104,9 @@ def _serve(request: Request, code: dict[str, str]) -> Done | Failed:
                 anonymous=memory.anonymous_bytes(os.getpid()),
             )
         except BaseException as error:  # noqa: BLE001 - all of them are the step's failure, SystemExit too
-            traceback.print_exc()
+            with contextlib.suppress(OSError):
+                # A log that a full disk does not take is not what failed.
+                traceback.print_exc()
             return _failure(error, request)
         finally:
             os.chdir(place)

@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from retarget import build as builds
+from retarget import identity, recipe_write, report
 from retarget import plan as plans
 from retarget import recipe as recipes
-from retarget import recipe_write, report
 from retarget.engine import Limits
 from retarget.errors import MissingToolchain, RetargetError
 from retarget.facts import CalibrateFacts, EvaluateFacts
@@ -203,8 +203,8 @@ def test_what_is_known_to_fail_before_anything_runs(
 
 
 def test_a_machine_without_pillow_is_told_so(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = plans._version
-    monkeypatch.setattr(plans, "_version", lambda name: plans.ABSENT if name == "pillow" else version(name))
+    version = identity.version
+    monkeypatch.setattr(identity, "version", lambda name: identity.ABSENT if name == "pillow" else version(name))
     with pytest.raises(MissingToolchain, match="a folder of images needs pillow") as caught:
         digits.plan()
     assert caught.value.hint == "pip install 'retarget[images]'"

@@ -172,7 +172,7 @@ A family of layers is a module of ``layers`` with a table ``LAYERS`` from type t
 
 def refuse(layer: Layer, reason: str, hint: str | None = None) -> Unsupported:
     """The error for a layer that has no exact form in ONNX, with its name and line."""
-    return Unsupported(f"{layer.place}: {reason}", hint)
+    return Unsupported(f"{layer.place}: {reason}", hint or "replace the layer, or cut the net before it")
 
 
 def wrong(layer: Layer, reason: str, hint: str | None = None) -> RetargetError:
