@@ -1,4 +1,4 @@
-"""Input and output adaptation: a runtime speaks the artifact's names and types, the user speaks their own.
+"""Input and output adaptation: a runtime speaks the artifact's names, axes and types, the user speaks their own.
 
 ``emit`` writes how the two stand to each other (``EmitFacts.inputs`` and ``outputs``); every target's runner is
 wrapped in ``Adapted``, so no target adapts by itself and nothing is narrowed without a look at the values.
@@ -6,8 +6,8 @@ wrapped in ``Adapted``, so no target adapts by itself and nothing is narrowed wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 import ml_dtypes
@@ -16,23 +16,38 @@ import numpy as np
 from retarget.errors import RetargetError, ToolchainFailure
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from retarget.facts import IoEntry
     from retarget.protocols import Array, Feeds, Outputs, Runner
     from retarget.spec import TensorSpec
 
 
-class Adapted:
-    """``runner``, which speaks the artifact's names and types, as a runner that speaks the user's."""
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
-    def __init__(self, runner: Runner, inputs: Sequence[IoEntry], outputs: Sequence[IoEntry]) -> None:
+
+class Adapted:
+    """``runner``, which speaks the artifact's names, axes and types, as a runner that speaks the user's.
+
+    ``sizes`` are the symbolic dimensions that the artifact has at one size only.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        inputs: Sequence[IoEntry],
+        outputs: Sequence[IoEntry],
+        sizes: Mapping[str, int] = NO_SIZES,
+    ) -> None:
         self._runner = runner
         self._inputs = inputs
         self._outputs = outputs
+        self._sizes = sizes
         self.settings = runner.settings
 
     def run(self, feeds: Feeds) -> Outputs:
         """Outputs by the user's names. Raises ``RetargetError`` for feeds that do not fit the specs."""
-        return from_artifact(self._runner.run(to_artifact(feeds, self._inputs)), self._outputs)
+        return from_artifact(self._runner.run(to_artifact(feeds, self._inputs, self._sizes)), self._outputs)
 
     def __enter__(self) -> Self:
         self._runner.__enter__()
@@ -44,11 +59,11 @@ class Adapted:
         self._runner.__exit__(kind, value, trace)
 
 
-def to_artifact(feeds: Feeds, entries: Sequence[IoEntry]) -> Outputs:
-    """``feeds`` in the artifact's names and types.
+def to_artifact(feeds: Feeds, entries: Sequence[IoEntry], sizes: Mapping[str, int] = NO_SIZES) -> Outputs:
+    """``feeds`` in the artifact's names, axes and types.
 
-    Raises ``RetargetError`` for a missing or unknown input, a type or shape that is not the spec's, and a value that
-    the artifact's type cannot hold.
+    Raises ``RetargetError`` for a missing or unknown input, a type or shape that is not the spec's, another size of a
+    dimension in ``sizes``, and a value that the artifact's type cannot hold.
     """
     known = {entry.name for entry in entries}
     if unknown := sorted(set(feeds) - known):
@@ -59,17 +74,29 @@ def to_artifact(feeds: Feeds, entries: Sequence[IoEntry]) -> Outputs:
             raise RetargetError(f"input '{entry.name}' is not fed", f"give it as {entry.spec.type}")
         array = feeds[entry.name]
         _check(array, entry.spec)
-        adapted[entry.artifact_name] = _converted(array, entry.artifact_dtype, entry.name)
+        _check_sizes(array, entry.spec, sizes)
+        if entry.permutation is not None:
+            array = np.ascontiguousarray(array.transpose(entry.permutation))
+        adapted[entry.artifact_name] = (
+            _converted(array, entry.artifact_dtype, entry.name)
+            if entry.scale is None
+            else _quantized(array, entry, entry.scale)
+        )
     return adapted
 
 
 def from_artifact(outputs: Outputs, entries: Sequence[IoEntry]) -> Outputs:
-    """The artifact's ``outputs`` in the user's names and types. Raises ``ToolchainFailure`` if one is missing."""
+    """The artifact's ``outputs`` in the user's names, axes and types. Raises ``ToolchainFailure`` if one is missing."""
     adapted: Outputs = {}
     for entry in entries:
         if entry.artifact_name not in outputs:
             raise ToolchainFailure(f"the artifact gave no output '{entry.artifact_name}'")
-        adapted[entry.name] = _converted(outputs[entry.artifact_name], entry.spec.dtype, entry.name)
+        array = outputs[entry.artifact_name]
+        if entry.scale is not None:
+            array = _dequantized(array, entry, entry.scale)
+        if entry.permutation is not None:
+            array = np.ascontiguousarray(array.transpose(np.argsort(entry.permutation)))
+        adapted[entry.name] = _converted(array, entry.spec.dtype, entry.name)
     return adapted
 
 
@@ -91,6 +118,34 @@ def _check(array: Array, spec: TensorSpec) -> None:
             f"input '{spec.name}' is fed the shape {list(array.shape)}, not {spec.type}",
             f"feed an array of {spec.type}",
         )
+
+
+def _check_sizes(array: Array, spec: TensorSpec, sizes: Mapping[str, int]) -> None:
+    for dim, size in zip(spec.shape, array.shape, strict=True):
+        if isinstance(dim, str) and sizes.get(dim, size) != size:
+            raise RetargetError(
+                f"input '{spec.name}' is fed {dim}={size}, and the artifact was built for {dim}={sizes[dim]} alone",
+                f"feed {dim}={sizes[dim]}, or build again with --shape {dim}={size}",
+            )
+
+
+def _quantized(array: Array, entry: IoEntry, scale: float) -> Array:
+    """The codes of ``array``: values beyond what the codes reach are clipped, as quantization means it."""
+    values = array.astype(np.float32)
+    if np.isnan(values).any():
+        raise RetargetError(
+            f"'{entry.name}' holds NaN, for which {entry.artifact_dtype} has no code",
+            "the artifact is quantized here: feed numbers, or keep inputs and outputs float32",
+        )
+    limits = np.iinfo(entry.artifact_dtype)
+    with np.errstate(over="ignore"):
+        codes: NDArray[np.float32] = np.rint(values / np.float32(scale)) + np.float32(entry.zero_point or 0)
+    return codes.clip(limits.min, limits.max).astype(numpy_dtype(entry.artifact_dtype))
+
+
+def _dequantized(codes: Array, entry: IoEntry, scale: float) -> Array:
+    distance = codes.astype(np.int32) - (entry.zero_point or 0)
+    return np.multiply(distance, np.float32(scale), dtype=np.float32)
 
 
 def _converted(array: Array, dtype: str, name: str) -> Array:

@@ -187,6 +187,12 @@ class IoEntry(Fact, frozen=True, kw_only=True):
     artifact_name: str
     spec: TensorSpec
     artifact_dtype: str
+    permutation: tuple[int, ...] | None = None
+    """The artifact's axes in terms of the user's: ``artifact = user.transpose(permutation)``. None: the same axes."""
+    scale: float | None = None
+    """Where the artifact holds a float tensor as integer codes: a code is
+    ``clip(round_half_even(value / scale) + zero_point)``. None: the artifact holds the values themselves."""
+    zero_point: int | None = None
 
 
 class Precision(Fact, frozen=True, kw_only=True):
@@ -206,6 +212,8 @@ class EmitFacts(Fact, frozen=True, kw_only=True):
     inputs: tuple[IoEntry, ...]
     outputs: tuple[IoEntry, ...]
     precision: Precision
+    sizes: dict[str, int] = {}
+    """The symbolic dimensions that the artifact has at one size only, and that size."""
     notes: tuple[str, ...] = ()
     """Every change and limit that a user must know, a sentence each."""
 
