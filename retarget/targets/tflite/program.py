@@ -128,10 +128,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Options:
-    """An operator's options: the name of their table in the schema, and fields by the names in the schema's classes."""
+    """An operator's options: the name of their table in the schema, and fields by the names in the schema's classes.
+
+    A text is the name of an enumeration's member, such as ``RELU6`` of ``fusedActivationFunction``.
+    """
 
     table: str
-    fields: Mapping[str, int | float | bool | tuple[int, ...]] = field(default_factory=dict)
+    fields: Mapping[str, int | float | bool | str | tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

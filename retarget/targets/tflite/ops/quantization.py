@@ -1,0 +1,86 @@
+"""QuantizeLinear and DequantizeLinear: no operators by themselves where integers flow between kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from retarget.targets.tflite.layout import Way
+from retarget.targets.tflite.lowering import Call, Op, Refusal, Value, quantization_of
+from retarget.targets.tflite.program import Codes, Constant, Quantization
+
+
+def quantize_linear(call: Call) -> Value | Constant:
+    """The same value, known by its integers from here on. Its float form is what the integers mean."""
+    quantization = quantization_of(call.node)
+    operand = call.operand(0)
+    if isinstance(operand, Constant):
+        raise Refusal("it quantizes a constant")
+    if quantization is None:
+        raise Refusal("activations have a scale for each channel, or a computed one")
+    if operand.quantization == quantization:
+        return operand
+    lowering = call.lowering
+    rounded = Value(operand.shape, operand.dtype, quantization)
+    layout = call.layout if operand.rank >= 3 else next(iter(operand.forms))[0]
+    source = lowering.form(operand, layout, codes=operand.quantization is not None)
+    made = lowering.new(operand.shape, operand.dtype, layout, quantization)
+    ((key, tensor),) = made.forms.items()
+    lowering.add("QUANTIZE", (source,), tensor, None, call.node.name or "")
+    rounded.forms[key] = tensor
+    return rounded
+
+
+def dequantize_linear(call: Call) -> Value | Constant:
+    """What the integers mean. Of a constant: the float array, with the integers kept behind it."""
+    operand = call.operand(0)
+    if isinstance(operand, Value):
+        if operand.quantization is None:
+            raise Refusal("its operand is not the result of a QuantizeLinear")
+        return operand
+    return _constant(call, operand)
+
+
+def _constant(call: Call, integers: Constant) -> Constant:
+    if call.attributes.get_int("block_size", 0):
+        raise Refusal("weights have a scale for each block, and the kernels take one for each channel")
+    scale = call.array(1, "the scale").astype(np.float32).reshape(-1)
+    zero = call.array(2, "the zero point").reshape(-1) if call.has(2) else np.zeros(scale.size, integers.dtype)
+    axis = call.attributes.get_int("axis", 1) % max(len(integers.shape), 1) if scale.size > 1 else 0
+    shift = 128 if integers.dtype == np.uint8 else 0
+    signed = integers
+    if shift:
+        signed = integers.then("signed", lambda a: (a.astype(np.int16) - 128).astype(np.int8), integers.shape, _INT8)
+    quantization = Quantization(
+        tuple(float(each) for each in scale),
+        tuple(int(each) - shift for each in np.broadcast_to(zero, scale.shape)),
+        axis,
+    )
+    wide = integers.then(("dequantized", quantization), _dequantize(scale, zero, axis), integers.shape, _FLOAT)
+    return Constant(wide.shape, wide.dtype, wide.key, wide.make, Codes(signed, quantization))
+
+
+def _dequantize(scale: np.ndarray, zero: np.ndarray, axis: int):  # type: ignore[no-untyped-def, type-arg]
+    def change(array: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        along = [1] * array.ndim
+        if scale.size > 1:
+            along[axis] = -1
+        centred = array.astype(np.int32) - zero.astype(np.int32).reshape(along if zero.size > 1 else ())
+        return centred.astype(np.float32) * scale.reshape(along if scale.size > 1 else ())
+
+    return change
+
+
+def _way(node: ir.Node) -> Way:
+    del node
+    return Way.EITHER
+
+
+_FLOAT, _INT8 = np.dtype(np.float32), np.dtype(np.int8)
+
+OPS: Mapping[str, Op] = {
+    "DequantizeLinear": Op(dequantize_linear, Way.EITHER, operands=(0,), dtypes=frozenset({"float32", "int8", "uint8", "int16", "int32"})),
+    "QuantizeLinear": Op(quantize_linear, Way.EITHER, operands=(0,)),
+}
