@@ -9,7 +9,7 @@ DimRange(min=1, opt=8, max=32)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from retarget.errors import RetargetError, did_you_mean
@@ -108,6 +108,29 @@ DEFAULT_RANGE = DimRange(1, 1, 8)
 def symbols(specs: Iterable[TensorSpec]) -> tuple[str, ...]:
     """All symbolic dimensions of ``specs``, in order, each once."""
     return tuple(dict.fromkeys(symbol for spec in specs for symbol in spec.symbols))
+
+
+def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
+    """The symbol at axis 0 of all outputs and of the inputs that have rows; None where there is none.
+
+    An input without it is the same for every row: a scalar, or floats such as anchors. Integers and masks of a rank
+    may speak of rows that are not there when the batch is cut, as the edges of a graph do of its nodes.
+    """
+    firsts = {spec.shape[0] if spec.shape else None for spec in outputs}
+    first = firsts.pop() if len(firsts) == 1 else None
+    if not isinstance(first, str):
+        return None
+    batched = batched_inputs(inputs, first)
+    if any(first in spec.shape[1:] for spec in inputs):
+        return None
+    if any(spec.shape and "float" not in spec.dtype for spec in inputs if spec.name not in batched):
+        return None
+    return first if batched else None
+
+
+def batched_inputs(inputs: Sequence[TensorSpec], batch: str) -> tuple[str, ...]:
+    """The names of the inputs whose axis 0 is the batch."""
+    return tuple(spec.name for spec in inputs if spec.shape[:1] == (batch,))
 
 
 def _dimension(name: str, text: str) -> int | str:

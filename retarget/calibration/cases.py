@@ -21,6 +21,8 @@ from retarget.errors import RetargetError
 from retarget.facts import Case
 from retarget.graph import value_spec
 from retarget.spec import DEFAULT_RANGE, symbols
+from retarget.spec import batch_symbol as batch_symbol
+from retarget.spec import batched_inputs as batched_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,29 +38,6 @@ MAX_DATA_CASES = 16
 """Batches of the data that become cases of their own: the reference outputs of all are kept."""
 
 SEED = 2026
-
-
-def batch_symbol(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
-    """The symbol at axis 0 of all outputs and of the inputs that have rows; None where there is none.
-
-    An input without it is the same for every row: a scalar, or floats such as anchors. Integers and masks of a rank
-    may speak of rows that are not there when the batch is cut, as the edges of a graph do of its nodes.
-    """
-    firsts = {spec.shape[0] if spec.shape else None for spec in outputs}
-    first = firsts.pop() if len(firsts) == 1 else None
-    if not isinstance(first, str):
-        return None
-    batched = batched_inputs(inputs, first)
-    if any(first in spec.shape[1:] for spec in inputs):
-        return None
-    if any(spec.shape and "float" not in spec.dtype for spec in inputs if spec.name not in batched):
-        return None
-    return first if batched else None
-
-
-def batched_inputs(inputs: Sequence[TensorSpec], batch: str) -> tuple[str, ...]:
-    """The names of the inputs whose axis 0 is the batch."""
-    return tuple(spec.name for spec in inputs if spec.shape[:1] == (batch,))
 
 
 def parity_cases(
