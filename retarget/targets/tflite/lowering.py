@@ -93,7 +93,7 @@ class Op:
     """What the first operand may be, after narrowing."""
     fuses: bool = False
     """Whether the activation function behind the node is written into it (`Call.activation`)."""
-    int8: Int8 = "no"
+    int8: Int8 | Callable[[Call], Int8] = "no"
     fixed: Quantization | None = None
     """The only quantization that the int8 kernel gives its result."""
     int16: bool = True
@@ -444,9 +444,14 @@ class Call:
         return self.lowering._quantized_by(self.tail.outputs[0])  # noqa: SLF001 - one room
 
     @cached_property
+    def able(self) -> Int8:
+        """What the op function can do with the integers behind this node's operands."""
+        return self.op.int8(self) if callable(self.op.int8) else self.op.int8
+
+    @cached_property
     def int8(self) -> bool:
         """Whether this node works on the integers behind its operands (of 8 bits, or 16)."""
-        if self.op.int8 == "no" or (self.lowering.job.precision == "int16x8" and not self.op.int16):
+        if self.able == "no" or (self.lowering.job.precision == "int16x8" and not self.op.int16):
             return False
         found: set[Quantization] = set()
         for operand in self.operands:
@@ -456,7 +461,7 @@ class Call:
                 found.add(operand.quantization)
         if not found:
             return False
-        if self.op.int8 == "computes":
+        if self.able == "computes":
             wanted = self.quantization
             return wanted is not None and (self.op.fixed is None or wanted == self.op.fixed)
         return len(found) == 1
@@ -517,7 +522,7 @@ class Call:
         """A value that this node writes: integers where it works on them, see ``emit``."""
         quantization = None
         if self.int8 and np.dtype(dtype) == np.float32:
-            quantization = self.quantization if self.op.int8 == "computes" else self.moved
+            quantization = self.quantization if self.able == "computes" else self.moved
         return self.lowering.new(tuple(shape), np.dtype(dtype), layout or self.layout, quantization)
 
     @property
