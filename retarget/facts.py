@@ -194,6 +194,16 @@ class IoEntry(Fact, frozen=True, kw_only=True):
     ``clip(round_half_even(value / scale) + zero_point)``. None: the artifact holds the values themselves."""
     zero_point: int | None = None
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What the artifact does to the values beside their type, in words."""
+        found = []
+        if self.permutation is not None:
+            found.append(f"its axes are {', '.join(map(str, self.permutation))} of the given ones")
+        if self.scale is not None:
+            found.append(f"value = {self.scale:g} * (code - {self.zero_point or 0})")
+        return tuple(found)
+
 
 class Precision(Fact, frozen=True, kw_only=True):
     """Types read back from the emitted artifact, never from the request. ``none`` where there are none."""
@@ -214,6 +224,8 @@ class EmitFacts(Fact, frozen=True, kw_only=True):
     precision: Precision
     sizes: dict[str, int] = {}
     """The symbolic dimensions that the artifact has at one size only, and that size."""
+    settings: dict[str, str] = {}
+    """What the recipe says of how it is executed, for the runner, such as ``{"kernels": "builtin"}``."""
     notes: tuple[str, ...] = ()
     """Every change and limit that a user must know, a sentence each."""
 
@@ -249,6 +261,8 @@ class CompareFacts(Fact, frozen=True, kw_only=True):
     """The same at the runtime's default precision, where that is another one."""
     tolerance: dict[str, float] = {}
     """What parity was held against."""
+    left_out: tuple[str, ...] = ()
+    """The recorded cases that are not in ``parity``, as the artifact cannot have their sizes: ``max (N=32)``."""
     batch: str | None = None
     """Result of the batch check in words, or why it was skipped."""
     batch_passed: bool | None = None

@@ -160,6 +160,8 @@ def _artifact(emit: Step, done: Done, plan: Plan, source: ConvertFacts | None) -
         tolerance=(compared.tolerance if compared else {}) or ({} if compare is None else _tolerance(compare)),
         parity=() if compared is None else tuple(_parity(row) for row in compared.parity),
         parity_default=() if compared is None else tuple(_parity(row) for row in compared.parity_default),
+        sizes=facts.sizes,
+        left_out=() if compared is None else compared.left_out,
         batch=None if compared is None else compared.batch,
         batch_passed=None if compared is None else compared.batch_passed,
         accuracy=_accuracy(evaluate, done, plan.recipe),

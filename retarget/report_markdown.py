@@ -54,6 +54,8 @@ def _artifacts(report: Report) -> Iterator[str]:
     yield from _table(head, [_artifact(row) for row in report.artifacts], right=frozenset({2, 3, 4, 5, 6, 7}))
     if not report.measured and any(row.status == "built" for row in report.artifacts):
         yield from ("", f"Latency: {NOT_MEASURED}.")
+    if unheld := [f"- {_text(row.name)}: {_text(row.unheld)}" for row in report.artifacts if row.unheld]:
+        yield from ("", "Parity:", "", *unheld)
 
 
 def _artifact(row: ArtifactRow) -> Sequence[str]:

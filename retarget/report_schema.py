@@ -200,6 +200,10 @@ class ArtifactRow(Row, frozen=True, kw_only=True):
     tolerance: dict[str, float] = {}
     """What parity was held against."""
     parity_default: tuple[ParityRow, ...] = ()
+    sizes: dict[str, int] = {}
+    """The symbolic dimensions that it has at one size only."""
+    left_out: tuple[str, ...] = ()
+    """The parity cases of other sizes, such as ``max (N=32)``: ``parity`` is without them."""
     batch: str | None = None
     batch_passed: bool | None = None
     ratio_to_source: float | None = None
@@ -222,6 +226,15 @@ class ArtifactRow(Row, frozen=True, kw_only=True):
     def name(self) -> str:
         """``openvino/fp16``."""
         return f"{self.target}/{self.variant}"
+
+    @property
+    def unheld(self) -> str | None:
+        """Which parity cases it could not be held against, in words; None if there is none."""
+        if not self.left_out or not self.parity:
+            return None
+        shown = [*self.left_out[:3], *([f"{len(self.left_out) - 3} more"] if len(self.left_out) > 3 else [])]
+        sizes = ", ".join(f"{symbol}={size}" for symbol, size in self.sizes.items())
+        return f"not held against {', '.join(shown)}: it takes {sizes} alone"
 
     @property
     def worst(self) -> ParityRow | None:

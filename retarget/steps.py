@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,7 +27,6 @@ from retarget.calibration.plot import plot
 from retarget.calibration.ranges import Ranges
 from retarget.calibration.statistics import Statistics
 from retarget.calibration.synthetic import SyntheticSamples
-from retarget.compare import check_batch, compare_outputs
 from retarget.dimensions import name_output_dimensions
 from retarget.equalization import equalize
 from retarget.errors import RetargetError
@@ -38,7 +36,6 @@ from retarget.facts import (
     CalibrateFacts,
     Case,
     CompareFacts,
-    Comparison,
     ConvertFacts,
     DataFacts,
     EmitFacts,
@@ -60,16 +57,18 @@ from retarget.progress import progress
 from retarget.protocols import EmitJob, FrontendExport, Runner, StepRequest
 from retarget.remote import RemoteFrontend
 from retarget.repeats import check_repeats
+from retarget.rows import InRows
 from retarget.session import Session
 from retarget.source import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 from retarget.store import read_manifest
 from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
+from retarget.verification import Recorded, batch_case, in_words, parity, rows_depend, verify
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from retarget.protocols import Array, Feeds, Outputs
+    from retarget.protocols import Array, Feeds
 
 F = TypeVar("F", bound=Fact)
 MODEL = "model.onnx"
@@ -113,12 +112,12 @@ def convert(request: StepRequest) -> ConvertFacts:
             made = _record(request.out, cases, runner, defaulted)
             name_output_dimensions(model, inputs, [case.sizes for case, _ in cases], made)
             outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
-            batch, _ = _batch_case((case for case, _ in cases), inputs, outputs, shapes)
-            rows_depend = None
+            batch, _ = batch_case((case for case, _ in cases), inputs, outputs, shapes)
+            depend = None
             if batch is not None:
                 largest = next(feeds for case, feeds in cases if case.name == batch.case)
                 precision = "fp32" if exported.narrow is None else _HELD_AS[exported.narrow]
-                rows_depend = _rows_depend(runner, largest, batch.inputs, DEFAULT_TOLERANCE[precision])
+                depend = rows_depend(runner, largest, batch.inputs, DEFAULT_TOLERANCE[precision])
             reference_settings = runner.settings
         graph.save(model, request.out / MODEL)
 
@@ -139,7 +138,7 @@ def convert(request: StepRequest) -> ConvertFacts:
         parameters=sum(value.const_value.size for value in graph.initializers(model) if value.const_value is not None),
         cases=tuple(case for case, _ in cases),
         origin=origin,
-        rows_depend=rows_depend,
+        rows_depend=depend,
         narrow=exported.narrow,
         reference=reference_settings,
         notes=tuple(notes),
@@ -275,22 +274,25 @@ def emit(request: StepRequest) -> EmitFacts:
 def compare(request: StepRequest) -> CompareFacts:
     """Hold a model or an artifact against the recorded outputs of the source framework."""
     options = told.read(request.options, told.CompareOptions)
-    tolerance = _tolerance(options, facts_of(request.inputs["source"], ConvertFacts))
+    source = Recorded(request.inputs["source"], facts_of(request.inputs["source"], ConvertFacts))
+    tolerance = _tolerance(options, source.facts)
     folder = request.inputs["model"]
     if options.target is None:
         with Session(graph.load(folder / MODEL), threads=options.threads) as runner:
-            return _verify(runner, request.inputs["source"], tolerance)
+            return verify(runner, source, tolerance)
 
     if reason := catalog.target(options.target).not_executable():
         return CompareFacts(verified="not verified", reason=reason, settings="", parity=())
     emitted = facts_of(folder, EmitFacts)
     target = catalog.target_run(options.target)
     with target.open(folder, emitted, parity=True, threads=options.threads) as runner:
-        facts = _verify(runner, request.inputs["source"], tolerance)
+        facts = verify(runner, source, tolerance, emitted.sizes)
+    if facts.verified == "not verified":
+        return facts
     with target.open(folder, emitted, parity=False, threads=options.threads) as runner:
         if runner.settings == facts.settings:
             return facts
-        return msgspec.structs.replace(facts, parity_default=_parity(runner, request.inputs["source"], tolerance))
+        return msgspec.structs.replace(facts, parity_default=parity(runner, source, tolerance, emitted.sizes))
 
 
 def evaluate(request: StepRequest) -> EvaluateFacts:
@@ -303,7 +305,8 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
     samples = _samples(options.data, request.files, source.inputs, extra=(options.labels,))
     statistics = Statistics(source.inputs)
     with _evaluated(options, source, request) as runner:
-        for batch in _watched(samples, _batch(source), statistics):
+        rows = runner.rows if isinstance(runner, InRows) else _batch(source)
+        for batch in _watched(samples, rows, statistics):
             labels = batch.pop(options.labels)
             metric.add(runner.run(batch), labels)
     return EvaluateFacts(
@@ -312,7 +315,11 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
         samples=metric.samples,
         settings=runner.settings,
         data=_data_facts(options.data, statistics),
-        notes=(*samples.notes, *_fewer_classes(samples, source.outputs[0])),
+        notes=(
+            *samples.notes,
+            *_fewer_classes(samples, source.outputs[0]),
+            *(runner.notes if isinstance(runner, InRows) else ()),
+        ),
     )
 
 
@@ -322,9 +329,15 @@ def _evaluated(options: told.EvaluateOptions, source: ConvertFacts, request: Ste
     if options.source is None:
         assert options.target is not None
         folder = request.inputs["model"]
+        emitted = facts_of(folder, EmitFacts)
+        symbol = batch_symbol(source.inputs, source.outputs)
         run = catalog.target_run(options.target)
-        with run.open(folder, facts_of(folder, EmitFacts), parity=False, threads=options.threads) as runner:
-            yield runner
+        with run.open(folder, emitted, parity=False, threads=options.threads) as runner:
+            if symbol is not None and symbol in emitted.sizes:
+                batched = batched_inputs(source.inputs, symbol)
+                yield InRows(runner, batched, emitted.sizes[symbol], name=f"{options.target}/{options.variant}")
+            else:
+                yield runner
         return
     interface = _interface(options.source, request.files)
     outputs = tuple(spec.name for spec in source.outputs)
@@ -350,7 +363,7 @@ def bench(request: StepRequest) -> BenchFacts:
     feeds = next(recorded.feeds for recorded in reference.read(request.inputs["source"]) if recorded.case == case)
     artifacts = {role: path for role, path in request.inputs.items() if role not in ("source", "reference")}
     emitted = {role: facts_of(path, EmitFacts) for role, path in artifacts.items()}
-    reasons = {role: catalog.target(facts.target).not_executable() for role, facts in emitted.items()}
+    reasons = {role: _not_timed(facts, sizes) for role, facts in emitted.items()}
     able = [role for role, reason in reasons.items() if reason is None]
     size = sum(read_manifest(path).bytes for path in (request.inputs["reference"], *(artifacts[role] for role in able)))
     together = size <= TOGETHER_BYTES
@@ -516,77 +529,17 @@ def _tolerance(options: told.CompareOptions, source: ConvertFacts) -> Tolerance:
     return msgspec.convert(options.tolerance, Tolerance)
 
 
-def _verify(runner: Runner, source: Path, tolerance: Tolerance) -> CompareFacts:
-    words, passed = _check_batch(runner, source, tolerance)
-    return CompareFacts(
-        verified="executed",
-        reason=None,
-        settings=runner.settings,
-        parity=_parity(runner, source, tolerance),
-        tolerance=tolerance.bounds(),
-        batch=words,
-        batch_passed=passed,
-    )
-
-
-def _check_batch(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[str, bool | None]:
-    """Rows together and alone must agree; in words, and None where the check makes no sense."""
-    facts = facts_of(source, ConvertFacts)
-    batch, reason = _batch_case(facts.cases, facts.inputs, facts.outputs, facts.shapes)
-    if batch is None:
-        return f"skipped: {reason}", None
-    if facts.rows_depend is not None:
-        # Parity is held on whole batches: it says whether they depend on each other in the same way.
-        return f"skipped: rows of the source itself depend on each other ({facts.rows_depend})", None
-    feeds = next(recorded.feeds for recorded in reference.read(source) if recorded.case == batch.case)
-    check = check_batch(runner.run, feeds, tolerance, batched=batch.inputs)
-    return check.words, check.passed
-
-
-def _rows_depend(runner: Runner, feeds: Feeds, batched: Sequence[str], tolerance: Tolerance) -> str | None:
-    """How far the source's outputs for rows together and alone lie apart; None where they agree."""
-    check = check_batch(runner.run, feeds, tolerance, batched=batched)
-    return None if check.passed else check.words
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What the batch check runs: the case with most rows, and the inputs that have rows."""
-
-    case: str
-    inputs: tuple[str, ...]
-
-
-def _batch_case(
-    cases: Iterable[Case],
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    shapes: Mapping[str, DimRange],
-) -> tuple[_Batch | None, str]:
-    """None, and why, where rows cannot run both alone and together."""
-    symbol = batch_symbol(inputs, outputs)
-    if symbol is None:
-        return None, "inputs and outputs share no symbolic first dimension"
-    extent = shapes[symbol]
-    if extent.min > 1 or extent.max < 2:
-        return None, f"{symbol} is {extent}, so rows cannot run both alone and together"
-    largest = max(cases, key=lambda case: case.sizes[symbol])
-    return _Batch(largest.name, batched_inputs(inputs, symbol)), ""
-
-
-def _parity(runner: Runner, source: Path, tolerance: Tolerance) -> tuple[Comparison, ...]:
-    expected: dict[str, Outputs] = {}
-    actual: dict[str, Outputs] = {}
-    for recorded in reference.read(source):
-        expected[recorded.case] = recorded.outputs
-        actual[recorded.case] = runner.run(recorded.feeds)
-    return compare_outputs(expected, actual, tolerance)
-
-
 def _batch(source: ConvertFacts) -> int | None:
     """The opt size of the batch; None where there is none."""
     symbol = batch_symbol(source.inputs, source.outputs)
     return None if symbol is None else source.shapes[symbol].opt
+
+
+def _not_timed(emitted: EmitFacts, sizes: Mapping[str, int]) -> str | None:
+    """Why there is no latency of an artifact at ``sizes``; None if there is."""
+    if any(sizes.get(symbol, size) != size for symbol, size in emitted.sizes.items()):
+        return f"the artifact takes {in_words(emitted.sizes)} alone, and latency is measured at {in_words(sizes)}"
+    return catalog.target(emitted.target).not_executable()
 
 
 def _latency(timing: Timing, base: Timing, batch: int, settings: str) -> Latency:

@@ -84,6 +84,8 @@ def show(report: Report, *, place: str | None = None, out: Console | None = None
     for row in report.artifacts:
         if row.status == "built" and row.verified == "not verified":
             err.print(Text(f"  {row.name} not verified: {row.reason}", style="dim"))
+        elif row.unheld is not None:
+            err.print(Text(f"  {row.name} {row.unheld}", style="dim"))
         elif row.status == "skipped" and f"emit {row.name}" not in consequences:
             err.print(Text(f"  {row.name} skipped: {row.reason}", style="dim"))
     for gate in report.gates:

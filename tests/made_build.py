@@ -35,7 +35,7 @@ from retarget.plan import LeftOut, Plan
 from retarget.protocols import JSON, Artifact, Kind, Outcome, Status, Step, StepError
 from retarget.recipe import AccuracyGate, Gates, Model, Recipe, TargetEntry, Variant, Waiver
 from retarget.recipe_yaml import Settings
-from retarget.report_schema import Environment
+from retarget.report_schema import Environment, Report
 from retarget.spec import DimRange, TensorSpec
 from retarget.store import FileEntry, Manifest
 from retarget.tolerance import Tolerance
@@ -454,3 +454,14 @@ def _log(folder: Path) -> Path:
     lines += ["\x1b[31m[ ERROR ]\x1b[0m <FakeQuantize> unexpected shape & \x07bell", "Segmentation fault (core dumped)"]
     log.write_text("\n".join(lines) + "\n")
     return log
+
+
+def of_one_size(made: Report, name: str, left_out: tuple[str, ...]) -> Report:
+    """``made`` where artifact ``name`` takes N=8 alone, and so parity is without the cases ``left_out``."""
+    return msgspec.structs.replace(
+        made,
+        artifacts=tuple(
+            msgspec.structs.replace(row, sizes={"N": 8}, left_out=left_out) if row.name == name else row
+            for row in made.artifacts
+        ),
+    )

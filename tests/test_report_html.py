@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from made_build import ENVIRONMENT, full_build, made_recipe
+from made_build import ENVIRONMENT, full_build, made_recipe, of_one_size
 
 from retarget import report, report_html
 from retarget.facts import Int8Facts
@@ -204,3 +204,18 @@ def test_latency_bars_are_in_proportion(made: Report) -> None:
 def test_a_baseline_has_its_section(made: Report) -> None:
     page = Page(report_html.render(msgspec.structs.replace(made, baseline=report.difference(made, made))))
     assert "Against detector of 2026-11-21T10:15:00+00:00, on the same machine" in page.text
+
+
+def test_parity_cases_that_were_left_out_are_said(made: Report) -> None:
+    said = "Parity: not held against max (N=32): it takes N=8 alone"
+    assert said not in Page(report_html.render(made)).text
+    assert said in Page(report_html.render(of_one_size(made, "openvino/fp32", ("max (N=32)",)))).text
+
+
+def test_how_inputs_stand_in_the_artifact_is_said(made: Report) -> None:
+    row, *others = made.artifacts
+    turned = msgspec.structs.replace(row.inputs[0], permutation=(0, 2, 3, 1), scale=0.0078125, zero_point=-3)
+    changed = msgspec.structs.replace(row, inputs=(turned, *row.inputs[1:]))
+    text = Page(report_html.render(msgspec.structs.replace(made, artifacts=(changed, *others)))).text
+    assert "its axes are 0, 2, 3, 1 of the given ones" in text
+    assert "value = 0.0078125 * (code - -3)" in text

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from made_build import ENVIRONMENT, full_build, made_recipe
+from made_build import ENVIRONMENT, full_build, made_recipe, of_one_size
 
 from retarget import report, report_markdown
 from retarget.figures import ratio_text
@@ -71,3 +71,10 @@ def test_a_baseline_has_its_table(made: Report) -> None:
     assert "### Since detector of 2026-11-21T10:15:00+00:00 (the same machine)" in text
     change = next(row for table in tables(text) for row in table if row[0] == "openvino / fp32")
     assert change[2] == ratio_text(1.0)
+
+
+def test_parity_cases_that_were_left_out_are_said(made: Report) -> None:
+    assert "not held against" not in report_markdown.render(made)
+    fixed = of_one_size(made, "openvino/fp32", tuple(f"data{n} (N={n})" for n in range(5)))
+    said = "- openvino/fp32: not held against data0 (N=0), data1 (N=1), data2 (N=2), 2 more: it takes N=8 alone"
+    assert said in report_markdown.render(fixed).splitlines()

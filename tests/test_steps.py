@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -15,9 +17,9 @@ from retarget import catalog, engine, recipe, reference, steps
 from retarget.engine import Limits
 from retarget.facts import CompareFacts, ConvertFacts, EmitFacts
 from retarget.plan import Invocation, make
-from retarget.protocols import Outcome, Runner, StepRequest, TargetRun
+from retarget.protocols import JSON, Outcome, Runner, StepRequest, TargetRun
 from retarget.session import Session
-from retarget.store import Store
+from retarget.store import Store, read_manifest
 
 if TYPE_CHECKING:
     from retarget.protocols import Feeds, Outputs
@@ -191,3 +193,109 @@ def test_a_gate_of_the_recipe_is_held_for_a_float16_source_too(tmp_path: Path) -
     done = run(tmp_path, Invocation(threads=1, bench=False))
     compared = steps.facts_of(artifact(done["compare onnxruntime/fp32"]), CompareFacts)
     assert compared.tolerance == {"snr_db": 60}
+
+
+def fixed(emitted: Path, folder: Path, sizes: dict[str, int]) -> Path:
+    """A copy of an artifact that says that it takes ``sizes`` alone."""
+    shutil.copytree(emitted, folder)
+    manifest = read_manifest(folder)
+    facts = msgspec.structs.replace(manifest.facts_as(EmitFacts), sizes=sizes)
+    told = msgspec.structs.replace(manifest, facts=msgspec.to_builtins(facts)).sealed()
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(told))
+    return folder
+
+
+class OneSize:
+    """A target's runner that was built for so many rows."""
+
+    def __init__(self, runner: Runner, rows: int) -> None:
+        self._runner, self._rows = runner, rows
+        self.settings = runner.settings
+
+    def run(self, feeds: Feeds) -> Outputs:
+        assert {len(array) for array in feeds.values()} == {self._rows}
+        return self._runner.run(feeds)
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.__exit__(kind, value, trace)
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runners refuse what an artifact of one size refuses."""
+    real = catalog.target_run
+
+    def strictly(name: str) -> TargetRun:
+        run = real(name)
+
+        class Run:
+            @staticmethod
+            def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Runner:
+                return OneSize(run.open(artifact, facts, parity=parity, threads=threads), facts.sizes["N"])
+
+        return Run()
+
+    monkeypatch.setattr(catalog, "target_run", strictly)
+
+
+COMPARE: dict[str, JSON] = {
+    "subject": "onnxruntime/fp32",
+    "target": "onnxruntime",
+    "variant": "fp32",
+    "precision": "fp32",
+    "tolerance": {"snr_db": 80.0},
+    "threads": 1,
+}
+
+
+@pytest.mark.usefixtures("strict")
+def test_an_artifact_of_one_size_is_compared_and_timed_at_that_size(
+    built: Mapping[str, Outcome], tmp_path: Path
+) -> None:
+    source, optimized = artifact(built["convert"]), artifact(built["optimize"])
+    emitted = artifact(built["emit onnxruntime/fp32"])
+    for rows, left_out in ((2, ("min (N=1)", "max (N=4)")), (3, ("min (N=1)", "opt (N=2)", "max (N=4)"))):
+        model = fixed(emitted, tmp_path / f"rows{rows}", {"N": rows})
+        request = StepRequest("compare", COMPARE, {"model": model, "source": source}, files={}, out=tmp_path)
+        compared = steps.compare(request)
+        assert compared.left_out == left_out
+        assert compared.verified == ("executed" if rows == 2 else "not verified")
+        assert compared.batch_passed is None
+        roles = {"source": source, "reference": optimized, "onnxruntime/fp32": model}
+        timed = steps.bench(StepRequest("bench", {"threads": 1, "seconds": 0.02}, roles, files={}, out=tmp_path))
+        (entry,) = (entry for entry in timed.entries if entry.subject == "onnxruntime/fp32")
+        assert (entry.latency is None) == (rows == 3)
+        assert entry.reason == (None if rows == 2 else "the artifact takes N=3 alone, and latency is measured at N=2")
+
+
+@pytest.mark.usefixtures("strict")
+def test_an_artifact_of_one_size_is_evaluated_on_every_row(built: Mapping[str, Outcome], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(11, 64)).astype(np.float32), np.arange(11)
+    np.savez(tmp_path / "data.npz", x=rows, label=labels)
+    options: dict[str, JSON] = {
+        "target": "onnxruntime",
+        "variant": "fp32",
+        "precision": "fp32",
+        "source": None,
+        "data": {"origin": "samples", "limit": None},
+        "labels": "label",
+        "metric": "top1",
+        "threads": 1,
+    }
+    with Session(artifact(built["optimize"]) / "model.onnx") as session:
+        expected = float((session.run({"x": rows})["y"].argmax(axis=1) == labels).mean())
+    model = fixed(artifact(built["emit onnxruntime/fp32"]), tmp_path / "five", {"N": 5})
+    roles = {"model": model, "source": artifact(built["convert"])}
+    request = StepRequest("evaluate", options, roles, {"data": tmp_path / "data.npz"}, out=tmp_path)
+    facts = steps.evaluate(request)
+    assert facts.samples == 11
+    assert facts.value == pytest.approx(expected)
+    assert facts.notes == ("onnxruntime/fp32 takes batches of 5 alone: 4 rows fed again to fill them up do not count",)

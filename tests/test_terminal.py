@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from made_build import ENVIRONMENT, MadeBuild, full_build, made_recipe
+from made_build import ENVIRONMENT, MadeBuild, full_build, made_recipe, of_one_size
 from rich.console import Console
 
 from retarget import report, report_markdown, terminal
@@ -161,3 +161,9 @@ def test_a_dumb_terminal_gets_plain_lines(build: MadeBuild, monkeypatch: pytest.
         display(Event("started", build.steps[0]))
         display(Event("ended", build.steps[0], outcome=build.outcomes[0]))
     assert raw.getvalue().decode() == "✓ convert  6.2 s\n"
+
+
+def test_parity_cases_that_were_left_out_are_said(made: Report) -> None:
+    assert "not held against" not in shown(made)[1]
+    fixed = of_one_size(made, "openvino/fp32", ("min (N=1)", "max (N=32)"))
+    assert "openvino/fp32 not held against min (N=1), max (N=32): it takes N=8 alone" in shown(fixed)[1]

@@ -10,7 +10,7 @@ from retarget import store
 from retarget.facts import ConvertFacts, EmitFacts
 from retarget.inspection.result import Inspection
 
-MODELS = ("model.onnx", "model.xml", "model.engine", "ranges.json")
+MODELS = ("model.onnx", "model.xml", "model.engine", "model.tflite", "ranges.json")
 """What the model's file is called in an artifact, or what there is instead."""
 
 
@@ -60,8 +60,10 @@ def _with_emit(found: Inspection, facts: EmitFacts) -> tuple[Inspection, list[st
     )
     renamed = [
         f"'{entry.name}' is called '{entry.artifact_name}' and is {entry.artifact_dtype} in the artifact"
+        + "".join(f", {change}" for change in entry.changes)
         for entry in (*facts.inputs, *facts.outputs)
-        if (entry.name, entry.spec.dtype) != (entry.artifact_name, entry.artifact_dtype)
+        if (entry.name, entry.spec.dtype) != (entry.artifact_name, entry.artifact_dtype) or entry.changes
     ]
+    fixed = [f"takes {symbol}={size} alone" for symbol, size in facts.sizes.items()]
     inputs, outputs = (tuple(entry.spec for entry in entries) for entries in (facts.inputs, facts.outputs))
-    return msgspec.structs.replace(found, inputs=inputs, outputs=outputs), [read_back, *facts.notes, *renamed]
+    return msgspec.structs.replace(found, inputs=inputs, outputs=outputs), [read_back, *facts.notes, *renamed, *fixed]
