@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
     from retarget.protocols import Runner
 
-AWAY = ("crossing", "errors", "ort_words", "protobuf", "repeats", "source", "spec", "user_code", "whose", "zips")
+AWAY = (
+    *("crossing", "errors", "litert", "ort_words", "protobuf", "repeats", "source", "spec", "user_code", "whose"),
+    "zips",
+)
 """The modules of retarget that are served, beside those of frontends."""
 HERE_ONLY = ("load",)
 """The modules of a frontend that are not."""

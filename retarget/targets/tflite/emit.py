@@ -1,0 +1,121 @@
+"""Write ``model.tflite`` and, beside it, which of its tensors is which value of the ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from retarget import __version__
+from retarget.errors import unsupported
+from retarget.facts import EmitFacts, IoEntry, Precision
+from retarget.interface import to_channels_last
+from retarget.protocols import EmitJob
+from retarget.spec import TensorSpec, batch_symbol
+from retarget.targets import legal
+from retarget.targets.tflite import Options
+from retarget.targets.tflite.executed import executed
+from retarget.targets.tflite.layout import Layout, Wish, arrange
+from retarget.targets.tflite.lowering import Lowering
+from retarget.targets.tflite.ops import OPS
+from retarget.targets.tflite.program import Program, Tensor
+from retarget.targets.tflite.resizable import opened
+from retarget.targets.tflite.write import write, write_map
+
+FILE = "model.tflite"
+MAP = "tensors.json"
+
+
+def check(model: ir.Model, job: EmitJob) -> list[legal.Refusal]:
+    """Every node that cannot be written, each with its reason."""
+    lowered = _Lower(model, job)
+    lowered(lowered.sizes)
+    return lowered.refusals
+
+
+def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
+    """``out/model.tflite`` and ``out/tensors.json``."""
+    lower = _Lower(model, job)
+    lower(lower.sizes)
+    if lower.refusals:
+        raise unsupported("tflite", lower.refusals)
+    made = opened(lower, job.shapes, batch_symbol(job.inputs, job.outputs))
+    write(made.program, out / FILE, description=f"retarget {__version__}")
+    write_map(made.program, out / MAP)
+    return _facts(job, out / FILE, made.program, made.fixed)
+
+
+@dataclass
+class _Lower:
+    """The model's program at any sizes of its symbolic dimensions."""
+
+    model: ir.Model
+    job: EmitJob
+    refusals: list[legal.Refusal] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sizes = {symbol: extent.opt for symbol, extent in self.job.shapes.items()}
+        self.border = dict(_border(self.job))
+        # Of all sizes the same: a layout is chosen once.
+        self.arrangement = arrange(self.model.graph, _wish, self.sizes, self.border)
+
+    def __call__(self, sizes: Mapping[str, int]) -> Program:
+        lowering = Lowering(self.model, self.job, sizes, OPS, self.arrangement, self.border)
+        program = lowering.run()
+        self.refusals = lowering.refusals
+        return program
+
+
+def _wish(node: ir.Node) -> Wish | None:
+    """What the operator can do; None where there is no such operator."""
+    op = OPS.get(legal.operator(node))
+    return None if op is None else op.wish(node)
+
+
+def _border(job: EmitJob) -> Mapping[str, Layout]:
+    """Inputs and outputs that the file has in another order of axes than the model."""
+    assert isinstance(job.options, Options)
+    if job.options.io_layout != "nhwc":
+        return {}
+    return {spec.name: Layout.LAST for spec in (*job.inputs, *job.outputs) if len(spec.shape) == 4}
+
+
+def _facts(job: EmitJob, path: Path, program: Program, fixed: Mapping[str, str]) -> EmitFacts:
+    """``fixed``: each dimension that has one size in the file → why."""
+    assert isinstance(job.options, Options)
+    done = executed(path, job.precision)
+    inputs = tuple(_entry(spec, program.inputs[spec.name]) for spec in job.inputs)
+    outputs = tuple(_entry(spec, program.outputs[spec.name]) for spec in job.outputs)
+    sizes = {symbol: job.shapes[symbol].opt for symbol in fixed}
+    notes = [f"{symbol} is {sizes[symbol]} in the file: {reason}" for symbol, reason in fixed.items()]
+    return EmitFacts(
+        target="tflite",
+        variant_precision=job.precision,
+        inputs=inputs,
+        outputs=outputs,
+        precision=Precision(
+            weights=done.weights,
+            activations=done.activations,
+            io=done.io,
+            low_precision_share=done.low_precision_share,
+        ),
+        sizes=sizes,
+        settings={"kernels": job.options.kernels},
+        notes=tuple(notes),
+    )
+
+
+def _entry(spec: TensorSpec, tensor: Tensor) -> IoEntry:
+    rank = len(spec.shape)
+    quantization = tensor.quantization
+    return IoEntry(
+        name=spec.name,
+        artifact_name=spec.name,
+        spec=spec,
+        artifact_dtype=tensor.dtype.name,
+        permutation=to_channels_last(rank) if tensor.layout == "last" else None,
+        scale=None if quantization is None else quantization.scales[0],
+        zero_point=None if quantization is None else quantization.zero_points[0],
+    )
