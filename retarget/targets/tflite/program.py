@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,8 +68,9 @@ class Constant:
     def of(cls, array: Array | Sequence[int] | float, dtype: str | None = None) -> Self:
         """A small array, kept as it is."""
         held = np.asarray(array, dtype)
-        digest = (held.dtype.str, held.shape, held.tobytes() if held.nbytes <= SMALL else id(held))
-        return cls(held.shape, held.dtype, digest, lambda: held)
+        # The same in every lowering of a model, which are held against each other.
+        content = held.tobytes() if held.nbytes <= SMALL else _digest(held)
+        return cls(held.shape, held.dtype, (held.dtype.name, held.shape, content), lambda: held)
 
     @property
     def size(self) -> int:
@@ -104,6 +106,10 @@ class Constant:
     def cast(self, dtype: str) -> Constant:
         to = np.dtype(dtype)
         return self if to == self.dtype else self.then(("cast", to.str), lambda a: a.astype(to), self.shape, to)
+
+
+def _digest(array: Array) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
 
 
 @dataclass(eq=False)
