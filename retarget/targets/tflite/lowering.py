@@ -599,6 +599,10 @@ class Call:
         table = FUSING.get(code)
         return self.emit(code, [left, right], shape, dtype, Options(table) if table else None)
 
+    def activated(self, value: Value) -> Value:
+        """``value`` with the activation function of this node, by an operator of its own."""
+        return value if self.activation == "NONE" else self.emit(self.activation, [value], value.shape)
+
     def cast(self, value: Value, dtype: str) -> Value:
         """``value`` as ``dtype``, which is one of TFLite's."""
         if value.dtype == np.dtype(dtype):

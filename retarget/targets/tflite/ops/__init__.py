@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from retarget.targets.tflite.lowering import Op
-from retarget.targets.tflite.ops import elementwise, quantization
+from retarget.targets.tflite.ops import convolution, elementwise, matmul, quantization
 
 FAMILIES: tuple[Mapping[str, Op], ...] = (
+    convolution.OPS,
     elementwise.OPS,
+    matmul.OPS,
     quantization.OPS,
 )
 
