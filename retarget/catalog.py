@@ -58,6 +58,7 @@ TARGETS = {
     "openvino": "retarget.targets.openvino",
     "tensorrt": "retarget.targets.tensorrt",
     "tensorrt_rtx": "retarget.targets.tensorrt_rtx",
+    "tflite": "retarget.targets.tflite",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 requires: tuple[str, ...] = ("tensorflow", "tf2onnx", "ai-edge-litert")
-extra: str | None = "tflite"
+extra: str | None = "tflite-source"
 layout: Literal["nchw", "nhwc"] = "nhwc"
 suffixes: Mapping[str, str] = {".tflite": "TFLite", ".lite": "TFLite"}
 takes_weights = False
