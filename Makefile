@@ -36,6 +36,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.optimize
 	$(BIN)/python -m benchmarks.emit
 	$(BIN)/python -m benchmarks.frontends
+	test -x build/onnx2tf/bin/python || $(BIN)/python -m benchmarks.tflite --install
+	$(BIN)/python -m benchmarks.tflite
 
 clean:
 	rm -rf build

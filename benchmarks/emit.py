@@ -15,12 +15,17 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
 from benchmarks.measure import Cost, cost, in_process
 from benchmarks.models import MODELS, Size, prepare
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from retarget.facts import EmitFacts
 
 CALLS = 20
 """Timed calls of each artifact in the latency measurement, in turn."""
@@ -28,23 +33,39 @@ CALLS = 20
 
 def retarget(target: str, source: Path, out: Path) -> None:
     """Passes and emitter, as a build does them."""
+    from retarget import graph
+
+    write(target, optimized(graph.load(source)), out, {})
+
+
+def optimized(model: ir.Model) -> ir.Model:
+    """By the default preset."""
+    from retarget.passes import presets
+
+    for one in presets.build("default", {}):
+        model = one.run(model).model
+    return model
+
+
+def write(target: str, model: ir.Model, out: Path, options: Mapping[str, object]) -> EmitFacts:
+    """The target's own passes and its emitter, in float32."""
     from retarget import catalog, graph
     from retarget.passes import presets
     from retarget.protocols import EmitJob
     from retarget.spec import DEFAULT_RANGE, symbols
 
-    model = graph.load(source)
-    for one in presets.build("default", {}):
-        model = one.run(model).model
     inputs = tuple(graph.value_spec(value) for value in model.graph.inputs)
+    shapes = dict.fromkeys(symbols(inputs), DEFAULT_RANGE)
+    for _, one in presets.build([(name, {}) for name in catalog.target(target).lower], shapes):
+        model = one(model).model
     job = EmitJob(
         precision="fp32",
         inputs=inputs,
         outputs=tuple(graph.value_spec(value) for value in model.graph.outputs),
-        shapes=dict.fromkeys(symbols(inputs), DEFAULT_RANGE),
-        options=catalog.target(target).Options(),
+        shapes=shapes,
+        options=msgspec.convert(options, catalog.target(target).Options),
     )
-    catalog.target_emit(target).emit(model, job, out)
+    return catalog.target_emit(target).emit(model, job, out)
 
 
 def openvino(source: Path, out: Path) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Literal, Self
 
 import msgspec
+import psutil
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -50,13 +54,17 @@ class Peak:
         return (self._most - self._before) / 1e6
 
 
-def anonymous_bytes() -> int:
-    """Of this process; the high-water mark of all memory where the system does not tell them apart."""
-    status = Path("/proc/self/status")
-    if not status.exists():
+def anonymous_bytes(process: int | Literal["self"] = "self") -> int:
+    """Of this process or another; this one's high-water mark of all memory where the system does not tell them apart.
+
+    Raises ``OSError`` for another process that is gone.
+    """
+    status = Path(f"/proc/{process}/status")
+    if process == "self" and not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
+    lines = status.read_text().splitlines()
+    # A process that has ended and was not waited for has no such line.
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
 
 def cost(work: Callable[[], object]) -> Cost:
@@ -78,3 +86,51 @@ def in_process(module: str, arguments: Sequence[str], timeout: float, interprete
         lines = done.stderr.strip().splitlines()
         return Cost(error=lines[-1][:70] if lines else f"exit {done.returncode}")
     return msgspec.convert(json.loads(done.stdout.strip().splitlines()[-1]), Cost)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A whole process, with what it started: the time until it ended, its largest anonymous memory, what it wrote."""
+
+    seconds: float
+    peak_mb: float
+    status: int | None
+    """None: it was killed at the time limit."""
+    output: str
+    errors: str
+
+
+def watch(
+    command: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Watched:
+    """Run ``command`` in ``folder``, its processes' memory summed every 10 ms."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        started = time.perf_counter()
+        peak = 0
+        with psutil.Popen(list(command), stdout=output, stderr=errors, env=environment, cwd=folder) as process:
+            while process.poll() is None:
+                tree: list[psutil.Process] = [process]
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    tree += process.children(recursive=True)
+                if time.perf_counter() - started > timeout:
+                    for one in reversed(tree):
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            one.kill()
+                    process.wait()
+                    return Watched(timeout, peak / 1e6, None, _text(output), _text(errors))
+                peak = max(peak, sum(map(_anonymous, tree)))
+                time.sleep(0.01)
+            took = time.perf_counter() - started
+        return Watched(took, peak / 1e6, process.returncode, _text(output), _text(errors))
+
+
+def _anonymous(process: psutil.Process) -> int:
+    try:
+        return anonymous_bytes(process.pid)
+    except OSError:  # it ended meanwhile
+        return 0
+
+
+def _text(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
