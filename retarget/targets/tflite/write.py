@@ -4,10 +4,22 @@ The file is a flatbuffer: tables that refer to each other by offsets, which may 
 are built without the constants' bytes, which are written behind, and each `Buffer` is made to refer to its own. Offsets
 end at 2 GB: in a larger file the tables hold positions in the file instead (`Buffer.offset` and `size`), and the bytes
 are no part of the flatbuffer.
+
+Beside the file, `write_map` says what each of its tensors is, as JSON:
+
+    {"schema": 1, "tensors": [{"index": 3, "name": "h", "value": "h", "layout": "last", "dtype": "int8",
+      "shape": [1, 8, 8, 16], "constant": false, "scale": 0.1, "zero_point": 0, "operator": 1, "code": "CONV_2D",
+      "node": "conv1"}, …]}
+
+One object for each tensor, by ``index``. ``value`` is the ONNX value that it holds, null where ONNX has none; where
+``layout`` is ``"last"`` its axis 1 stands last. ``scale`` and ``zero_point`` are numbers, or with ``axis`` lists along
+that one, and missing where the tensor holds no codes. ``operator`` is the index of the operator that makes it, ``code``
+its name and ``node`` the ONNX node behind it (empty where it was put in between); missing where nothing makes it.
 """
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +73,41 @@ def write(program: Program, path: Path, *, description: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_map(program: Program, path: Path) -> None:
+    """Write what each tensor of the file is, which `write` makes of the same program."""
+    made_by = {
+        tensor: {"operator": index, "code": operator.custom or operator.code, "node": operator.origin}
+        for index, operator in enumerate(program.operators)
+        for tensor in operator.outputs
+    }
+    entries = []
+    for index, (tensor, name) in enumerate(named(program).items()):
+        entry = {
+            "index": index,
+            "name": name,
+            "value": tensor.value,
+            "layout": tensor.layout,
+            "dtype": tensor.dtype.name,
+            "shape": [-1 if axis in tensor.open_axes else size for axis, size in enumerate(tensor.shape)],
+            "constant": tensor.constant is not None,
+            **_codes_of(tensor),
+            **made_by.get(tensor, {}),
+        }
+        entries.append(json.dumps(entry, ensure_ascii=False))
+    lines = ",\n".join(entries)
+    path.write_text(f'{{"schema": 1, "tensors": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def _codes_of(tensor: Tensor) -> dict[str, object]:
+    """What the integers of ``tensor`` mean, for the map."""
+    quantization = tensor.quantization
+    if quantization is None:
+        return {}
+    if not quantization.per_channel:
+        return {"scale": quantization.scales[0], "zero_point": quantization.zero_points[0]}
+    return {"scale": quantization.scales, "zero_point": quantization.zero_points, "axis": quantization.axis}
 
 
 @dataclass(frozen=True)
@@ -150,7 +197,7 @@ class _Model:
 
     def __post_init__(self) -> None:
         tensors = self.program.tensors
-        self.names = named(tensors)
+        self.names = named(self.program)
         self.indices = {tensor: index for index, tensor in enumerate(tensors)}
         distinct = {tensor.constant.key: tensor.constant for tensor in tensors if tensor.constant is not None}
         self.constants = list(distinct.values())
@@ -214,21 +261,25 @@ class _Model:
         return generated.SignatureDefT(inputs, outputs, SIGNATURE, 0)
 
 
-def named(tensors: Iterable[Tensor]) -> dict[Tensor, str]:
-    """A name for each tensor, all of them different: its own, with a number behind it where another has it already."""
-    tensors = tuple(tensors)
-    taken = {""}
+def named(program: Program) -> dict[Tensor, str]:
+    """A name for each tensor, all of them different: its own, with a number behind it where another has it already.
+
+    Inputs and outputs keep the user's names, by which the interpreter lists them.
+    """
     found: dict[Tensor, str] = {}
+    taken = {""}
+    border = {tensor: name for names in (program.inputs, program.outputs) for name, tensor in names.items()}
+    rest = [tensor for tensor in program.tensors if tensor not in border]
     # Those with names first, so that a number never takes one's name.
-    for tensor in sorted(tensors, key=lambda tensor: not tensor.name):
-        own = tensor.name or tensor.value or ("constant" if tensor.constant is not None else "value")
+    for tensor in (*border, *sorted(rest, key=lambda tensor: not tensor.name)):
+        own = border.get(tensor) or tensor.name or tensor.value or ("constant" if tensor.constant else "value")
         name, count = own, 0
         while name in taken:
             count += 1
             name = f"{own}:{count}"
         taken.add(name)
         found[tensor] = name
-    return {tensor: found[tensor] for tensor in tensors}
+    return {tensor: found[tensor] for tensor in program.tensors}
 
 
 def _code(operator: Operator) -> tuple[str, int]:
