@@ -106,7 +106,7 @@ def extended(call: Call, value: Value, begins: Sequence[int], ends: Sequence[int
         for axis, pads in enumerate(zip(begins, ends, strict=True), start=2):
             sizes[axis] += sum(min(number, 0) for number in pads)
         value = sliced(call, value, starts, sizes)
-    around = [(0, 0), (0, 0)]
+    around: list[tuple[int, int]] = [(0, 0), (0, 0)]
     around += [(max(begin, 0), max(end, 0)) for begin, end in zip(begins, ends, strict=True)]
     if not any(map(any, around)):
         return value
