@@ -133,7 +133,7 @@ def quant_schemes() -> str:
         assert isinstance(text, ast.Expr)
         assert isinstance(text.value, ast.Constant)
         assert isinstance(text.value.value, str)
-        users = [name for name in catalog.TARGETS if catalog.target(name).scheme == scheme]
+        users = [name for name in catalog.TARGETS if scheme in catalog.target(name).schemes.values()]
         rows = {
             "targets": ", ".join(users) or "none yet",
             "activations": f"{scheme.activation}, {scheme.low} to {scheme.high}, "

@@ -269,8 +269,7 @@ class _Planner:
         """The step whose model is emitted: artifacts that need the same one share it."""
         light = catalog.target(target.name)
         if isinstance(variant.options, Int8):
-            assert light.scheme is not None
-            return self.int8(variant, variant.options, light.scheme, convert, optimize)
+            return self.int8(variant, variant.options, light.schemes[variant.precision], convert, optimize)
         if isinstance(variant.options, WeightsOnly):
             bits: Literal[4, 8] = 4 if variant.precision == "int4_weights" else 8
             weights = told.WeightsOptions(

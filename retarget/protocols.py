@@ -201,7 +201,8 @@ class EmitJob:
     options: msgspec.Struct
     """An instance of the target's ``Options``."""
     io: str = "float32"
-    """Type of the float inputs and outputs. Where fp16 is the graph's, the model has it already."""
+    """Type of the float inputs and outputs. Where fp16 is the graph's, the model has it already; where it is an integer,
+    the model has floats still, with a QuantizeLinear behind each input and a DequantizeLinear in front of each output."""
 
 
 class Target(Protocol):
@@ -213,8 +214,10 @@ class Target(Protocol):
     Options: type[msgspec.Struct]
     fp16: Literal["graph", "weights"]
     """Who makes fp16: our pass (the graph computes in it) or the format's storage."""
-    scheme: QuantScheme | None
-    """Which int8 the runtime really executes; None where it has none."""
+    schemes: Mapping[str, QuantScheme]
+    """By precision, such as ``int8``: which integers the runtime really executes."""
+    integer_io: bool
+    """Whether inputs and outputs can be the integers themselves."""
     lower: tuple[str, ...]
     """Passes to run before emit, by name."""
 

@@ -30,14 +30,14 @@ class Grid:
 
 
 class QuantScheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A runtime's int8. Operators are those of the default ONNX domain.
+    """A runtime's int8, or int16 with int8 weights. Operators are those of the default ONNX domain.
 
     Weights are int8 with zero point 0 and a scale for each output channel. Operators that no field names stay in
     float32.
     """
 
     name: str
-    activation: Literal["uint8", "int8"]
+    activation: Literal["uint8", "int8", "int16"]
     low: int
     high: int
     """The first and last integer of an activation."""
@@ -46,7 +46,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight_low: int = -127
     """The first integer of a weight; the last is 127."""
     bias: Literal["int32", "float32"]
-    """int32: its scale is that of the input times those of the weight, as the accumulator's."""
+    """int32: its scale is that of the input times those of the weight, as the accumulator's. float32: the runtime has
+    floats, or the target rounds them to integers that ONNX has no DequantizeLinear of."""
     weighted: tuple[str, ...]
     """Operators that compute in int8 with a constant weight: what the others are quantized for."""
     products: bool = False
@@ -64,7 +65,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     moving: tuple[str, ...] = ()
     """Operators that move integers without looking at them: input and output have one scale."""
     same_scale: tuple[str, ...] = ()
-    """Those of ``arithmetic`` that need one scale for all inputs and the output."""
+    """Those of ``arithmetic`` that need one scale for all inputs and the output. What has another scale, because that
+    is fixed, is rounded again in front of them."""
     fixed: Mapping[str, tuple[float, int]] = {}
     """Scale and zero point of the output of operators that have no other."""
     residual: Literal["both", "skip"] = "both"
@@ -77,6 +79,11 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def grid(self) -> Grid:
         """What activations are rounded to."""
         return Grid(self.low, self.high, self.symmetric)
+
+    @property
+    def word(self) -> str:
+        """What its activations are called, whatever their sign."""
+        return "int16" if self.activation == "int16" else "int8"
 
     @property
     def simulated(self) -> QuantScheme:
@@ -166,20 +173,48 @@ TFLITE = QuantScheme(
     symmetric=False,
     bias="int32",
     weighted=("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    # In attention of 197 tokens they take a third to a half of the time that they take in float.
     products=True,
     # An int8 operator has int8 outputs.
     rounded=("Conv", "ConvTranspose", "Gemm", "MatMul"),
     fused=("Relu", "Clip"),
+    # Only those whose kernels, probed one at a time, are within a step of exact at any scales. Not Div and Neg, which
+    # compute with the integers as they are, not ReduceSum, which the reference kernels do so too, and not Softmax: its
+    # output has 256 levels at most, and in float with both roundings it takes a third of the time.
     arithmetic=(
-        "Add", "AveragePool", "Concat", "GlobalAveragePool", "HardSwish", "LeakyRelu", "Max", "Min", "Mul",
-        "ReduceMean", "Relu", "Resize", "Sigmoid", "Softmax", "Sub", "Tanh",
+        "Abs", "Add", "AveragePool", "Concat", "Elu", "Gelu", "GlobalAveragePool", "HardSwish", "LeakyRelu", "Max",
+        "Min", "Mul", "PRelu", "ReduceMean", "Relu", "Resize", "Sigmoid", "Sub", "Tanh",
     ),
-    moving=(*_LAYOUT, "MaxPool", "Pad", "Resize"),
-    # Concat is refused when scales differ, the others are wrong without a word.
-    same_scale=("AveragePool", "Concat", "GlobalAveragePool", "Max", "Min", "Resize"),
-    fixed={"Sigmoid": (1 / 256, -128), "Softmax": (1 / 256, -128), "Tanh": (1 / 128, 0)},
+    moving=(*_LAYOUT, "GlobalMaxPool", "MaxPool", "Pad", "ReduceMax", "ReduceMin", "Resize"),
+    # Concat is refused when scales differ, the others are wrong without a word. Linear Resize is within a step in
+    # XNNPACK, and up to four off in the other kernels, which weigh in 1/1024.
+    same_scale=("AveragePool", "Concat", "Max", "Min", "Resize"),
+    # Sigmoid is refused with another scale.
+    fixed={"Sigmoid": (1 / 256, -128), "Tanh": (1 / 128, 0)},
 )  # fmt: skip
-"""TensorFlow Lite's int8 specification."""
+"""TensorFlow Lite's int8: asymmetric activations, a scale for each channel of weights, all in int8 kernels."""
+
+TFLITE_16X8 = msgspec.structs.replace(
+    TFLITE,
+    name="tflite_16x8",
+    activation="int16",
+    low=-32768,
+    high=32767,
+    symmetric=True,
+    # The kernels add int64 of the accumulator's scale: floats of 24 bits lose nothing that a step of int16 shows.
+    bias="float32",
+    # Without those that have no int16 kernel (Elu, HardSwish) or one whose error is far beyond a step (Gelu, PRelu,
+    # linear Resize).
+    arithmetic=(
+        "Abs", "Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Max", "Min", "Mul", "ReduceMean",
+        "Relu", "Sigmoid", "Sub", "Tanh",
+    ),
+    moving=tuple(op for op in TFLITE.moving if op not in ("DepthToSpace", "SpaceToDepth")),
+    same_scale=("AveragePool", "Concat", "Max", "Min"),
+    # Both are right to within three steps of 32768.
+    fixed={"Sigmoid": (1 / 32768, 0), "Tanh": (1 / 32768, 0)},
+)  # fmt: skip
+"""TensorFlow Lite's int16 activations with int8 weights: zero point 0 everywhere."""
 
 COREML = QuantScheme(
     name="coreml",

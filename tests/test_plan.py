@@ -201,7 +201,7 @@ def test_all_schemes_and_int8_variants_share_one_calibration_and_one_equalizatio
 
 
 def test_targets_of_one_scheme_share_its_step(with_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog.target("openvino"), "scheme", catalog.target("onnxruntime").scheme)
+    monkeypatch.setattr(catalog.target("openvino"), "schemes", catalog.target("onnxruntime").schemes)
     steps = {step.id: step for step in plan_of(with_data, INT8).steps}
     assert "quantize int8/openvino" not in steps
     assert steps["emit openvino/int8"].inputs["model"] is steps["emit onnxruntime/int8"].inputs["model"]

@@ -11,7 +11,8 @@ Result::
     y_float = Relu(c);  y_q = QuantizeLinear(y_float, t, u);  y = DequantizeLinear(y_q, t, u)
 
 The nodes themselves stay as they are: a runtime that knows the pattern computes in integers, every other one the same
-numbers in float. A value is quantized once, whoever reads it; inputs and outputs of the model keep names and types.
+numbers in float. A value is quantized once, whoever reads it, but where a node needs it in another scale; inputs and
+outputs of the model keep names and types.
 Weights are read one at a time for their scales, and rounded when they are read.
 """
 
@@ -41,7 +42,7 @@ from retarget.schemes import Grid, QuantScheme
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_TYPES = {"uint8": ir.DataType.UINT8, "int8": ir.DataType.INT8}
+_TYPES = {"uint8": ir.DataType.UINT8, "int8": ir.DataType.INT8, "int16": ir.DataType.INT16}
 
 
 def candidates(model: ir.Model, scheme: QuantScheme) -> tuple[str, ...]:
@@ -55,6 +56,8 @@ class Quantize(ir.passes.InPlacePass):
     ``keep`` names nodes that stay in float32. After a run ``quantized`` names the nodes of ``candidates`` that now
     compute in integers, ``kept`` all other nodes with floats, each with the reason, and ``ranges`` holds scale and
     zero point of every rounded activation under the name that it had.
+
+    ``integer_io``: the float inputs and outputs are rounded as well, for a runtime that takes and gives the integers.
     """
 
     def __init__(
@@ -62,11 +65,14 @@ class Quantize(ir.passes.InPlacePass):
         scheme: QuantScheme,
         choose: Callable[[str, Grid], tuple[float, float] | None],
         keep: Collection[str] = (),
+        *,
+        integer_io: bool = False,
     ) -> None:
         super().__init__()
         self.scheme = scheme
         self.choose = choose
         self.keep = frozenset(keep)
+        self.integer_io = integer_io
         self.quantized: tuple[str, ...] = ()
         self.kept: tuple[KeptNode, ...] = ()
         self.ranges: Mapping[str, tuple[float, int]] = {}
@@ -76,7 +82,7 @@ class Quantize(ir.passes.InPlacePass):
         if any(output.dtype is None for node in model.graph for output in node.outputs):
             modified |= InferShapes()(model).modified
         ranges = _Ranges(self.choose, self.scheme.grid)
-        plan = decide(model.graph, self.scheme, ranges, self.keep)
+        plan = decide(model.graph, self.scheme, ranges, self.keep, integer_io=self.integer_io)
         self.quantized = tuple(name_of(node) for node in plan.anchors)
         self.kept = tuple(
             KeptNode(name=name_of(node), op=node.op_type, reason=plan.kept[node])
@@ -89,9 +95,9 @@ class Quantize(ir.passes.InPlacePass):
             for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs))
             if value in levels
         }
-        if plan.anchors:
+        if plan.rounded:
             _Rewrite(model.graph, self.scheme, plan, levels).run()
-        return ir.passes.PassResult(model, modified or bool(plan.anchors))
+        return ir.passes.PassResult(model, modified or bool(plan.rounded))
 
 
 class _Ranges:
@@ -188,6 +194,8 @@ class _Rewrite:
         for value in order:
             if value in self.plan.rounded:
                 self._round(value, places[value])
+        for (node, at), end in self.plan.again.items():
+            self._round_again(node, at, end)
 
     def _note(self, places: dict[ir.Value, list[tuple[ir.Node, int]]], node: ir.Node, at: int) -> None:
         value = node.inputs[at]
@@ -201,9 +209,11 @@ class _Rewrite:
         name = value.name or ""
         made = value in self.plan.made
         uses = list(value.uses()) if made else places
-        output_at = [at for at, output in enumerate(self.graph.outputs) if output is value] if made else []
+        output_at: list[int] = []
+        if made and not value.is_graph_input():
+            output_at = [at for at, output in enumerate(self.graph.outputs) if output is value]
         if is_constant(value):
-            quantized = self._constant(value)
+            quantized = self._constant(value, self.levels[value])
             after: ir.Node | None = None
         else:
             levels = self._level_inputs(value)
@@ -229,9 +239,27 @@ class _Rewrite:
         zero = np.asarray(levels.zero_point, self.type.numpy())
         return [scale, self._known("zero", levels.zero_point, zero, f"{self.scheme.activation}_{levels.zero_point}")]
 
-    def _constant(self, value: ir.Value) -> ir.Value:
+    def _round_again(self, node: ir.Node, at: int, end: ir.Value) -> None:
+        """Bring what ``node`` takes at that position to the levels of ``end``."""
+        value = node.inputs[at]
+        assert value is not None
+        name = f"{value.name}_of_{name_of(node)}"
+        if is_constant(value):
+            quantized = self._constant(value, self.levels[end])
+            after: ir.Node | None = None
+        else:
+            after = self._insert("QuantizeLinear", value.producer(), [value, *self._level_inputs(end)], f"{name}_again")
+            quantized = after.outputs[0]
+            quantized.name, quantized.dtype, quantized.shape = self._fresh(f"{name}_q"), self.type, value.shape
+        made = self._insert(
+            "DequantizeLinear", after, [quantized, *self._level_inputs(end)], f"{name}_dequantize"
+        ).outputs[0]
+        made.name, made.dtype, made.shape = self._fresh(f"{name}_dq"), ir.DataType.FLOAT, value.shape
+        rewire(node, at, made)
+
+    def _constant(self, value: ir.Value, levels: Levels) -> ir.Value:
         """The integers of a constant of arithmetic."""
-        levels, grid, dtype = self.levels[value], self.scheme.grid, self.type.numpy()
+        grid, dtype = self.scheme.grid, self.type.numpy()
         assert value.const_value is not None
 
         def quantize(array: NDArray[np.generic]) -> NDArray[np.generic]:

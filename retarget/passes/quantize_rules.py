@@ -7,20 +7,24 @@
 3. From a rounded value int8 spreads backwards: always through nodes that only move values, as rounding before and
    after them is the same; through arithmetic where all that it takes comes out of int8 nodes anyway. So the Add of a
    residual network is quantized between convolutions, and the Add of a transformer in front of a normalization is not.
-4. Values that a node moves, and those of arithmetic that needs one scale, share the levels.
-5. Nodes in subgraphs, in other types than float32 and around Quantize/DequantizeLinear of the model's own stay.
+4. Values that a node moves, and those of arithmetic that needs one scale, share the levels. What such arithmetic takes
+   in levels of its own that are fixed is rounded again in front of it, and so are constants: one that several nodes
+   read must not tie them together.
+5. Where the inputs and outputs of the model are to be integers too, they are rounded, whoever reads or makes them.
+6. Nodes in subgraphs, in other types than float32 and around Quantize/DequantizeLinear of the model's own stay.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from retarget.errors import RetargetError
 from retarget.passes.quantize_scales import weight_scales
 from retarget.passes.rewriting import dims, is_constant, rank, scalar, sole_use, subgraphs
 
@@ -39,7 +43,7 @@ MASK_FLOOR = -1e7
 _SELECTING = frozenset({"Gather", "Slice", "Split"})
 """Movers whose output may have a smaller range than the input: they never ask for an input to be rounded."""
 
-_ALL_INPUTS = frozenset({"Add", "Concat", "Max", "Min", "Mul", "Sub"})
+_ALL_INPUTS = frozenset({"Add", "Concat", "Max", "Min", "Mul", "PRelu", "Sub"})
 """Arithmetic of several tensors; the first input is the tensor of all others."""
 
 _MAPS = frozenset({"Conv", "ConvTranspose"})
@@ -81,6 +85,8 @@ class Plan:
     """Those of ``rounded`` that an int8 kernel makes: floats would have to be made of the integers."""
     shared: list[tuple[ir.Value, ...]] = field(default_factory=list)
     """Values of ``rounded`` that have the same levels."""
+    again: dict[tuple[ir.Node, int], ir.Value] = field(default_factory=dict)
+    """Node and position of an input → the value whose levels it is rounded to there, beside its own if it has any."""
     fixed: dict[ir.Value, tuple[float, int]] = field(default_factory=dict)
     """Scale and zero point that the scheme gives."""
     scales: dict[tuple[ir.Value, int], NDArray[np.float32]] = field(default_factory=dict)
@@ -105,9 +111,19 @@ def find_anchors(
     return anchors, kept
 
 
-def decide(graph: ir.Graph, scheme: QuantScheme, range_of: Range, keep: Collection[str] = ()) -> Plan:
-    """Hold every node of ``graph`` against the rules of the module. ``range_of`` is None where nothing is known."""
-    plan = _spread(graph, scheme, range_of, keep)
+def decide(
+    graph: ir.Graph,
+    scheme: QuantScheme,
+    range_of: Range,
+    keep: Collection[str] = (),
+    *,
+    integer_io: bool = False,
+) -> Plan:
+    """Hold every node of ``graph`` against the rules of the module. ``range_of`` is None where nothing is known.
+
+    Raises ``RetargetError`` for an input or output that is to be an integer and has no range.
+    """
+    plan = _spread(graph, scheme, range_of, keep, _outer(graph) if integer_io else ())
     for node in graph:
         if node not in plan.anchors and node not in plan.carried and node not in plan.fused and _computes_floats(node):
             plan.kept.setdefault(node, _reason(node, scheme, keep))
@@ -129,7 +145,7 @@ def _anchor(node: ir.Node, scheme: QuantScheme, keep: Collection[str]) -> Anchor
     if not is_constant(weight):
         return _product(node, scheme)
     if node.op_type not in scheme.weighted:
-        return f"{scheme.name} has no int8 {node.op_type} of a weight"
+        return f"{scheme.name} has no {scheme.word} {node.op_type} of a weight"
     if is_constant(data):
         return "both of its inputs are constant"
     assert weight.const_value is not None
@@ -213,11 +229,20 @@ def touches_quantization(node: ir.Node) -> bool:
 # ---- how int8 spreads
 
 
-def _spread(graph: ir.Graph, scheme: QuantScheme, range_of: Range, keep: Collection[str]) -> Plan:
+def _outer(graph: ir.Graph) -> list[ir.Value]:
+    """The float inputs and outputs that are not quantized yet, inputs first."""
+    found = [value for value in graph.inputs if any(user.op_type != "QuantizeLinear" for user, _ in value.uses())]
+    found += [value for value in graph.outputs if (maker := value.producer()) and maker.op_type != "DequantizeLinear"]
+    return [value for value in found if value.dtype == ir.DataType.FLOAT]
+
+
+def _spread(
+    graph: ir.Graph, scheme: QuantScheme, range_of: Range, keep: Collection[str], outer: Sequence[ir.Value]
+) -> Plan:
     """What int8 spreads to, without the anchors that would have to be rounded for nothing but a sum in float32."""
     left: dict[ir.Node, str] = {}
     while True:
-        spread = _Spread(graph, scheme, range_of, keep, left)
+        spread = _Spread(graph, scheme, range_of, keep, left, outer)
         plan = spread.run()
         if not (summed := spread.summed()):
             return plan
@@ -232,12 +257,15 @@ class _Spread:
         range_of: Range,
         keep: Collection[str],
         left: Mapping[ir.Node, str],
+        outer: Sequence[ir.Value],
     ) -> None:
         self.scheme = scheme
         self.range_of = range_of
         self.nodes = list(graph)
         self.keep = keep
         self.left = left
+        self.outer = outer
+        """Inputs and outputs of the model that are to be integers."""
         self.ends: dict[ir.Node, tuple[ir.Value, frozenset[ir.Node]]] = {}
         """Of anchors and arithmetic: the value that all that runs inside the kernel ends in, and what that is."""
         self.reach: set[ir.Value] = set()
@@ -249,6 +277,7 @@ class _Spread:
     def run(self) -> Plan:
         self._find_ends()
         self._find_anchors()
+        self._find_outer()
         self._find_reach()
         self._find_rounded()
         self._find_shared()
@@ -318,7 +347,8 @@ class _Spread:
         found = self.range_of(data) if data is not None and node.op_type in self.scheme.positive else None
         if data is None or found is None or found[0] >= 0:
             return None
-        return f"{self.scheme.name} has no int8 {node.op_type} of values below zero, and those of '{data.name}' are"
+        word = self.scheme.word
+        return f"{self.scheme.name} has no {word} {node.op_type} of values below zero, and those of '{data.name}' are"
 
     def _not_finite(self, anchor: Anchor) -> str | None:
         """Read the weight for its scales, which are not finite where one of its elements is not."""
@@ -346,6 +376,15 @@ class _Spread:
             if found is not None and not (math.isfinite(found[0]) and math.isfinite(found[1])):
                 return f"the range of '{value.name if value else ''}' is not finite"
         return None
+
+    def _find_outer(self) -> None:
+        if reason := self._without_range(self.outer):
+            raise RetargetError(
+                f"inputs and outputs cannot be integers: {reason}", "set `io: float32`, or calibrate with finite values"
+            )
+        self.plan.rounded.update(self.outer)
+        self.plan.made.update(self.outer)
+        self.reach.update(self.outer)
 
     # ---- forwards: what could be integers
 
@@ -378,8 +417,10 @@ class _Spread:
             return "it does not compute in float32"
         if touches_quantization(node):
             return QUANTIZED
-        if node.op_type == "Resize" and node.op_type in self.scheme.moving and self._moves(node):
-            return NO_GAIN
+        if node.op_type == "Resize":
+            mode = node.attributes.get_string("mode", "nearest")
+            if mode != "linear":
+                return NO_GAIN if mode == "nearest" else f"{self.scheme.name} has no {self.scheme.word} {mode} Resize"
         count = len(node.inputs) if node.op_type in _ALL_INPUTS else 1
         positions = tuple(at for at in range(count) if node.inputs[at] is not None)
         values = _values(node, positions)
@@ -396,13 +437,17 @@ class _Spread:
         if any(low <= MASK_FLOOR for low, _ in filter(None, map(self.range_of, [*values, end]))):
             return "the masks in its range would leave no levels for the values"
         if node.op_type in self.scheme.same_scale:
-            fixed = {self.plan.fixed.get(value) for value in values}
-            if len(fixed) > 1:
-                return f"{self.scheme.name} needs one scale for its inputs, and that of one of them is fixed"
-            scale = fixed.pop() if fixed else None
-            if scale is not None:
-                self.plan.fixed[end] = scale
+            fixed = {self.plan.fixed.get(value) for value in values if not is_constant(value)}
+            if len(fixed) == 1 and (levels := fixed.pop()) is not None and self._holds(levels, values):
+                self.plan.fixed[end] = levels
         return positions
+
+    def _holds(self, levels: tuple[float, int], values: Iterable[ir.Value]) -> bool:
+        """Whether these scale and zero point cut off none of the constants among ``values``."""
+        scale, zero = levels
+        lowest, highest = ((end - zero) * scale for end in (self.scheme.low, self.scheme.high))
+        found = [one for one in map(self.range_of, filter(is_constant, values)) if one is not None]
+        return all(lowest <= low and high <= highest for low, high in found)
 
     def _moves(self, node: ir.Node) -> bool:
         if node.op_type not in self.scheme.moving or node.domain or name_of(node) in self.keep or not _is_float32(node):
@@ -445,7 +490,7 @@ class _Spread:
                     positions = (0,)
                 if positions is not None:
                     plan.carried[node] = positions
-                    plan.rounded.update(_values(node, positions))
+                    plan.rounded.update(value for value in _values(node, positions) if not self._apart(node, value))
 
     def summed(self) -> list[ir.Node]:
         """Anchors without a float output that are read by a sum with a constant in float32, and by nothing in int8.
@@ -504,7 +549,7 @@ class _Spread:
                 plan.fused |= fused
                 plan.made.add(end)
                 if node.op_type in self.scheme.same_scale:
-                    plan.shared.append((*_values(node, positions), end))
+                    self._share(node, positions, end)
             else:
                 plan.made.update(node.outputs)
                 plan.rounded.update(node.outputs)
@@ -512,6 +557,23 @@ class _Spread:
         plan.made &= plan.rounded
         for node in (*plan.anchors, *plan.carried, *plan.fused):
             plan.kept.pop(node, None)
+
+    def _share(self, node: ir.Node, positions: tuple[int, ...], end: ir.Value) -> None:
+        """One scale for ``end`` and what the node takes; what cannot share it is rounded again to that of ``end``."""
+        plan = self.plan
+        shared = [end]
+        for at in positions:
+            value = node.inputs[at]
+            assert value is not None
+            if self._apart(node, value) or plan.fixed.get(value) != plan.fixed.get(end):
+                plan.again[node, at] = end
+            else:
+                shared.append(value)
+        plan.shared.append(tuple(shared))
+
+    def _apart(self, node: ir.Node, value: ir.Value) -> bool:
+        """Whether ``value`` is a constant that ``node`` needs in its own output's scale."""
+        return node.op_type in self.scheme.same_scale and is_constant(value)
 
 
 def _values(node: ir.Node, positions: Iterable[int]) -> list[ir.Value]:
@@ -558,9 +620,12 @@ def _reason(node: ir.Node, scheme: QuantScheme, keep: Collection[str]) -> str:
     if any(subgraphs(attribute) for attribute in node.attributes.values()):
         return "its subgraphs stay in float32"
     if node.domain:
-        return f"{scheme.name} has no int8 {node.domain}.{node.op_type}"
+        return f"{scheme.name} has no {scheme.word} {node.domain}.{node.op_type}"
     if touches_quantization(node):
         return QUANTIZED
-    if node.op_type in (*scheme.fused, *scheme.arithmetic, *scheme.moving):
+    if node.op_type in (*scheme.fused, *scheme.arithmetic):
         return NO_GAIN
-    return f"{scheme.name} has no int8 {node.op_type}"
+    mode = node.attributes.get_string("mode", "nearest") if node.op_type == "Resize" else "nearest"
+    if node.op_type in scheme.moving and mode == "nearest":
+        return NO_GAIN
+    return f"{scheme.name} has no {scheme.word} {'' if mode == 'nearest' else f'{mode} '}{node.op_type}"

@@ -8,8 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from retarget import schemes
-from retarget.schemes import QuantScheme
+from retarget.schemes import U8S8, QuantScheme
 from retarget.targets import machine
 
 requires: tuple[str, ...] = ()
@@ -17,7 +16,8 @@ requires: tuple[str, ...] = ()
 extra: str | None = None
 precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
-scheme: QuantScheme | None = schemes.U8S8
+schemes: Mapping[str, QuantScheme] = {"int8": U8S8}
+integer_io = False
 lower: tuple[str, ...] = ("delay_transposes", "pick_codes", "unsigned_activations")
 """No fusion: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
 

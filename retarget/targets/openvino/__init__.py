@@ -8,8 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from retarget import schemes
-from retarget.schemes import QuantScheme
+from retarget.schemes import OPENVINO, QuantScheme
 from retarget.targets import machine
 
 requires: tuple[str, ...] = ("openvino",)
@@ -17,7 +16,8 @@ extra: str | None = "openvino"
 precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "weights"
 """The IR stores float16 weights; what the plugin computes in is chosen where it runs."""
-scheme: QuantScheme | None = schemes.OPENVINO
+schemes: Mapping[str, QuantScheme] = {"int8": OPENVINO}
+integer_io = False
 lower: tuple[str, ...] = ("keep_reduced_axes",)
 
 

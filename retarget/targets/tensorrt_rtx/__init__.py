@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from retarget import schemes
+from retarget.schemes import TENSORRT as SCHEME
 from retarget.schemes import QuantScheme
 from retarget.targets.tensorrt.flavour import TENSORRT_RTX
 
@@ -19,7 +19,8 @@ requires: tuple[str, ...] = (TENSORRT_RTX.module,)
 extra: str | None = TENSORRT_RTX.extra
 precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
-scheme: QuantScheme | None = schemes.TENSORRT
+schemes: Mapping[str, QuantScheme] = {"int8": SCHEME}
+integer_io = False
 lower: tuple[str, ...] = ()
 
 

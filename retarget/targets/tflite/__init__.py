@@ -9,17 +9,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from retarget import schemes
 from retarget.interface import Layout
-from retarget.schemes import QuantScheme
+from retarget.schemes import TFLITE, TFLITE_16X8, QuantScheme
 from retarget.targets import machine
 
 requires: tuple[str, ...] = ("ai-edge-litert", "networkx")
 extra: str | None = "tflite"
-precisions = frozenset({"fp32", "fp16", "int8"})
+precisions = frozenset({"fp32", "fp16", "int8", "int16x8", "int8_dynamic"})
 fp16: Literal["graph", "weights"] = "weights"
 """Weights are stored as float16 and widened where the model is loaded; kernels compute in float32."""
-scheme: QuantScheme | None = schemes.TFLITE
+schemes: Mapping[str, QuantScheme] = {"int8": TFLITE, "int16x8": TFLITE_16X8}
+integer_io = True
 lower: tuple[str, ...] = ()
 
 
