@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.tflite.lowering import Call, Operand, Refusal
+from retarget.targets.tflite.lowering import Call, Operand, Refusal, Value
 from retarget.targets.tflite.program import Codes, Constant, Quantization, Tensor
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def weight_tensor(
     where there is one for each channel; ``takes_integers`` must hold. Otherwise they are floats.
     """
     if not (call.int8 or hybrid):
-        return call.lowering.constant(_arranged(weight, shape, perm), weight=True)
+        return call.lowering.constant(_arranged(weight, shape, perm))
     assert weight.codes is not None
     codes = weight.codes
     return call.lowering.codes(
@@ -59,19 +59,21 @@ def bias_tensor(
 ) -> Tensor:
     """``count`` numbers that a kernel adds to its sums; zeros where there is no bias.
 
-    In a node that works on integers they are multiples of the product of the scales of ``source`` (the quantization of
-    the activations) and of ``weight``: int32, or int64 where the activations have 16 bits. Raises ``Refusal`` where
-    such a bias is computed.
+    In a node that works on integers they are multiples of the product of the scales of ``source``, which is the
+    quantization of operand 0 if it is not given, and of ``weight``: int32, or int64 where the activations have 16 bits.
+    Raises ``Refusal`` where such a bias is computed.
     """
     constant = Constant.of(np.zeros(count, np.float32)) if bias is None else bias
     if not call.int8:
         if isinstance(constant, Constant):
-            return call.lowering.constant(constant.reshaped((count,)), weight=True)
+            return call.lowering.constant(constant.reshaped((count,)))
         tensor = call.tensor(constant)
         assert tensor is not None
         return tensor
     if not isinstance(constant, Constant):
         raise Refusal("the bias is computed: with integers only a constant can be written")
+    if source is None:
+        (source,) = {each.quantization for each in call.operands[:1] if isinstance(each, Value)}
     assert source is not None
     assert weight is not None
     assert weight.codes is not None
