@@ -93,6 +93,8 @@ class Watched:
     """A whole process, with what it started: the time until it ended, its largest anonymous memory, what it wrote."""
 
     seconds: float
+    cpu_seconds: float
+    """Of all processors and both modes, which other work on the machine hardly changes."""
     peak_mb: float
     status: int | None
     """None: it was killed at the time limit."""
@@ -105,7 +107,7 @@ def watch(
 ) -> Watched:
     """Run ``command`` in ``folder``, its processes' memory summed every 10 ms."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), _children_seconds()
         peak = 0
         with psutil.Popen(list(command), stdout=output, stderr=errors, env=environment, cwd=folder) as process:
             while process.poll() is None:
@@ -117,11 +119,18 @@ def watch(
                         with contextlib.suppress(psutil.NoSuchProcess):
                             one.kill()
                     process.wait()
-                    return Watched(timeout, peak / 1e6, None, _text(output), _text(errors))
+                    worked = _children_seconds() - worked
+                    return Watched(timeout, worked, peak / 1e6, None, _text(output), _text(errors))
                 peak = max(peak, sum(map(_anonymous, tree)))
                 time.sleep(0.01)
             took = time.perf_counter() - started
-        return Watched(took, peak / 1e6, process.returncode, _text(output), _text(errors))
+        worked = _children_seconds() - worked
+        return Watched(took, worked, peak / 1e6, process.returncode, _text(output), _text(errors))
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _anonymous(process: psutil.Process) -> int:

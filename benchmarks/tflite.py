@@ -2,16 +2,17 @@
 
 Each tool gets the same float32 ONNX file of a batch of one, in a process of its own, and its default settings, except
 that retarget is told to write images as onnx2tf always does, channels last. onnx2tf's default also writes a SavedModel
-and a float16 file; nothing switches both off. Three times are taken:
+and a float16 file; nothing switches both off. Times are taken of:
 
 - ``process``: from the start of the interpreter to its end;
 - ``work``: the same without the imports, for retarget the frontend, the default preset and the emitter;
 - ``emit``: retarget's emitter alone, as a build's last step has it before it, from the optimized model.
 
-Memory is anonymous: of the whole process and what it starts, and of ``work`` alone, above that of the imports. What
-came out is executed by LiteRT with XNNPACK and held against ONNX Runtime without optimizations; latency is taken in
-turns, with the other's file opened twice, whose two medians say what differs by noise. Ratios are onnx2tf's figure by
-retarget's: above 1, retarget is better. The part ``memory`` holds the emitter's process against the model's weights.
+``CPU`` is the whole process's time on all processors, which tells more where the machine has other work. Memory is
+anonymous: of the whole process and what it starts, and of ``work`` alone, above that of the imports. What came out is
+executed by LiteRT with XNNPACK and held against ONNX Runtime without optimizations; latency is taken in turns, with the
+other's file opened twice, whose two medians say what differs by noise. Ratios are onnx2tf's figure by retarget's: above
+1, retarget is better. The part ``memory`` holds the emitter's process against the model's weights.
 
 ``python -m benchmarks.tflite --install`` makes onnx2tf's environment, in a folder that the project's others do not
 see; it pins every package that it needs itself. Its figures are kept in the folder of the models, ``--again`` takes
@@ -129,8 +130,14 @@ class Made(msgspec.Struct, frozen=True):
     """Of the whole process, with what it started; its ``error`` is why there is no file."""
     work: Cost
     """Within the process, without imports."""
+    cpu_seconds: float
+    """Of the whole process and what it started, on all processors."""
     of: str = ""
     """Digest of the model, and the version of the tool: a figure that is kept holds for these."""
+
+
+def absent(why: str) -> Made:
+    return Made(Cost(error=why), Cost(), 0.0)
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,7 @@ class Place:
         if who == "onnx2tf":
             python = self.peer.absolute() / "bin" / "python"
             if not python.exists():
-                return Made(Cost(error="not installed: python -m benchmarks.tflite --install"), Cost())
+                return absent("not installed: python -m benchmarks.tflite --install")
             # It starts programs of its environment by their names.
             environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"
             # Of models of images it checks itself on 20 photographs, which it fetches where they are not at hand.
@@ -197,11 +204,12 @@ class Place:
             rest.unlink()
         for folder in (out / "variables", out / "assets"):
             shutil.rmtree(folder, ignore_errors=True)
-        error = self._failure(done)
-        if error is None and not (out / "model.tflite").exists():
-            error = "no file was written"
-        work = Cost() if error else msgspec.json.decode(done.output.splitlines()[-1].encode(), type=Cost)
-        return Made(Cost(done.seconds, done.peak_mb, error), work)
+        if error := self._failure(done):
+            return absent(error)
+        if not (out / "model.tflite").exists():
+            return absent("no file was written")
+        work = msgspec.json.decode(done.output.splitlines()[-1].encode(), type=Cost)
+        return Made(Cost(done.seconds, done.peak_mb), work, done.cpu_seconds)
 
     def _failure(self, done: Watched) -> str | None:
         if done.status == 0:
@@ -402,6 +410,7 @@ class Row:
 FIGURES: Mapping[str, Callable[[Made], float]] = {
     "process s": lambda made: made.process.seconds,
     "work s": lambda made: made.work.seconds,
+    "CPU s": lambda made: made.cpu_seconds,
     "process MB": lambda made: made.process.peak_mb,
     "work MB": lambda made: made.work.peak_mb,
 }
@@ -464,6 +473,7 @@ def verdicts(rows: Sequence[Row]) -> None:
     lines: Sequence[tuple[str, Callable[[Made], float], Who, float]] = (
         (f"at least {FASTER:.0f} times faster, from the ONNX file", FIGURES["work s"], "retarget", FASTER),
         (f"at least {FASTER:.0f} times faster, whole processes", FIGURES["process s"], "retarget", FASTER),
+        (f"at least {FASTER:.0f} times less processor time, whole processes", FIGURES["CPU s"], "retarget", FASTER),
         (f"at least {FASTER:.0f} times faster, the emitter alone", FIGURES["work s"], "emit", FASTER),
         (f"a {LEANER:.0f}th of the memory at most, whole processes", FIGURES["process MB"], "retarget", LEANER),
         (f"a {LEANER:.0f}th of the memory at most, without imports", FIGURES["work MB"], "retarget", LEANER),
