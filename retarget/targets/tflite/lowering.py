@@ -21,7 +21,19 @@ from onnx.reference import ReferenceEvaluator
 from retarget import graph
 from retarget.protocols import EmitJob
 from retarget.targets import legal
-from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way, Wish, order, stored
+from retarget.targets.tflite.layout import (
+    FIRST_AXES,
+    Arranged,
+    Layout,
+    Way,
+    Wish,
+    between,
+    flattens,
+    order,
+    rejoins,
+    stays,
+    stored,
+)
 from retarget.targets.tflite.program import (
     Activation,
     Codes,
@@ -111,7 +123,7 @@ class Lowering:
     job: EmitJob
     sizes: Mapping[str, int]
     ops: Mapping[str, Op]
-    arrangement: Mapping[ir.Node, Layout]
+    arrangement: Mapping[ir.Node, Arranged]
     border: Mapping[str, Layout]
     program: Program = field(default_factory=Program)
     refusals: list[legal.Refusal] = field(default_factory=list)
@@ -246,13 +258,18 @@ class Lowering:
     # ---- tensors
 
     def new(
-        self, shape: Shape, dtype: np.dtype[np.generic], layout: Layout, quantization: Quantization | None = None
+        self,
+        shape: Shape,
+        dtype: np.dtype[np.generic],
+        layout: Layout,
+        quantization: Quantization | None = None,
+        image: Shape | None = None,
     ) -> Value:
         """A value that nothing has written yet, as floats or, with ``quantization``, as integers."""
-        layout = layout if len(shape) >= FIRST_AXES else Layout.FIRST
+        layout = layout if len(shape) >= FIRST_AXES or image is not None else Layout.FIRST
         kind = dtype if quantization is None else self.integers
         tensor = Tensor(stored(shape, layout), kind, quantization=quantization, layout=layout.value)
-        return Value(shape, dtype, quantization, {(layout, quantization is not None): tensor})
+        return Value(shape, dtype, quantization, {(layout, quantization is not None): tensor}, image)
 
     @property
     def integers(self) -> np.dtype[np.generic]:
@@ -315,20 +332,20 @@ class Lowering:
 
     def transposed(self, tensor: Tensor, perm: Sequence[int], made: Tensor) -> Tensor:
         """Write ``made``, which is ``tensor`` with its axes as ``perm`` says; without moving data where none moves."""
-        moved = [axis for axis in perm if tensor.shape[axis] != 1]
-        if moved == sorted(moved):
-            return self.add("RESHAPE", (tensor, self.ints(made.shape)), made, Options("ReshapeOptions"), made.value or "")
+        if stays(tensor.shape, perm):
+            shape = self.ints(made.shape)
+            return self.add("RESHAPE", (tensor, shape), made, Options("ReshapeOptions"), made.value or "")
         return self.add("TRANSPOSE", (tensor, self.ints(perm)), made, Options("TransposeOptions"), made.value or "")
 
-    def constant(self, constant: Constant, *, weight: bool = False) -> Tensor:
+    def constant(self, constant: Constant, *, halved: bool = True) -> Tensor:
         """The tensor of ``constant``, one for all equal constants; with precision fp16 float16, widened when loaded.
 
-        ``weight``: it must be a constant for the kernel, whatever it is stored as.
+        ``halved``: whether the kernel takes what was widened, which is no constant to it.
         """
-        key = (constant.key, constant.shape)
+        key = (constant.key, constant.shape, halved)
         if key not in self.constants:
             narrowed = narrow(constant)
-            if self._is_halved(narrowed):
+            if halved and self._is_halved(narrowed):
                 half = Tensor(narrowed.shape, np.dtype(np.float16), constant=narrowed.cast("float16"))
                 wide = Tensor(narrowed.shape, narrowed.dtype)
                 self.constants[key] = self.add("DEQUANTIZE", (half,), wide, Options("DequantizeOptions"), "")
@@ -387,7 +404,12 @@ class Call:
     @cached_property
     def layout(self) -> Layout:
         """How the values that it works on are stored."""
-        return self.lowering.arrangement.get(self.node, Layout.FIRST)
+        return self.lowering.arrangement.get(self.node, Arranged()).operands
+
+    @cached_property
+    def results(self) -> Layout:
+        """How its results are to be stored: as its operands are, except by nodes that are about the order of axes."""
+        return self.lowering.arrangement.get(self.node, Arranged()).results
 
     @property
     def attributes(self) -> ir.Attributes:
@@ -508,8 +530,6 @@ class Call:
         Constants and values of fewer axes than the result are aligned as ONNX broadcasts them. A float result of a node
         that works on integers is rounded as the node's own.
         """
-        layout = layout or self.layout
-        layout = layout if len(shape) >= FIRST_AXES else Layout.FIRST
         tensors = [self.tensor(each, len(shape), layout) for each in inputs]
         result = self.result(shape, dtype or self._dtype(inputs), layout)
         (made,) = result.forms.values()
@@ -523,7 +543,11 @@ class Call:
         quantization = None
         if self.int8 and np.dtype(dtype) == np.float32:
             quantization = self.quantization if self.able == "computes" else self.moved
-        return self.lowering.new(tuple(shape), np.dtype(dtype), layout or self.layout, quantization)
+        # Rows that are flattened with the channels last stay so: what writes them works on each element alone.
+        images = (each.image for each in self.operands if isinstance(each, Value) and each.shape == tuple(shape))
+        layout = layout or self.results
+        image = next(images, None) if layout is Layout.LAST else None
+        return self.lowering.new(tuple(shape), np.dtype(dtype), layout, quantization, image)
 
     @property
     def moved(self) -> Quantization:
@@ -540,7 +564,8 @@ class Call:
                 return operand
             case Value():
                 rank = operand.rank if rank is None else rank
-                if layout is Layout.LAST and 1 < operand.rank < rank:
+                is_last = layout is Layout.LAST and rank >= FIRST_AXES
+                if is_last and operand.rank < rank and math.prod(operand.shape) != 1:
                     operand = self.reshape(operand, (1,) * (rank - operand.rank) + operand.shape, layout=Layout.FIRST)
                 codes = self.int8 and operand.quantization is not None
                 return self.lowering.form(operand, layout, codes=codes)
@@ -573,18 +598,35 @@ class Call:
     # ---- what many op functions need
 
     def reshape(self, value: Value, shape: Sequence[int], *, layout: Layout | None = None) -> Value:
-        """``value`` with another shape. With the channels last the first two axes must stay."""
+        """``value`` with another shape, in the node's layouts where they allow it, as ONNX has it otherwise."""
         to = tuple(shape)
         if to == value.shape:
             return value
-        layout = layout or self.layout
-        assert layout is Layout.FIRST or to[:2] == value.shape[:2], (value.shape, to)
-        options = Options("ReshapeOptions")
+        read, written, image = layout or self.layout, layout or self.results, None
+        if read is written is Layout.LAST and flattens(value.shape, to):
+            image = value.shape[1:]
+        elif value.image is not None or not rejoins(value.shape, read, to, written):
+            read = written = Layout.FIRST
         kept = value.quantization if self.int8 else None
-        made = self.lowering.new(to, value.dtype, layout, kept)
+        made = self.lowering.new(to, value.dtype, written, kept, image)
         (tensor,) = made.forms.values()
-        source = self.lowering.form(value, layout, codes=kept is not None)
+        source = self.lowering.form(value, read, codes=kept is not None)
+        options = Options("ReshapeOptions")
         self.lowering.add("RESHAPE", (source, self.ints(tensor.shape)), tensor, options, self.node.name or "")
+        return made
+
+    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
+        """``value`` with its axes as ``perm`` says. Where the node's layouts are that far apart nothing is written."""
+        shape = tuple(value.shape[axis] for axis in perm)
+        steps = between(perm, self.layout, self.results)
+        kept = value.quantization if self.int8 else None
+        source = self.lowering.form(value, self.layout, codes=kept is not None)
+        made = self.lowering.new(shape, value.dtype, self.results, kept)
+        ((form, tensor),) = made.forms.items()
+        if steps == tuple(range(len(steps))):
+            made.forms[form] = source
+        else:
+            self.lowering.transposed(source, steps, tensor)
         return made
 
     def unary(self, code: str, operand: Operand, options: Options | None = None) -> Value:

@@ -23,10 +23,10 @@ def quantize_linear(call: Call) -> Value | Constant:
     if operand.quantization == quantization:
         return operand
     lowering = call.lowering
-    rounded = Value(operand.shape, operand.dtype, quantization)
+    rounded = Value(operand.shape, operand.dtype, quantization, image=operand.image)
     layout = call.layout if operand.rank >= 3 else next(iter(operand.forms))[0]
     source = lowering.form(operand, layout, codes=operand.quantization is not None)
-    made = lowering.new(operand.shape, operand.dtype, layout, quantization)
+    made = lowering.new(operand.shape, operand.dtype, layout, quantization, operand.image)
     ((key, tensor),) = made.forms.items()
     lowering.add("QUANTIZE", (source,), tensor, None, call.node.name or "")
     rounded.forms[key] = tensor
