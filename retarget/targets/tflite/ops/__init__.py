@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from retarget.targets.tflite.lowering import Op
-from retarget.targets.tflite.ops import convolution, elementwise, matmul, quantization, recurrent
+from retarget.targets.tflite.ops import (
+    attention,
+    convolution,
+    elementwise,
+    indexing,
+    matmul,
+    padding,
+    parts,
+    quantization,
+    recurrent,
+    shape,
+)
 
 FAMILIES: tuple[Mapping[str, Op], ...] = (
+    attention.OPS,
     convolution.OPS,
     elementwise.OPS,
+    indexing.OPS,
     matmul.OPS,
+    padding.OPS,
+    parts.OPS,
     quantization.OPS,
     recurrent.OPS,
+    shape.OPS,
 )
 
 OPS: Mapping[str, Op] = {name: op for family in FAMILIES for name, op in family.items()}
