@@ -76,6 +76,22 @@ def normal(*shape: int, seed: int = 1) -> Array:
     return array
 
 
+def feeds(model: ir.Model, size: int, seed: int = 1) -> Feeds:
+    """Random feeds, all symbolic dimensions of ``size``: normal floats, integers below 8, both truths."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for value in model.graph.inputs:
+        spec = graph.value_spec(value)
+        shape = [size if isinstance(dim, str) else dim for dim in spec.shape]
+        if spec.dtype == "bool":
+            made[spec.name] = rng.random(shape) < 0.7
+        elif "int" in spec.dtype:
+            made[spec.name] = rng.integers(0, 8, shape).astype(spec.dtype)
+        else:
+            made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+    return made
+
+
 def assert_close(actual: Array, expected: Array, atol: float = 1e-5) -> None:
     """Equal within ``atol``, and not by being all the same value."""
     right = expected.astype(np.float64)
