@@ -16,6 +16,7 @@ from retarget.targets.tflite.ops import (
     quantization,
     recurrent,
     shape,
+    transposed_convolution,
 )
 
 FAMILIES: tuple[Mapping[str, Op], ...] = (
@@ -29,6 +30,7 @@ FAMILIES: tuple[Mapping[str, Op], ...] = (
     quantization.OPS,
     recurrent.OPS,
     shape.OPS,
+    transposed_convolution.OPS,
 )
 
 OPS: Mapping[str, Op] = {name: op for family in FAMILIES for name, op in family.items()}

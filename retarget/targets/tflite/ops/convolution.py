@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from retarget.targets.tflite.layout import Layout, Way
 from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
-from retarget.targets.tflite.ops.weights import bias_tensor, takes_integers, weight_tensor
-from retarget.targets.tflite.ops.windows import Window, padded, windows
+from retarget.targets.tflite.ops.weights import bias_tensor, is_hybrid, takes_integers, weight_tensor
+from retarget.targets.tflite.ops.windows import Window, padded, sliced, windows
 from retarget.targets.tflite.program import Constant, Options, Tensor
 
 LINE, IMAGE, VOLUME = 3, 4, 5
@@ -20,14 +20,22 @@ POINT = Window(1, 1, 1, 1, 0, 0, 1)
 def conv(call: Call) -> Value:
     source, weight = call.value(0), call.operand(1)
     found = windows(call, source.shape[2:], weight.shape[2:])
+    bias = call.operand(2) if call.has(2) else None
+    return convolved(call, source, weight, bias, found, call.attributes.get_int("group", 1))
+
+
+def convolved(
+    call: Call, source: Value, weight: Operand, bias: Operand | None, found: Sequence[Window], groups: int
+) -> Value:
+    """What ONNX's Conv is of these operands, with the activation function of the node."""
     if source.rank == VOLUME:
-        return _volume(call, source, weight, found)
-    if source.rank not in (LINE, IMAGE):
-        raise Refusal(f"{source.rank - 2} spatial axes: the kernels have one to three")
+        return _volume(call, source, weight, bias, found, groups)
+    if source.rank == IMAGE:
+        return _image(call, source, weight, bias, found, groups)
     if source.rank == LINE:
-        source, found = as_image(call, source), (POINT, *found)
-    made = _image(call, source, weight, found)
-    return call.reshape(made, made.shape[:2] + made.shape[3:]) if call.value(0).rank == LINE else made
+        made = _image(call, as_image(call, source), weight, bias, (POINT, *found), groups)
+        return as_line(call, made)
+    raise Refusal(f"{source.rank - 2} spatial axes: the kernels have one to three")
 
 
 def as_image(call: Call, line: Value) -> Value:
@@ -35,8 +43,14 @@ def as_image(call: Call, line: Value) -> Value:
     return call.reshape(line, (*line.shape[:2], 1, line.shape[2]))
 
 
-def _image(call: Call, source: Value, weight: Operand, found: Sequence[Window]) -> Value:
-    groups = call.attributes.get_int("group", 1)
+def as_line(call: Call, image: Value) -> Value:
+    """[N, C, 1, L] as [N, C, L]."""
+    return call.reshape(image, (*image.shape[:2], image.shape[3]))
+
+
+def _image(
+    call: Call, source: Value, weight: Operand, bias: Operand | None, found: Sequence[Window], groups: int
+) -> Value:
     count, each, kernel = weight.shape[0], weight.shape[1], [window.kernel for window in found]
     source, mode = padded(call, source, found)
     options: dict[str, int | str] = {
@@ -56,41 +70,62 @@ def _image(call: Call, source: Value, weight: Operand, found: Sequence[Window]) 
     inputs: list[Value | Tensor] = [
         source,
         _weights(call, weight, shape, perm, axis),
-        bias_tensor(call, call.operand(2) if call.has(2) else None, count, _constant(weight), source.quantization),
+        bias_tensor(call, bias, count, weight if isinstance(weight, Constant) else None, source.quantization),
     ]
     return call.emit(code, inputs, (source.shape[0], count, *(w.out for w in found)), options=Options(table, options))
 
 
-def _volume(call: Call, source: Value, weight: Operand, found: Sequence[Window]) -> Value:
-    if call.attributes.get_int("group", 1) != 1:
-        raise Refusal(f"group={call.attributes.get_int('group', 1)} with three spatial axes: the kernel has one group")
+def _volume(
+    call: Call, source: Value, weight: Operand, bias: Operand | None, found: Sequence[Window], groups: int
+) -> Value:
+    """The kernel has one group: of others each is convolved alone."""
+    count = weight.shape[0] // groups
     source, mode = padded(call, source, found)
     options: dict[str, int | str] = {"padding": mode, "fusedActivationFunction": call.activation}
     for name, window in zip("DHW", found, strict=True):
         options |= {f"stride{name}": window.stride, f"dilation{name}Factor": window.dilation}
-    inputs: list[Value | Tensor] = [
-        source,
-        _weights(call, weight, weight.shape, (2, 3, 4, 1, 0), 4),
-        bias_tensor(call, call.operand(2) if call.has(2) else None, weight.shape[0]),
-    ]
-    shape = (source.shape[0], weight.shape[0], *(window.out for window in found))
-    return call.emit("CONV_3D", inputs, shape, options=Options("Conv3DOptions", options))
+    out = tuple(window.out for window in found)
+
+    def alone(part: Value, kernel: Operand, added: Operand | None) -> Value:
+        inputs: list[Value | Tensor] = [
+            part,
+            _weights(call, kernel, kernel.shape, (2, 3, 4, 1, 0), 4),
+            bias_tensor(call, added, kernel.shape[0]),
+        ]
+        shape = (source.shape[0], kernel.shape[0], *out)
+        return call.emit("CONV_3D", inputs, shape, options=Options("Conv3DOptions", options))
+
+    if groups == 1:
+        return alone(source, weight, bias)
+    if not isinstance(weight, Constant) or isinstance(bias, Value):
+        raise Refusal(f"group={groups} with computed weights: the kernel has one group")
+    parts = []
+    for index in range(groups):
+        starts, sizes = [0, index * weight.shape[1], 0, 0, 0], [source.shape[0], weight.shape[1], *source.shape[2:]]
+        added = None if bias is None else part_of(bias, index * count, count)
+        parts.append(alone(sliced(call, source, starts, sizes), part_of(weight, index * count, count), added))
+    options = {"axis": call.position(1, VOLUME), "fusedActivationFunction": "NONE"}
+    shape = (source.shape[0], weight.shape[0], *out)
+    return call.emit("CONCATENATION", parts, shape, options=Options("ConcatenationOptions", options))
+
+
+def part_of(constant: Constant, start: int, count: int) -> Constant:
+    """``count`` of the first axis, from ``start`` on."""
+    shape = (count, *constant.shape[1:])
+    return constant.then(("part", start, count), lambda array: array[start : start + count], shape)
 
 
 def _weights(call: Call, weight: Operand, shape: Sequence[int], perm: Sequence[int], axis: int) -> Tensor:
     """In the kernel's order of axes; computed ones are turned where they are."""
     if isinstance(weight, Constant):
-        return weight_tensor(call, weight, perm, shape=shape, axis=axis)
+        hybrid = len(shape) == IMAGE and is_hybrid(call, weight, 0)
+        return weight_tensor(call, weight, perm, shape=shape, axis=axis, hybrid=hybrid)
     turned = [shape[each] for each in perm]
     value = call.reshape(weight, shape, layout=Layout.FIRST)
     (tensor,) = call.emit(
         "TRANSPOSE", [value, call.ints(perm)], turned, options=Options("TransposeOptions"), layout=Layout.FIRST
     ).forms.values()
     return tensor
-
-
-def _constant(weight: Operand) -> Constant | None:
-    return weight if isinstance(weight, Constant) else None
 
 
 def _conv_integers(call: Call) -> Int8:

@@ -20,11 +20,20 @@ def takes_integers(call: Call, axis: int | None, operand: int = 1) -> bool:
 
     They are a constant's int8 codes around 0, with one scale, or one for each index of ``axis`` of the constant.
     """
-    weight = call.operand(operand)
+    return has_integers(call.operand(operand), axis)
+
+
+def has_integers(weight: Operand, axis: int | None) -> bool:
+    """The same of any weights."""
     codes = weight.codes if isinstance(weight, Constant) else None
     if codes is None or codes.integers.dtype != np.int8 or any(codes.quantization.zero_points):
         return False
     return not codes.quantization.per_channel or codes.quantization.axis == axis
+
+
+def is_hybrid(call: Call, weight: Operand, axis: int | None) -> bool:
+    """Whether floats are multiplied with int8 weights, for which a kernel rounds what it is given as it runs."""
+    return call.lowering.job.precision == "int8_dynamic" and not call.int8 and has_integers(weight, axis)
 
 
 def weight_tensor(
@@ -44,10 +53,12 @@ def weight_tensor(
     if not (call.int8 or hybrid):
         return call.lowering.constant(_arranged(weight, shape, perm))
     assert weight.codes is not None
-    codes = weight.codes
-    return call.lowering.codes(
-        Codes(_arranged(codes.integers, shape, perm), replace(codes.quantization, axis=axis)), "int8"
-    )
+    integers, means = _arranged(weight.codes.integers, shape, perm), weight.codes.quantization
+    if hybrid and not means.per_channel:
+        # Kernels of floats and integers look for a scale at each channel.
+        count = integers.shape[axis]
+        means = Quantization(means.scales * count, means.zero_points * count)
+    return call.lowering.codes(Codes(integers, replace(means, axis=axis)), "int8")
 
 
 def bias_tensor(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from retarget.targets.tflite.layout import order
 from retarget.targets.tflite.lowering import Call, Refusal, Value
 from retarget.targets.tflite.program import Codes, Constant, Options, Tensor
@@ -106,12 +108,13 @@ def extended(call: Call, value: Value, begins: Sequence[int], ends: Sequence[int
         for axis, pads in enumerate(zip(begins, ends, strict=True), start=2):
             sizes[axis] += sum(min(number, 0) for number in pads)
         value = sliced(call, value, starts, sizes)
-    around: list[tuple[int, int]] = [(0, 0), (0, 0)]
+    around = [(0, 0), (0, 0)]
     around += [(max(begin, 0), max(end, 0)) for begin, end in zip(begins, ends, strict=True)]
     if not any(map(any, around)):
         return value
     shape = [size + sum(pair) for size, pair in zip(value.shape, around, strict=True)]
-    pairs = call.lowering.constant(Constant.of([around[axis] for axis in order(call.layout, value.rank)], "int32"))
+    placed = np.array(around, np.int32)[list(order(call.layout, value.rank))]
+    pairs = call.lowering.constant(Constant.of(placed))
     if fill == 0:
         return kept(call, "PAD", value, [pairs], shape, Options("PadOptions"))
     return kept(call, "PADV2", value, [pairs, _filling(call, value, fill)], shape, Options("PadV2Options"))
