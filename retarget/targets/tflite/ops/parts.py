@@ -94,7 +94,7 @@ def slice_(call: Call) -> Operand:
 
 
 def cut(call: Call, operand: Operand, cuts: Mapping[int, slice]) -> Operand:
-    """What ``cuts``, by axis, leave of ``operand``; the bounds stay as they are, to hold for open axes of other sizes."""
+    """What ``cuts``, by axis, leave of ``operand``; bounds stay as they are, to hold for open axes of other sizes."""
     full = [cuts.get(axis, slice(None)) for axis in range(len(operand.shape))]
     kept = [range(*each.indices(size)) for each, size in zip(full, operand.shape, strict=True)]
     shape = tuple(len(each) for each in kept)

@@ -93,8 +93,8 @@ def constant_of_shape(call: Call) -> Constant:
 
 
 def range_(call: Call) -> Constant:
-    start, limit, delta = (call.array(index, "its bound or step").reshape(()) for index in range(3))
-    return Constant.of(np.arange(start, limit, delta, start.dtype))
+    start, limit, delta = (call.array(index, "a bound or the step").item() for index in range(3))
+    return Constant.of(np.arange(start, limit, delta, call.operand(0).dtype))
 
 
 OPS: Mapping[str, Op] = {
