@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from retarget import engine, lock, recipe_write, report
 from retarget.engine import Event, Limits
@@ -18,11 +18,15 @@ from retarget.protocols import Outcome
 from retarget.report_artifacts import CALIBRATION, ranges_folder
 
 if TYPE_CHECKING:
+    from retarget.plan import Plan
     from retarget.recipe import Recipe
     from retarget.report_schema import Report
     from retarget.store import Store
 
 RECIPE = "recipe.yaml"
+
+Display: TypeAlias = Callable[[int, str], AbstractContextManager[Callable[[Event], None]]]
+"""Called with the number of steps and what the model is; what it gives shows events."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +47,22 @@ def build(
     jobs: int,
     locked: Path | None = None,
     baseline: Report | None = None,
-    display: Callable[[int, str], AbstractContextManager[Callable[[Event], None]]],
+    display: Display,
 ) -> Built:
     """Build ``wanted`` into ``folder``.
 
-    ``display`` is called with the number of steps and what the model is, and shows events. ``locked`` is the lock file
-    that inputs and versions must match. Raises ``RetargetError`` for what is wrong before anything runs; what goes
-    wrong later is in the report and the exit code.
+    ``locked`` is the lock file that inputs and versions must match. Raises ``RetargetError`` for what is wrong before
+    anything runs; what goes wrong later is in the report and the exit code.
     """
     plan = make_plan(wanted, store, invocation)
     current = lock.make(wanted, plan.inputs, plan.versions)
     if locked is not None:
         lock.check(locked, current)
     _check_apart(folder, "give a folder outside it with -o", plan.inputs)
-    _check_apart(store.root, "choose another place with --store DIR", plan.inputs)
+    check_store(store, plan)
     output = OutputFolder(folder)
 
-    outcomes: list[Outcome] = []
-    with ExitStack() as leases:
-        leases.enter_context(store.lease(step.key for step in plan.steps))
-        with (
-            display(len(plan.steps), plan.found) as progress,
-            closing(engine.run(plan.steps, store, jobs=jobs, limits=limits, progress=progress)) as running,
-        ):
-            for outcome in running:
-                outcomes.append(outcome)
-                if outcome.artifact is not None and outcome.artifact.key != outcome.step.key:
-                    leases.enter_context(store.lease([outcome.artifact.key]))
-
+    with execute(plan, store, jobs=jobs, limits=limits, display=display) as outcomes:
         made = report.build(plan, outcomes, environment=report.environment(), baseline=baseline)
         # All at the end, and without the old report: a build that is ended before leaves the folder as it was, and at
         # no moment does a report stand beside artifacts that it does not speak of.
@@ -84,6 +76,28 @@ def build(
                 output.write(lock.NAME, lock.dump(current))
             report.write(made, folder)
     return Built(made, report.exit_code(made))
+
+
+@contextmanager
+def execute(plan: Plan, store: Store, *, jobs: int, limits: Limits, display: Display) -> Iterator[Sequence[Outcome]]:
+    """Run the steps of ``plan``; how they ended, with a lease on what they made for as long as it is looked at."""
+    outcomes: list[Outcome] = []
+    with ExitStack() as leases:
+        leases.enter_context(store.lease(step.key for step in plan.steps))
+        with (
+            display(len(plan.steps), plan.found) as progress,
+            closing(engine.run(plan.steps, store, jobs=jobs, limits=limits, progress=progress)) as running,
+        ):
+            for outcome in running:
+                outcomes.append(outcome)
+                if outcome.artifact is not None and outcome.artifact.key != outcome.step.key:
+                    leases.enter_context(store.lease([outcome.artifact.key]))
+        yield outcomes
+
+
+def check_store(store: Store, plan: Plan) -> None:
+    """Raise ``RetargetError`` for a store in a folder that ``plan`` reads."""
+    _check_apart(store.root, "choose another place with --store DIR", plan.inputs)
 
 
 def _check_apart(folder: Path, hint: str, inputs: Iterable[Path]) -> None:

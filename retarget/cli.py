@@ -18,6 +18,7 @@ from retarget.errors import RetargetError
 from retarget.processor import cores
 
 if TYPE_CHECKING:
+    from retarget.engine import Limits
     from retarget.plan import Invocation
     from retarget.recipe import Recipe
     from retarget.store import Store
@@ -59,6 +60,27 @@ Baseline = Annotated[
 ]
 Shape = Annotated[list[str], typer.Option("--shape", help="Sizes of a dimension.", metavar="N=MIN:OPT:MAX")]
 Input = Annotated[list[str], typer.Option("--input", help="An input of the model.", metavar="NAME=DTYPE[SHAPE]")]
+Targets = Annotated[list[str], typer.Option("--to", help="Target; repeat for several.", metavar="TARGET")]
+OutputNames = Annotated[list[str], typer.Option("--output-name", help="Names for the outputs, in order.")]
+Factory = Annotated[str | None, typer.Option(help="Code that builds the module.", metavar="FILE.py:FUNCTION")]
+Signature = Annotated[str | None, typer.Option(help="Which function of a SavedModel.", metavar="NAME")]
+IoLayout = Annotated[str | None, typer.Option(help="Axes of images in and out: nchw or nhwc.", metavar="LAYOUT")]
+Normalization = Annotated[
+    str | None,
+    typer.Option("--normalize", help="What the model is to do to raw pixels, as in {scale: 1/255}.", metavar="BLOCK"),
+]
+Interpreter = Annotated[
+    Path | None,
+    typer.Option(
+        "--python", parser=_path, help="Interpreter that has the model's framework, if not this.", metavar="PYTHON"
+    ),
+]
+ParityData = Annotated[str | None, typer.Option("--data", help="Samples for parity.", metavar="DATA")]
+CalibrationData = Annotated[str | None, typer.Option("--calibration", help="Samples for calibration.", metavar="DATA")]
+Preprocessing = Annotated[
+    str | None,
+    typer.Option("--preprocess", help="How images become inputs, as in {resize: 256, scale: 1/255}.", metavar="BLOCK"),
+]
 
 INTERRUPTED = 130
 
@@ -66,31 +88,19 @@ INTERRUPTED = 130
 @app.command()
 def convert(
     model: ModelArgument,
-    to: Annotated[list[str], typer.Option("--to", help="Target; repeat for several.", metavar="TARGET")],
+    to: Targets,
     precision: Annotated[list[str], typer.Option(help="fp32, fp16; repeat for several.")] = ["fp32"],  # noqa: B006
     inputs: Input = [],  # noqa: B006 - Typer copies defaults
-    outputs: Annotated[list[str], typer.Option("--output-name", help="Names for the outputs, in order.")] = [],  # noqa: B006
+    outputs: OutputNames = [],  # noqa: B006
     shapes: Shape = [],  # noqa: B006
-    factory: Annotated[
-        str | None, typer.Option(help="Code that builds the module.", metavar="FILE.py:FUNCTION")
-    ] = None,
-    signature: Annotated[str | None, typer.Option(help="Which function of a SavedModel.", metavar="NAME")] = None,
-    io_layout: Annotated[
-        str | None, typer.Option(help="Axes of images in and out: nchw or nhwc.", metavar="LAYOUT")
-    ] = None,
-    normalize: Annotated[
-        str | None,
-        typer.Option(help="What the model is to do to raw pixels, as in {scale: 1/255}.", metavar="BLOCK"),
-    ] = None,
-    python: Annotated[
-        Path | None,
-        typer.Option(parser=_path, help="Interpreter that has the model's framework, if not this.", metavar="PYTHON"),
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Samples for parity.", metavar="DATA")] = None,
-    calibration: Annotated[str | None, typer.Option(help="Samples for calibration.", metavar="DATA")] = None,
-    preprocess: Annotated[
-        str | None, typer.Option(help="How images become inputs, as in {resize: 256, scale: 1/255}.", metavar="BLOCK")
-    ] = None,
+    factory: Factory = None,
+    signature: Signature = None,
+    io_layout: IoLayout = None,
+    normalize: Normalization = None,
+    python: Interpreter = None,
+    data: ParityData = None,
+    calibration: CalibrationData = None,
+    preprocess: Preprocessing = None,
     output: Output = None,
     optimize: Optimize = None,
     trust: Trust = False,
@@ -212,6 +222,72 @@ def inspect(
     from retarget.quick import files_of
 
     tables.show_inspection(inspection.inspect(*files_of(file)), json=json)
+
+
+@app.command()
+def check(
+    model: ModelArgument,
+    to: Targets,
+    precision: Annotated[list[str], typer.Option(help="Repeat for several; int8 wants --calibration.")] = ["fp32"],  # noqa: B006
+    inputs: Input = [],  # noqa: B006
+    outputs: OutputNames = [],  # noqa: B006
+    shapes: Shape = [],  # noqa: B006
+    factory: Factory = None,
+    signature: Signature = None,
+    io_layout: IoLayout = None,
+    normalize: Normalization = None,
+    python: Interpreter = None,
+    data: ParityData = None,
+    calibration: CalibrationData = None,
+    preprocess: Preprocessing = None,
+    optimize: Optimize = None,
+    trust: Trust = False,
+    strict: Strict = False,
+    jobs: Jobs = None,
+    memory: Memory = None,
+    timeout: Timeout = None,
+    store: StoreOption = None,
+    json: Json = False,
+) -> None:
+    """Show every node that a target cannot take, with the reason and what to do. Nothing is built.
+
+    Ends with 0 where all targets take the model, else with 1. A `convert` with the same options finds the model read
+    and optimized.
+    """
+    from retarget import preflight, tables, terminal, user_config
+    from retarget.engine import terminable
+    from retarget.plan import Invocation
+    from retarget.quick import recipe_for
+
+    wanted = recipe_for(
+        model,
+        targets=to,
+        precisions=precision,
+        inputs=inputs,
+        outputs=outputs,
+        shapes=shapes,
+        factory=factory,
+        signature=signature,
+        io_layout=io_layout,
+        normalize=normalize,
+        python=python,
+        data=data,
+        calibration=calibration,
+        preprocess=preprocess,
+        optimize=optimize,
+        trust=trust,
+    )
+    with terminable():
+        checked = preflight.check(
+            wanted,
+            _store(store),
+            invocation=Invocation(strict=strict, toolchains=user_config.read().toolchains),
+            limits=_limits(memory, timeout),
+            jobs=jobs or cores(),
+            display=terminal.Display,
+        )
+    tables.show_answers(checked.answers, json=json)
+    raise typer.Exit(checked.exit_code)
 
 
 @app.command()
@@ -409,10 +485,8 @@ def _build(
 ) -> NoReturn:
     from retarget import report, terminal
     from retarget.build import build as run
-    from retarget.engine import Limits, terminable
-    from retarget.sizes import parse_size
+    from retarget.engine import terminable
 
-    limits = Limits(memory_bytes=parse_size(memory) if memory else None, seconds=timeout)
     folder = output or Path("build") / wanted.name
     before = report.read(baseline) if baseline else None
     with terminable():
@@ -421,7 +495,7 @@ def _build(
             _store(store),
             folder,
             invocation=invocation,
-            limits=limits,
+            limits=_limits(memory, timeout),
             jobs=jobs or cores(),
             locked=locked,
             baseline=before,
@@ -432,6 +506,13 @@ def _build(
     else:
         terminal.show(built.report, place=str(folder / "report.html"))
     raise typer.Exit(built.exit_code)
+
+
+def _limits(memory: str | None, timeout: float | None) -> Limits:
+    from retarget.engine import Limits
+    from retarget.sizes import parse_size
+
+    return Limits(memory_bytes=parse_size(memory) if memory else None, seconds=timeout)
 
 
 def _dry_run(wanted: Recipe, invocation: Invocation, store: Path | None, locked: Path | None, json: bool) -> None:

@@ -230,6 +230,23 @@ class EmitFacts(Fact, frozen=True, kw_only=True):
     """Every change and limit that a user must know, a sentence each."""
 
 
+# ---- check
+
+
+class Refusal(Fact, frozen=True, kw_only=True):
+    """A node that a target cannot take, and why."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+class CheckFacts(Fact, frozen=True, kw_only=True):
+    nodes: int
+    """How many the model has, lowered for the target."""
+    refused: tuple[Refusal, ...]
+
+
 # ---- compare
 
 
@@ -317,6 +334,7 @@ FACTS: dict[str, type[Fact]] = {
     "calibrate": CalibrateFacts,
     "quantize": QuantizeFacts,
     "emit": EmitFacts,
+    "check": CheckFacts,
     "compare": CompareFacts,
     "evaluate": EvaluateFacts,
     "bench": BenchFacts,

@@ -97,6 +97,14 @@ def make(recipe: Recipe, store: Store, invocation: Invocation) -> Plan:
     return _Planner(recipe, store, invocation).plan()
 
 
+def preflight(recipe: Recipe, store: Store, invocation: Invocation) -> Plan:
+    """What asks each target which nodes it cannot take: no artifact is made, and nothing is held against the source.
+
+    The steps before are those of `make`, so that a build finds them done. Raises as that does.
+    """
+    return _Planner(recipe, store, invocation).preflight()
+
+
 class _Framework(TypedDict, total=False):
     """Arguments of `_Planner.add`."""
 
@@ -117,13 +125,7 @@ class _Planner:
     def plan(self) -> Plan:
         wanted, left_out = self.available()
         convert = self.convert()
-        optimize = self.add(
-            "optimize",
-            "optimize",
-            ONNX,
-            told.OptimizeOptions(preset=self.preset(), strict=self.invocation.strict),
-            inputs={"model": convert, "source": convert},
-        )
+        optimize = self.optimize(convert)
         self.compare("onnx", convert, convert)
         self.compare("optimized", optimize, convert)
         if self.recipe.data.evaluation:
@@ -144,6 +146,15 @@ class _Planner:
                 partial=True,
             )
         return Plan(self.recipe, tuple(self.steps), tuple(left_out), self.digests, self.versions, self.recognised())
+
+    def preflight(self) -> Plan:
+        wanted, left_out = self.available()
+        convert = self.convert()
+        optimize = self.optimize(convert)
+        for target, variant in wanted:
+            self.deliver("check", target, variant, self.model_of(target, variant, convert, optimize), convert)
+        steps = tuple(step for step in self.steps if step.kind != "compare")
+        return Plan(self.recipe, steps, tuple(left_out), self.digests, self.versions, self.recognised())
 
     # ---- what can be built here
 
@@ -199,6 +210,15 @@ class _Planner:
             told.ConvertOptions(source=source, data=data),
             files=files,
             **self.framework(source.frontend),
+        )
+
+    def optimize(self, convert: Step) -> Step:
+        return self.add(
+            "optimize",
+            "optimize",
+            ONNX,
+            told.OptimizeOptions(preset=self.preset(), strict=self.invocation.strict),
+            inputs={"model": convert, "source": convert},
         )
 
     @cached_property
@@ -385,13 +405,14 @@ class _Planner:
         """The step of that name, if the plan has it already."""
         return next((step for step in self.steps if step.id == name), None)
 
-    def artifact(self, target: TargetEntry, variant: Variant, model: Step, convert: Step) -> Step:
-        """Emit one artifact, compare it, and evaluate it where there is data."""
+    def deliver(
+        self, kind: Literal["emit", "check"], target: TargetEntry, variant: Variant, model: Step, convert: Step
+    ) -> Step:
+        """Hand ``model`` to the target, to be written or only to be judged."""
         light = catalog.target(target.name)
-        name = f"{target.name}/{variant.name}"
-        emit = self.add(
-            f"emit {name}",
-            "emit",
+        return self.add(
+            f"{kind} {target.name}/{variant.name}",
+            kind,
             target.name,
             told.EmitOptions(
                 target=target.name,
@@ -405,6 +426,12 @@ class _Planner:
             extra=light.fingerprint(),
             optional=target.optional,
         )
+
+    def artifact(self, target: TargetEntry, variant: Variant, model: Step, convert: Step) -> Step:
+        """Emit one artifact, compare it, and evaluate it where there is data."""
+        light = catalog.target(target.name)
+        name = f"{target.name}/{variant.name}"
+        emit = self.deliver("emit", target, variant, model, convert)
         self.compare(name, emit, convert, variant, target)
         evaluation = self.recipe.data.evaluation
         if evaluation:

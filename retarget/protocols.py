@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Kind: TypeAlias = Literal[
-    "convert", "optimize", "calibrate", "quantize", "emit", "compare", "evaluate", "bench", "package"
+    "convert", "optimize", "calibrate", "quantize", "emit", "check", "compare", "evaluate", "bench", "package"
 ]
 Status: TypeAlias = Literal["ran", "cached", "failed", "skipped"]
 

@@ -35,6 +35,7 @@ from retarget.facts import (
     BenchFacts,
     CalibrateFacts,
     Case,
+    CheckFacts,
     CompareFacts,
     ConvertFacts,
     DataFacts,
@@ -44,6 +45,7 @@ from retarget.facts import (
     Latency,
     OptimizeFacts,
     QuantizeFacts,
+    Refusal,
 )
 from retarget.interface import Interface
 from retarget.interface_graph import apply, source_layouts
@@ -255,6 +257,22 @@ def _int8_data(model: ir.Model, options: told.Int8Options, request: StepRequest)
 def emit(request: StepRequest) -> EmitFacts:
     """Lower the model for the target and write its files."""
     options = told.read(request.options, told.EmitOptions)
+    model, job = _lowered(options, request)
+    return catalog.target_emit(options.target).emit(model, job, request.out)
+
+
+def check(request: StepRequest) -> CheckFacts:
+    """Lower the model for the target as `emit` does, and ask which nodes it cannot take."""
+    options = told.read(request.options, told.EmitOptions)
+    model, job = _lowered(options, request)
+    nodes = graph.node_count(model)
+    refusals = catalog.target_emit(options.target).check(model, job)
+    refused = tuple(Refusal(node=node, operator=operator, reason=reason) for node, operator, reason in refusals)
+    return CheckFacts(nodes=nodes, refused=refused)
+
+
+def _lowered(options: told.EmitOptions, request: StepRequest) -> tuple[ir.Model, EmitJob]:
+    """The model after the passes that its target names, and what the target is told beside it."""
     source = facts_of(request.inputs["source"], ConvertFacts)
     target = catalog.target(options.target)
     model = graph.load(request.inputs["model"] / MODEL)
@@ -268,7 +286,7 @@ def emit(request: StepRequest) -> EmitFacts:
         options=msgspec.convert(options.options, target.Options),
         io=options.io,
     )
-    return catalog.target_emit(options.target).emit(model, job, request.out)
+    return model, job
 
 
 def compare(request: StepRequest) -> CompareFacts:

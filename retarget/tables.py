@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from retarget.figures import count_text
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from retarget.inspection import Inspection
+    from retarget.preflight import Answer
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,30 @@ def show_inspection(inspection: Inspection, *, json: bool) -> None:
         # Brackets of shapes are not rich's markup.
         grid.add_row(label, Text(text))
     _print_trimmed(grid)
+
+
+def show_answers(answers: Sequence[Answer], *, json: bool) -> None:
+    """Print what each target says to a model; refusals of one kind are one row, except as JSON."""
+    if json:
+        show(answers, json=True)
+        return
+    for answer in answers:
+        name = f"{answer.target}/{answer.precision}"
+        if answer.error is not None:
+            sys.stdout.write(f"{name}: could not be asked: {answer.error}\n")
+            continue
+        nodes = count_text(answer.nodes or 0, "node")
+        if answer.takes:
+            sys.stdout.write(f"{name}: takes the model, {nodes}\n")
+        else:
+            sys.stdout.write(f"{name}: cannot take {len(answer.refused)} of {nodes}\n")
+            _print(
+                [
+                    {"operator": one.operator, "nodes": str(len(one.nodes)), "which": one.named, "reason": one.reason}
+                    for one in answer.groups
+                ]
+            )
+            sys.stdout.write(f"what to do: {answer.hint}\n\n")
 
 
 def _cells(row: object) -> dict[str, str]:
