@@ -76,6 +76,14 @@ class Loaded:
             raise failure(f"the interpreter cannot prepare {self._path}", error) from error
         return details
 
+    def shapes(self, sizes: Mapping[int, Sequence[int]]) -> dict[int, tuple[int, ...]]:
+        """The shape of each tensor where the inputs have ``sizes``. Executes nothing. Raises ``ToolchainFailure``."""
+        try:
+            self._resize({index: tuple(shape) for index, shape in sizes.items()})
+        except (RuntimeError, ValueError) as error:
+            raise failure(f"the interpreter cannot resize {self._path}", error) from error
+        return {each["index"]: tuple(int(size) for size in each["shape"]) for each in self.details()}
+
     def close(self) -> None:
         """Let go of the model."""
         self._interpreter = None

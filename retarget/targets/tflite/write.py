@@ -31,7 +31,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as generated
 
 from retarget.targets.tflite import schema, versions
-from retarget.targets.tflite.program import Constant, Operator, Program, Tensor
+from retarget.targets.tflite.program import SMALL, Constant, Operator, Program, Tensor
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -56,8 +56,11 @@ _FIELDS = (4, 6, 8)
 """Where a `Buffer` keeps the offset of its data, the position outside of the flatbuffer, and the size there."""
 
 
-def write(program: Program, path: Path, *, description: str) -> None:
-    """Write ``program`` to ``path``; there is either a whole file or none."""
+def write(program: Program, path: Path, *, description: str, hollow: bool = False) -> None:
+    """Write ``program`` to ``path``; there is either a whole file or none.
+
+    ``hollow``: with zeros for large constants, which are neither made nor take room on disk, to try shapes with.
+    """
     model = _Model(program)
     file = _inside(model, description)
     if file.bytes > LIMIT:
@@ -69,7 +72,10 @@ def write(program: Program, path: Path, *, description: str) -> None:
             for piece in file.pieces:
                 out.write(bytes(piece.place - len(piece.header) - out.tell()))
                 out.write(piece.header)
-                out.write(_bytes(piece.constant.array()).data)
+                if hollow and piece.constant.nbytes > SMALL:
+                    out.truncate(out.seek(piece.end))
+                else:
+                    out.write(_bytes(piece.constant.array()).data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
