@@ -6,30 +6,46 @@ from collections.abc import Mapping
 
 from retarget.targets.tflite.lowering import Op
 from retarget.targets.tflite.ops import (
+    activation,
     attention,
     convolution,
     elementwise,
     indexing,
     matmul,
+    normalization,
     padding,
     parts,
+    pooling,
     quantization,
     recurrent,
+    reduction,
+    refused,
+    scatter,
     shape,
+    sorting,
+    transcendental,
     transposed_convolution,
 )
 
 FAMILIES: tuple[Mapping[str, Op], ...] = (
+    activation.OPS,
     attention.OPS,
     convolution.OPS,
     elementwise.OPS,
     indexing.OPS,
     matmul.OPS,
+    normalization.OPS,
     padding.OPS,
     parts.OPS,
+    pooling.OPS,
     quantization.OPS,
     recurrent.OPS,
+    reduction.OPS,
+    refused.OPS,
+    scatter.OPS,
     shape.OPS,
+    sorting.OPS,
+    transcendental.OPS,
     transposed_convolution.OPS,
 )
 

@@ -94,7 +94,9 @@ def constant_of_shape(call: Call) -> Constant:
 
 def range_(call: Call) -> Constant:
     start, limit, delta = (call.array(index, "a bound or the step").item() for index in range(3))
-    return Constant.of(np.arange(start, limit, delta, call.operand(0).dtype))
+    # In the type of the bounds, as numpy has it of scalars.
+    numbers: np.ndarray[tuple[int], np.dtype[np.generic]] = np.arange(start, limit, delta)
+    return Constant.of(numbers.astype(call.operand(0).dtype))
 
 
 OPS: Mapping[str, Op] = {
