@@ -23,7 +23,7 @@ _ENTRY = re.compile(r"(\w+) *= *(\d+)")
 
 def inspect(path: Path) -> Inspection:
     """Everything that the file says. Raises ``RetargetError`` for a damaged one."""
-    file = read.read(path)
+    file = read.read(path, outside=True)
     notes = [_signature(file, signature) for signature in file.signatures]
     try:
         signature = file.chosen(None)

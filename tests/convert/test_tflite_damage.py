@@ -74,7 +74,7 @@ def model(**change: object) -> bytes:
     given = {
         "version": 3, "x_shape": (1, 2), "signature": (-1, 2), "type": 0, "buffer": 1, "data": struct.pack("<2f", 1, 2),
         "inputs": (0,), "outputs": (2,), "reads": (0, 1), "writes": (2,), "opcode": 0, "code": 0, "map": 0,
-        "subgraph": 0, "offset": 0, "w_shape": (2,), "w_name": "w", "second": False, "scales": 0,
+        "subgraph": 0, "offset": 0, "size": 0, "w_shape": (2,), "w_name": "w", "second": False, "scales": 0,
     }  # fmt: skip
     given.update(change)
     w = Writer()
@@ -89,7 +89,9 @@ def model(**change: object) -> bytes:
 
     data = given["data"]
     assert isinstance(data, bytes)
-    buffers = w.tables(w.table(), w.table(f0=("offset", w.blob(data)), f1=("<Q", number("offset"))))
+    buffers = w.tables(
+        w.table(), w.table(f0=("offset", w.blob(data)), f1=("<Q", number("offset")), f2=("<Q", number("size")))
+    )
     quantized: dict[str, tuple[str, int]] = {}
     if number("scales"):
         scale = w.blob(b"\0" * 4 * number("scales"), number("scales"))
@@ -171,6 +173,23 @@ def test_whole_file_is_read(tmp_path: Path) -> None:
 def test_what_does_not_fit_together_is_named(tmp_path: Path, change: dict[str, object], words: str) -> None:
     with pytest.raises(RetargetError, match=words):
         _read(tmp_path, model(**change))
+
+
+@pytest.mark.parametrize(("at", "size", "words"), [(4096, 8, "refers to bytes"), (8, 1 << 40, "refers to bytes")])
+def test_weights_behind_the_model_must_be_in_the_file(tmp_path: Path, at: int, size: int, words: str) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(model(offset=at, size=size))
+    with pytest.raises(RetargetError, match=words):
+        read(path, outside=True)
+
+
+def test_weights_behind_the_model_have_the_size_of_their_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(model(offset=8, size=8))
+    assert read(path, outside=True).subgraphs[0].tensors[1].constant
+    path.write_bytes(model(offset=8, size=12))
+    with pytest.raises(RetargetError, match="12 bytes, where its shape needs 8"):
+        read(path, outside=True)
 
 
 def test_missing_quantization_of_a_bare_tensor_is_fine(tmp_path: Path) -> None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from mmap import mmap
+from typing import Union
 
 from retarget.errors import DAMAGED, RetargetError
+
+Content = Union[bytes, mmap]
 
 
 class Buffer:
     """The bytes of a flatbuffer. ``place`` names it in errors."""
 
-    def __init__(self, data: bytes, place: str) -> None:
+    def __init__(self, data: Content, place: str) -> None:
         self.data = data
         self.place = place
         # Many offsets may lead to the same string or vector: without a bound, a small file is as large as one likes.

@@ -7,11 +7,12 @@ Field numbers are those of `schema.fbs`. Syntax and library of Python 3.8.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from retarget.convert.tflite.flatbuffer import Buffer, Table
+from retarget.convert.tflite.flatbuffer import Buffer, Content, Table
 from retarget.errors import RetargetError, Unsupported, did_you_mean
 from retarget.source import Source
 
@@ -55,6 +56,9 @@ _IO_TYPES = frozenset(_BYTES) - {"complex64", "complex128"}
 
 _LISTS = {17: (0,), 30: (0,), 115: (0,)}
 """`BuiltinOptions` that hold lists of int32, by number (Reshape, Squeeze, Bucketize), and the lists' fields."""
+
+LARGEST = 1 << 31
+"""The offsets in a flatbuffer lead no further."""
 
 CUSTOM, DEQUANTIZE = 32, 6
 """Numbers in `BuiltinOperator`."""
@@ -103,7 +107,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class File:
-    data: bytes
+    data: Content
     place: str
     subgraphs: tuple[Subgraph, ...]
     signatures: tuple[Signature, ...]
@@ -123,11 +127,14 @@ class File:
         return next(iter(known.values()), Signature("", 0, {}, {})) if len(known) < 2 else known[_DEFAULT]
 
 
-def read(path: Path) -> File:
-    """The file, checked. Raises ``RetargetError`` for what is damaged and ``Unsupported`` for what nobody reads."""
+def read(path: Path, *, outside: bool = False) -> File:
+    """The file, checked. Raises ``RetargetError`` for what is damaged and ``Unsupported`` for what nobody reads.
+
+    ``outside``: weights may stand behind the flatbuffer, as in files above 2 GB; tf2onnx does not find them there.
+    """
     if not path.is_file():
         raise RetargetError(f"{path}: no such file")
-    data = path.read_bytes()
+    data = _content(path)
     if data[4:8] != b"TFL3":
         raise RetargetError(
             f"{path}: not a TFLite model: bytes 4 to 8 are {data[4:8]!r}, not b'TFL3'",
@@ -139,7 +146,7 @@ def read(path: Path) -> File:
     if version != 3:
         raise Unsupported(f"{path}: is of version {version} of the format, not 3", "convert the model again")
     # Without a list there is nothing in buffer 0 either, where tensors without data point.
-    sizes = [_buffer_size(table, str(path)) for table in model.tables(4)] or [None]
+    sizes = [_buffer_size(table, buffer, outside) for table in model.tables(4)] or [None]
     codes = [_code(table) for table in model.tables(1)]
     reader = _Reader(buffer, sizes, codes)
     subgraphs = tuple(reader.subgraph(table, index) for index, table in enumerate(model.tables(2)))
@@ -278,13 +285,25 @@ class _Reader:
                 raise self._buffer.damaged(f"has the output {index} ('{tensors[index].name}') that nothing makes")
 
 
-def _buffer_size(table: Table, place: str) -> int | None:
-    if table.number(1, "<Q") > 1:
+def _content(path: Path) -> Content:
+    """The bytes; of what is too large for a flatbuffer only those are read that are looked at."""
+    if path.stat().st_size < LARGEST:
+        return path.read_bytes()
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _buffer_size(table: Table, buffer: Buffer, outside: bool) -> int | None:
+    at, size = table.number(1, "<Q"), table.number(2, "<Q")
+    if at <= 1:
+        return table.length(0, 1)
+    if not outside:
         raise Unsupported(
-            f"{place}: keeps its weights behind the model, as files above 2 GB do, which is not supported",
+            f"{buffer.place}: keeps its weights behind the model, as files above 2 GB do, which is not supported",
             "convert from the model that this file was made of",
         )
-    return table.length(0, 1)
+    buffer.hold(at, size)
+    return size
 
 
 def _code(table: Table) -> tuple[int, str]:
