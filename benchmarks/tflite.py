@@ -52,8 +52,8 @@ PACKAGES = (PEER, "msgspec>=0.19")
 """The second is what this file needs in the environment of the first."""
 TOOLS: Sequence[Who] = ("retarget", "onnx2tf")
 MODELS = (
-    "mobilenet_v2", "resnet50", "convnext_tiny", "vit_small", "swin_tiny", "segformer_b0", "deeplab", "yolo",
-    "bert_small", "lstm",
+    "mobilenet_v2", "resnet50", "convnext_tiny", "vit_tiny", "swin_tiny", "segformer_b0", "deeplab", "yolo",
+    "bert_mini", "lstm",
 )  # fmt: skip
 IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 HEAVY = ("resnet50", "vit_base")

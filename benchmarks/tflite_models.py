@@ -78,11 +78,11 @@ def _lstm() -> nn.Module:
     return Tagger()
 
 
-_VIT: Mapping[str, object] = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+_VIT: Mapping[str, object] = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 _BERT: Mapping[str, object] = {
-    "hidden_size": 512,
-    "num_attention_heads": 8,
-    "intermediate_size": 2048,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
     "num_hidden_layers": 4,
 }
 
@@ -103,7 +103,7 @@ def subjects() -> Mapping[str, Family]:
         "mobilenet_v2": classifier("MobileNetV2"),
         "resnet50": classifier("ResNet"),
         "convnext_tiny": classifier("ConvNext"),
-        "vit_small": classifier("ViT", **_VIT),
+        "vit_tiny": classifier("ViT", **_VIT),
         "vit_base": classifier("ViT"),
         # The exporter refuses the strides of its fused attention at a batch of one.
         "swin_tiny": classifier("Swin", attn_implementation="eager"),
@@ -114,7 +114,7 @@ def subjects() -> Mapping[str, Family]:
             _config("SegformerConfig", "SegformerForSemanticSegmentation", "logits", num_labels=150), 256
         ),
         "yolo": replace(tiny["yolo"], inputs={"images": "float32[N,3,320,320]"}, shapes=ONE),
-        "bert_small": Family(
+        "bert_mini": Family(
             _config("BertConfig", "BertModel", "last_hidden_state", **_BERT),
             {"x": "int64[N,128]", "attention_mask": "int64[N,128]"},
             ("y",),
