@@ -296,7 +296,7 @@ _TYPES: Mapping[str, Mapping[str, int]] = {
 }
 """Operator → type of its leading input → the version that brought it."""
 
-_LEADING = {"SPLIT": 1, "FILL": 1, "SPARSE_TO_DENSE": 2, "TRANSPOSE_CONV": 2}
+_LEADING = {"SPLIT": 1, "FILL": 1, "SPARSE_TO_DENSE": 2, "TRANSPOSE_CONV": 1}
 """Where the leading input is not the first."""
 
 _MANY_AXES = {"TRANSPOSE": 4, "SLICE": 5, "STRIDED_SLICE": 4, "PAD": 4, "PADV2": 4}
