@@ -15,7 +15,7 @@ import onnx_ir as ir
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way
 from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal, narrow
 from retarget.targets.tflite.ops.parts import MOST_AXES
-from retarget.targets.tflite.ops.shape import reshaped
+from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Shape
 
 
@@ -26,7 +26,7 @@ def gather(call: Call) -> Operand:
     indices = counted(call, 1, data.shape[axis])
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     if 0 in shape:
-        return Constant.of(np.zeros(shape, data.dtype))
+        return nothing(call, shape, data)
     options = Options("GatherOptions", {"axis": call.position(axis, rank)})
     taken = call.tensor(indices, layout=Layout.FIRST)
     return call.emit("GATHER", [call.tensor(data), taken], shape, narrow_dtype(data), options)
@@ -107,7 +107,7 @@ def gather_elements(call: Call) -> Operand:
     indices = counted(call, 1, data.shape[axis])
     shape = indices.shape
     if 0 in shape:
-        return Constant.of(np.zeros(shape, data.dtype))
+        return nothing(call, shape, data)
     if shape[:axis] == data.shape[:axis] and math.prod(data.shape[axis + 1 :]) == 1:
         # Of each row the elements that its own indices name.
         rows, row = (math.prod(shape[:axis]), data.shape[axis]), (math.prod(shape[:axis]), shape[axis])
@@ -144,7 +144,7 @@ def gather_nd(call: Call) -> Operand:
     sizes = data.shape[batch : batch + count]
     shape = (*indices.shape[:-1], *data.shape[batch + count :])
     if 0 in shape:
-        return Constant.of(np.zeros(shape, data.dtype))
+        return nothing(call, shape, data)
     indices = counted(call, 1, sizes)
     if not batch:
         return call.emit("GATHER_ND", [data, indices], shape, narrow_dtype(data), Options("GatherNdOptions"))
@@ -178,7 +178,7 @@ def one_hot(call: Call) -> Operand:
     indices = call.value(0)
     if 0 in shape or not depth:
         shape.insert(axis, depth)
-        return Constant.of(np.zeros(shape, values.dtype))
+        return nothing(call, shape, values)
     indices = call.cast(indices, "int32")
     value = call.node.inputs[0]
     if value is not None and not is_counted(value):

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.targets.tflite.layout import FIRST_AXES, Way
-from retarget.targets.tflite.lowering import TYPES, Call, Int8, Op, Operand, Value
-from retarget.targets.tflite.ops.shape import reshaped
+from retarget.targets.tflite.lowering import TYPES, Call, Int8, Op, Operand, Refusal, Value
+from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Quantization, Shape, Tensor
 
 DELEGATED_AXES = 6
@@ -87,6 +87,10 @@ def slice_(call: Call) -> Operand:
     axes = call.numbers(3, "the axes") if call.has(3) else list(range(len(starts)))
     steps = call.numbers(4, "the steps") if call.has(4) else [1] * len(starts)
     rank = len(operand.shape)
+    if any(end >= np.iinfo(np.int32).max and step < 0 for end, step in zip(ends, steps, strict=True)):
+        raise Refusal(
+            "it ends behind the last element with a negative step: that is nothing by ONNX, and all by ONNX Runtime"
+        )
     cuts = {
         axis % rank: slice(start, end, step) for start, end, axis, step in zip(starts, ends, axes, steps, strict=True)
     }
@@ -101,18 +105,17 @@ def cut(call: Call, operand: Operand, cuts: Mapping[int, slice]) -> Operand:
     if all(each == range(size) for each, size in zip(kept, operand.shape, strict=True)):
         return operand
     if 0 in shape:
-        return Constant.of(np.zeros(shape, operand.dtype))
-    # Of an axis as a whole neither end is said: bits of the masks stand for the axes that are stored.
-    whole = call.placed([int(each == slice(None)) for each in full])
-    mask = sum(bit << axis for axis, bit in enumerate(whole))
-    begins, ends = (
-        call.placed([_bounded(bound) for bound in bounds])
-        for bounds in ([each.start for each in full], [each.stop for each in full])
-    )
-    steps = call.placed([each.step or 1 for each in full])
-    numbers = (call.ints(begins), call.ints(ends), call.ints(steps))
-    options = Options("StridedSliceOptions", {"beginMask": mask, "endMask": mask})
+        return nothing(call, shape, operand)
+    starts, stops = [each.start for each in full], [each.stop for each in full]
+    numbers = [call.ints(call.placed([_bounded(bound) for bound in bounds])) for bounds in (starts, stops)]
+    numbers.append(call.ints(call.placed([each.step or 1 for each in full])))
+    options = Options("StridedSliceOptions", {"beginMask": _open(call, starts), "endMask": _open(call, stops)})
     return call.emit("STRIDED_SLICE", [operand, *numbers], shape, options=options)
+
+
+def _open(call: Call, bounds: Sequence[int | None]) -> int:
+    """A bit for each axis, as it is stored, whose bound is not said."""
+    return sum(bit << axis for axis, bit in enumerate(call.placed([int(bound is None) for bound in bounds])))
 
 
 def _bounded(bound: int | None) -> int:
@@ -126,7 +129,7 @@ def expand(call: Call) -> Operand:
     if math.prod(shape) == math.prod(operand.shape):
         return reshaped(call, operand, shape)
     if 0 in shape:
-        return Constant.of(np.zeros(shape, operand.dtype))
+        return nothing(call, shape, operand)
     sizes = call.ints(call.placed(shape))
     return call.emit("BROADCAST_TO", [operand, sizes], shape, options=Options("BroadcastToOptions"))
 
@@ -137,7 +140,7 @@ def tile(call: Call) -> Operand:
     if shape == operand.shape:
         return operand
     if 0 in shape:
-        return Constant.of(np.zeros(shape, operand.dtype))
+        return nothing(call, shape, operand)
     return call.emit("TILE", [operand, call.ints(call.placed(repeats))], shape, options=Options("TileOptions"))
 
 

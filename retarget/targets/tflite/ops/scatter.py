@@ -23,6 +23,8 @@ def scatter_nd(call: Call) -> Operand:
         return data
     indices = counted(call, 1, data.shape[:count])
     reduction = call.attributes.get_string("reduction", "none")
+    if len(indices.shape) == 1:
+        indices, updates = reshaped(call, indices, (1, count)), reshaped(call, updates, (1, *updates.shape))
     if reduction in _SEGMENTS:
         places = joined_places(call, indices, data.shape[:count])
         indices = reshaped(call, places, (math.prod(places.shape), 1))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand
+from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal
 from retarget.targets.tflite.program import Constant, Shape
 
 
@@ -57,8 +57,15 @@ def reshaped(call: Call, operand: Operand, shape: Shape) -> Operand:
     if isinstance(operand, Constant):
         return operand.reshaped(shape)
     if 0 in shape:
-        return Constant.of(np.zeros(shape, operand.dtype))
+        return nothing(call, shape, operand)
     return call.reshape(operand, shape)
+
+
+def nothing(call: Call, shape: Sequence[int], like: Operand) -> Constant:
+    """A result without elements, which is constant whatever the operands are."""
+    if any(value.is_graph_output() for value in call.node.outputs):
+        raise Refusal("it has no elements, and files have no empty outputs")
+    return Constant.of(np.zeros(shape, like.dtype))
 
 
 def transpose(call: Call) -> Operand:

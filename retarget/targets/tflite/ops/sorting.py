@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Value
+from retarget.targets.tflite.ops.shape import nothing
 from retarget.targets.tflite.program import Constant, Options
 
 
@@ -17,7 +18,7 @@ def top_k(call: Call) -> list[Operand]:
     axis = call.attributes.get_int("axis", -1) % operand.rank
     shape = (*operand.shape[:axis], count, *operand.shape[axis + 1 :])
     if 0 in shape:
-        return [Constant.of(np.zeros(shape, operand.dtype)), Constant.of(np.zeros(shape), "int32")]
+        return [nothing(call, shape, operand), Constant.of(np.zeros(shape), "int64")]
     is_largest = bool(call.attributes.get_int("largest", 1))
     perm = [each for each in range(operand.rank) if each != axis]
     back = [*range(axis), operand.rank - 1, *range(axis, operand.rank - 1)]
