@@ -57,7 +57,7 @@ def arranged(text: str, **border: Layout) -> tuple[dict[str, Arranged], int]:
     # Initializers are not known in ONNX text by their shapes alone: all other inputs but x and z are.
     for value in [each for each in graph.inputs if each.name not in ("x", "z")]:
         graph.inputs.remove(value)
-        value.const_value = ir.tensor(np.ones(tuple(value.shape or ()), np.float32), name=value.name)
+        value.const_value = ir.tensor(np.ones((value.shape or ir.Shape(())).numpy(), np.float32), name=value.name)
         graph.initializers.add(value)
     found = arrange(graph, wish, {"N": 2}, border)
     assert set(found) <= set(graph)
