@@ -1,9 +1,10 @@
 """Parity cases: the feeds on which every artifact is held against the source framework.
 
-The data itself; all dimensions at min, at opt and at max (no product). Samples are tiled or cropped along the batch.
-Where another dimension changes, floats are tiled or cropped along it too, so that they stay in the range that int8 was
-calibrated for; integers and masks are generated. What is generated comes from a fixed seed and looks at what the graph
-does with an input: an index stays within the table that it indexes, a mask leaves something unmasked in every row.
+The data itself; all dimensions at min, at opt and at max (no product), and at opt with the largest batch. Samples are
+tiled or cropped along the batch. Where another dimension changes, floats are tiled or cropped along it too, so that
+they stay in the range that int8 was calibrated for; integers and masks are generated. What is generated comes from a
+fixed seed and looks at what the graph does with an input: an index stays within the table that it indexes, a mask
+leaves something unmasked in every row.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MAX_DATA_CASES = 16
 """Batches of the data that become cases of their own: the reference outputs of all are kept."""
 
+EXTENTS = ("min", "opt", "max")
 SEED = 2026
 
 
@@ -47,7 +49,9 @@ def parity_cases(
     samples: Samples | None,
     origin: DataOrigin,
 ) -> list[tuple[Case, Feeds]]:
-    """Feeds at the data's own sizes and at min, opt and max, each size once.
+    """Feeds at the data's own sizes, at min, opt and max, and at opt with the largest batch, each size once.
+
+    The last is for what has all dimensions but the batch at one size only: its rows are held against the source too.
 
     ``origin`` says what ``samples`` are; a case that could not be made from them is ``generated``.
     Raises ``RetargetError`` when the data has a size that ``shapes`` excludes.
@@ -61,8 +65,10 @@ def parity_cases(
     ]
     pool = _Pool(data, batch, batched_inputs(inputs, batch) if batch else ())
     roles = {spec.name: role(model, spec) for spec in inputs}
-    for name in ("min", "opt", "max"):
-        sizes = {symbol: int(getattr(extent, name)) for symbol, extent in ranges.items()}
+    wanted = {name: {symbol: int(getattr(size, name)) for symbol, size in ranges.items()} for name in EXTENTS}
+    if batch:
+        wanted["rows"] = wanted["opt"] | {batch: ranges[batch].max}
+    for name, sizes in wanted.items():
         if any(case.sizes == sizes for case, _ in cases):
             continue
         feeds = pool.at(sizes)

@@ -88,6 +88,31 @@ def test_at_other_dimensions_floats_stay_those_of_the_data(tmp_path: Path) -> No
     np.testing.assert_array_equal(cases[3][1]["x"], np.concatenate([x[:2], x[:2, :3]], axis=1))
 
 
+def test_the_largest_batch_is_held_at_the_opt_of_the_rest(tmp_path: Path) -> None:
+    spec = TensorSpec.parse("x=float32[N,T]")
+    shapes = {"N": DimRange(1, 1, 4), "T": DimRange(3, 6, 9)}
+    model = parse("m (float[N, T] x) => (float[N, T] y) { y = Relu(x) }")
+    drawn_cases = parity_cases(model, [spec], shapes, None, "generated")
+    assert [(case.name, case.sizes) for case, _ in drawn_cases] == [
+        ("min", {"N": 1, "T": 3}),
+        ("opt", {"N": 1, "T": 6}),
+        ("max", {"N": 4, "T": 9}),
+        ("rows", {"N": 4, "T": 6}),
+    ]
+    x = drawn(2, 6)
+    np.savez(tmp_path / "d.npz", x=x)
+    samples = open_samples(tmp_path / "d.npz", [spec], function=None, limit=None)
+    case, feeds = parity_cases(model, [spec], shapes, samples, "samples")[-1]
+    assert (case.name, case.origin) == ("rows", "samples")
+    np.testing.assert_array_equal(feeds["x"], np.resize(x, (4, 6)))
+    # Without a batch there are no rows.
+    one = parse("m (float[2, T] x) => (float[2, T] y) { y = Relu(x) }")
+    names = [
+        case.name for case, _ in parity_cases(one, [TensorSpec.parse("x=float32[2,T]")], shapes, None, "generated")
+    ]
+    assert names == ["min", "opt", "max"]
+
+
 def test_at_other_dimensions_integers_and_masks_are_generated(tmp_path: Path) -> None:
     """Cut, a mask might leave nothing, and numbers that belong together would not."""
     specs = [TensorSpec.parse(text) for text in ("x=float32[2,T]", "mask=float32[2,T]", "ids=int64[2,T]")]
