@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way, stored
+from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way, order
 from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.reduction import MOST_AXES, kept_way, stored_as, without
 from retarget.targets.tflite.program import Constant, Options, Shape
@@ -17,10 +17,10 @@ IMAGE_AXES = 4
 """Of what LOCAL_RESPONSE_NORMALIZATION takes."""
 
 
-def batch_normalization(call: Call) -> Value:
+def batch_normalization(call: Call) -> Value | list[Value]:
     """A factor and a term for each channel."""
     if call.attributes.get_int("training_mode", 0):
-        raise Refusal("training_mode=1: it takes the statistics of the batch, as only training does")
+        return _batch_statistics(call)
     data, epsilon = call.operand(0), call.attributes.get_float("epsilon", 1e-5)
     given = [call.operand(index) for index in range(1, 5)]
     constants = [each.array().astype(np.float64) for each in given if isinstance(each, Constant)]
@@ -38,6 +38,22 @@ def batch_normalization(call: Call) -> Value:
     product = call.binary("MUL", data, _along_channels(call, factor, rank))
     options = Options("AddOptions", {"fusedActivationFunction": call.activation})
     return call.emit("ADD", [product, _along_channels(call, term, rank)], data.shape, options=options)
+
+
+def _batch_statistics(call: Call) -> list[Value]:
+    """What it does when it trains: by the batch's own mean and variance, which the next ones are moved towards."""
+    data, momentum = call.value(0), call.attributes.get_float("momentum", 0.9)
+    axes = [axis for axis in range(data.rank) if axis != 1]
+    normal, mean, inverse = _standardized(call, data, axes, call.attributes.get_float("epsilon", 1e-5))
+    del inverse
+    centred = call.binary("SUB", data, mean)
+    variance = _mean(call, call.binary("MUL", centred, centred), axes)
+    moved = []
+    for index, current in ((3, mean), (4, variance)):
+        flat = call.reshape(current, (data.shape[1],))
+        kept = call.binary("MUL", call.value(index), momentum)
+        moved.append(call.binary("ADD", kept, call.binary("MUL", flat, 1.0 - momentum)))
+    return [call.activated(_scaled(call, normal)), *moved]
 
 
 def _along_channels(call: Call, operand: Operand, rank: int) -> Operand:
@@ -75,12 +91,13 @@ def group_normalization(call: Call) -> Value:
     """The channels are parted into groups where they stand: behind the batch, or last."""
     data = call.value(0)
     groups, epsilon = call.attributes.get_int("num_groups", 1), call.attributes.get_float("epsilon", 1e-5)
-    batch, channels = data.shape[:2]
-    size, each = math.prod(data.shape[2:]), channels // groups
-    parted: Shape = (batch, groups, each * size)
-    axes: Sequence[int] = (2,)
+    batch, channels, *sizes = data.shape
+    each = channels // groups
+    parted: Shape = (batch, groups, each * math.prod(sizes))
+    axes: tuple[int, ...] = (2,)
     if call.layout is Layout.LAST:
-        parted, axes = (batch, size, groups, each), (1, 3)
+        sizes = sizes if data.rank < MOST_AXES else [math.prod(sizes)]
+        parted, axes = (batch, *sizes, groups, each), (*range(1, len(sizes) + 1), len(sizes) + 2)
     source = call.tensor(data)
     assert source is not None
     normal, _, _ = _standardized(call, stored_as(call, source, parted, Layout.FIRST), axes, epsilon, Layout.FIRST)
@@ -125,18 +142,22 @@ def _inverse_root(call: Call, variance: Value, epsilon: float, layout: Layout | 
 
 
 def _mean(call: Call, data: Value, axes: Sequence[int], layout: Layout | None = None) -> Value:
-    """Over ``axes``, which are kept. One axis after the other: sums of fewer elements lose fewer digits."""
+    """Over ``axes``, which are kept.
+
+    Where these are not the last ones that are stored, the kernels add up element after element: one axis is then
+    reduced after the other, from the last on, which loses far fewer digits of large means.
+    """
     layout = layout or call.layout
     if data.rank > MOST_AXES:
         raise Refusal(f"its operand has {data.rank} axes: LiteRT's kernels reduce values of up to {MOST_AXES}")
-    places = stored(range(data.rank), layout) if data.rank >= FIRST_AXES else tuple(range(data.rank))
-    return call.emit(
-        "MEAN",
-        [data, call.ints(sorted(places.index(axis) for axis in axes))],
-        without(data.shape, axes, keep=True),
-        options=Options("ReducerOptions", {"keepDims": True}),
-        layout=layout,
-    )
+    places = order(layout, data.rank)
+    reduced = sorted((places.index(axis) for axis in axes), reverse=True)
+    at_once = [reduced] if reduced[-1] == data.rank - len(reduced) else [[place] for place in reduced]
+    for part in at_once:
+        shape = without(data.shape, [places[place] for place in part], keep=True)
+        options = Options("ReducerOptions", {"keepDims": True})
+        data = call.emit("MEAN", [data, call.ints(sorted(part))], shape, options=options, layout=layout)
+    return data
 
 
 # ---- by other norms
@@ -150,7 +171,9 @@ def lp_normalization(call: Call) -> Value:
     kept = without(data.shape, [axis % data.rank], keep=True)
     total = call.emit("SUM", [sizes, places], kept, options=Options("ReducerOptions", {"keepDims": True}))
     norm = call.unary("SQRT", total) if order == 2 else total
-    return call.binary("DIV", data, norm)
+    # What is zero everywhere stays so.
+    is_zero = call.binary("EQUAL", norm, 0.0, np.bool_)
+    return call.binary("DIV", data, call.emit("SELECT_V2", [is_zero, 1.0, norm], kept, np.float32))
 
 
 def lrn(call: Call) -> Value:

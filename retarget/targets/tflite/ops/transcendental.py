@@ -92,7 +92,7 @@ def atanh(call: Call) -> Value:
 def _near_zero(call: Call, data: Operand, size: Value, series: Sequence[float], far: Value) -> Value:
     """The odd ``series`` of ``data`` where its ``size`` is below NEAR, else ``far``."""
     near = call.binary("MUL", data, _polynomial(call, call.binary("MUL", data, data), series))
-    return call.emit("SELECT_V2", [call.binary("LESS", size, NEAR, np.bool_), near, far], data.shape)
+    return call.emit("SELECT_V2", [call.binary("LESS", size, NEAR, np.bool_), near, far], data.shape, np.float32)
 
 
 def _polynomial(call: Call, data: Value, coefficients: Sequence[float]) -> Value:
