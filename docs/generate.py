@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import get_type_hints
 
 import msgspec
 from typer.main import get_command
@@ -95,7 +96,7 @@ def targets() -> str:
 
 
 def options(struct: type[msgspec.Struct]) -> str:
-    """The options of a frontend or target as a table; a field's meaning is the string behind it in the source."""
+    """The options of a frontend or target as a table; a field's meaning is its description, or the string behind it."""
     (described,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
     assert isinstance(described, ast.ClassDef)
     meanings = {
@@ -107,6 +108,10 @@ def options(struct: type[msgspec.Struct]) -> str:
         and isinstance(text.value, ast.Constant)
         and isinstance(text.value.value, str)
     }
+    for name, hint in get_type_hints(struct, include_extras=True).items():
+        for meta in getattr(hint, "__metadata__", ()):
+            if isinstance(meta, msgspec.Meta) and meta.description:
+                meanings[name] = meta.description
     fields = msgspec.structs.fields(struct)
     if not fields:
         return "No options.\n"

@@ -1,4 +1,4 @@
-"""int8 inside the quantize step: ranges to integers, nodes back to float while a budget asks for it, better biases.
+"""int8 and int16x8 inside the quantize step: ranges to integers, nodes back to float for a budget, better biases.
 
 Everything is judged by ONNX Runtime with its optimizations off, which computes Q/DQ as it is written, on rows that gave
 no range where there are such. So it is the scheme that is judged, and not one runtime's kernels.
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from retarget.options import Int8Options
     from retarget.protocols import Feeds
     from retarget.schemes import Method, QuantScheme
+
+PRECISION = {"uint8": "int8", "int8": "int8", "int16": "int16x8"}
+"""By the type of a scheme's activations."""
 
 HELD_OUT = 5
 """Of the calibration data, every so many-th batch gives no range: int8 is judged on it."""
@@ -104,7 +107,7 @@ def quantize(model: ir.Model, options: Int8Options, data: Data) -> tuple[ir.Mode
         budget = _budget(goal, found, after, ratio)
     reasons = {one.name: f"returned to float: {one.reason}" for one in (budget.returned if budget else ())}
     return final.model, QuantizeFacts(
-        precision="int8",
+        precision=PRECISION[options.scheme.activation],
         nodes=len(final.quantized),
         kept=tuple(KeptNode(name=one.name, op=one.op, reason=reasons.get(one.name, one.reason)) for one in final.kept),
         int8=Int8Facts(
@@ -158,7 +161,8 @@ class _Scheme:
         return self._make(self._options.scheme.simulated, model, keep).model
 
     def _make(self, scheme: QuantScheme, model: ir.Model, keep: Collection[str]) -> _Quantized:
-        one = Quantize(scheme, self._choose, {*self._asked, *keep})
+        asked = {*self._asked, *keep}
+        one = Quantize(scheme, self._choose, asked, integer_io=self._options.integer_io)
         made = one(graph.clone(model)).model
         if self._options.rest == "fp32":
             return _Quantized(made, one.quantized, one.kept)

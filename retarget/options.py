@@ -88,7 +88,7 @@ class SelectionOptions(Options, frozen=True, kw_only=True):
 
 
 class Int8Options(Options, frozen=True, kw_only=True):
-    """File ``data``: the calibration set. Inputs: ``model``, ``ranges``."""
+    """Of int8 and int16x8. File ``data``: the calibration set. Inputs: ``model``, ``ranges``."""
 
     scheme: QuantScheme
     method: Choice
@@ -98,6 +98,8 @@ class Int8Options(Options, frozen=True, kw_only=True):
     correct_bias: bool
     keep: tuple[str, ...]
     rest: Literal["fp32", "fp16"]
+    integer_io: bool = False
+    """Round the float inputs and outputs of the model as well."""
     data: DataOptions
     selection: SelectionOptions | None
     """None: the calibration batches that ``calibrate`` held out."""
@@ -105,7 +107,8 @@ class Int8Options(Options, frozen=True, kw_only=True):
 
 class WeightsOptions(Options, frozen=True, kw_only=True):
     bits: Literal[4, 8]
-    block: int
+    block: int | None
+    """How many weights share a scale; None: all of an output channel, convolutions' too."""
     keep: tuple[str, ...]
 
 

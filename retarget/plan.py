@@ -23,7 +23,7 @@ from retarget.facts import DataOrigin
 from retarget.identity import framework_versions, host, require, version
 from retarget.preprocess import READERS, Classes, check_folder
 from retarget.protocols import JSON, Kind, Step
-from retarget.recipe import Evaluation, Int8, WeightsOnly
+from retarget.recipe import Evaluation, Int8, Int8Dynamic, Int16x8, WeightsOnly
 from retarget.recognise import recognise
 from retarget.tolerance import DEFAULT_TOLERANCE
 
@@ -288,8 +288,11 @@ class _Planner:
     def model_of(self, target: TargetEntry, variant: Variant, convert: Step, optimize: Step) -> Step:
         """The step whose model is emitted: artifacts that need the same one share it."""
         light = catalog.target(target.name)
-        if isinstance(variant.options, Int8):
+        if isinstance(variant.options, Int8 | Int16x8):
             return self.int8(variant, variant.options, light.schemes[variant.precision], convert, optimize)
+        if isinstance(variant.options, Int8Dynamic):
+            weights = told.WeightsOptions(bits=8, block=None, keep=variant.options.keep)
+            return self.quantize(variant.name, variant, convert, {"model": optimize}, weights=weights)
         if isinstance(variant.options, WeightsOnly):
             bits: Literal[4, 8] = 4 if variant.precision == "int4_weights" else 8
             weights = told.WeightsOptions(
@@ -303,7 +306,9 @@ class _Planner:
             return self.quantize(variant.name, variant, convert, {"model": optimize, "ranges": ranges})
         return optimize
 
-    def int8(self, variant: Variant, wanted: Int8, scheme: QuantScheme, convert: Step, optimize: Step) -> Step:
+    def int8(
+        self, variant: Variant, wanted: Int8 | Int16x8, scheme: QuantScheme, convert: Step, optimize: Step
+    ) -> Step:
         """Equalize and calibrate once for all schemes, then quantize once for each."""
         calibration, selection = self.recipe.data.calibration, self.recipe.data.selection
         assert calibration is not None
@@ -331,6 +336,7 @@ class _Planner:
             correct_bias=wanted.correct_bias,
             keep=wanted.keep,
             rest=wanted.rest,
+            integer_io=wanted.io != "float32",
             data=self.data(calibration, "calibration"),
             selection=told_selection,
         )

@@ -233,13 +233,9 @@ class Fp16(Settings, frozen=True, kw_only=True):
     io: Annotated[Literal["float32", "float16"], Meta(description="Type of inputs and outputs.")] = "float32"
 
 
-class Int8(Settings, frozen=True, kw_only=True):
-    """int8 weights and activations, on ranges that calibration data gave."""
+class Calibrated(Settings, frozen=True, kw_only=True):
+    """What the precisions have in common whose activations are integers, on ranges that calibration data gave."""
 
-    method: Annotated[
-        Choice,
-        Meta(description="How clipping ranges are found; auto: by mse or minmax, whichever measures better."),
-    ] = "auto"
     percentile: Annotated[
         float, Meta(gt=50, le=100, description="For `method: percentile`: share of the values that are kept.")
     ] = 99.99
@@ -267,6 +263,38 @@ class Int8(Settings, frozen=True, kw_only=True):
             raise RetargetError("max_drop and min_snr_db are two budgets", "set one of them")
 
 
+class Int8(Calibrated, frozen=True, kw_only=True):
+    """int8 weights and activations, on ranges that calibration data gave."""
+
+    method: Annotated[
+        Choice,
+        Meta(description="How clipping ranges are found; auto: by mse or minmax, whichever measures better."),
+    ] = "auto"
+    io: Annotated[
+        Literal["float32", "int8"],
+        Meta(description="Type of the float inputs and outputs in the artifact, where the format has int8 ones."),
+    ] = "float32"
+
+
+class Int16x8(Calibrated, frozen=True, kw_only=True):
+    """int16 activations and int8 weights, on ranges that calibration data gave."""
+
+    method: Annotated[
+        Choice,
+        Meta(description="How clipping ranges are found; auto: by mse or minmax, whichever measures better."),
+    ] = "minmax"
+    io: Annotated[
+        Literal["float32", "int16"],
+        Meta(description="Type of the float inputs and outputs in the artifact, where the format has int16 ones."),
+    ] = "float32"
+
+
+class Int8Dynamic(Settings, frozen=True, kw_only=True):
+    """int8 weights, a scale for each output channel; the runtime rounds activations as it meets them."""
+
+    keep: Annotated[tuple[str, ...], Meta(description="Nodes whose weights stay float, by name or operator.")] = ()
+
+
 class WeightsOnly(Settings, frozen=True, kw_only=True):
     """Weights in blocks that share a scale, activations in float32; no calibration."""
 
@@ -281,6 +309,8 @@ IMPLEMENTED: dict[str, type[Settings]] = {
     "fp32": Fp32,
     "fp16": Fp16,
     "int8": Int8,
+    "int16x8": Int16x8,
+    "int8_dynamic": Int8Dynamic,
     "int8_weights": WeightsOnly,
     "int4_weights": WeightsOnly,
 }
@@ -512,7 +542,7 @@ def _check_model(recipe: Recipe) -> Iterator[Finding]:
 
 def _check_variants(recipe: Recipe) -> Iterator[Finding]:
     for i, variant in enumerate(recipe.variants):
-        if isinstance(variant.options, Int8) and recipe.data.calibration is None:
+        if isinstance(variant.options, Calibrated) and recipe.data.calibration is None:
             yield (
                 ("variants", i),
                 f"'{variant.name}' needs data to be calibrated with, and there is none",
@@ -525,12 +555,16 @@ def _check_targets(recipe: Recipe, variants: set[str]) -> Iterator[Finding]:
         for j, name in enumerate(target.variants or ()):
             yield from _known("variant", name, variants, ("targets", i, "variants", j))
     for target, variant in recipe.requested():
-        precisions = catalog.target(target.name).precisions
+        light = catalog.target(target.name)
+        place: KeyPath = ("targets", recipe.targets.index(target))
+        precisions = light.precisions
         if variant.precision not in precisions:
-            place: KeyPath = ("targets", recipe.targets.index(target))
             able = [other.name for other in recipe.variants if other.precision in precisions]
             hint = f"name those that it takes: `{target.name}: {{variants: [{', '.join(able)}]}}`" if able else None
             yield place, f"{target.name} cannot take variant '{variant.name}' ({variant.precision})", hint
+        elif isinstance(variant.options, Int8 | Int16x8) and variant.options.io != "float32" and not light.integer_io:
+            message = f"{target.name} has no {variant.options.io} inputs and outputs, which '{variant.name}' asks for"
+            yield place, message, f"leave '{variant.name}' out of its `variants`, or set `io: float32`"
 
 
 def _check_gates(recipe: Recipe, targets: set[str], variants: set[str]) -> Iterator[Finding]:

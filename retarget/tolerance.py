@@ -41,6 +41,8 @@ DEFAULT_TOLERANCE: Mapping[str, Tolerance] = {
     "fp32": Tolerance(snr_db=80),
     "fp16": Tolerance(snr_db=40),
     "int8": Tolerance(snr_db=15),
+    "int16x8": Tolerance(snr_db=25),
+    "int8_dynamic": Tolerance(snr_db=15),
     "int8_weights": Tolerance(snr_db=25),
     "int4_weights": Tolerance(snr_db=10),
 }

@@ -247,6 +247,37 @@ def test_a_gate_quantizes_nothing_again(with_data: Path) -> None:
     assert {step.split()[0] for step in after if after[step] != before[step]} == {"compare"}
 
 
+def test_int16_activations_have_a_scheme_and_ranges_as_int8_has(with_data: Path) -> None:
+    text = INT8.replace("int8-kl: {precision: int8, method: entropy}", "int16x8: {io: int16}").replace(
+        "[onnxruntime, openvino, {tensorrt_rtx: {optional: true}}]", "[tflite]"
+    )
+    steps = {step.id: step for step in plan_of(with_data, text).steps}
+    wide, narrow = steps["quantize int16x8/tflite_16x8"], steps["quantize int8/tflite"]
+    assert wide.inputs == narrow.inputs
+    told = {step.id: step.options["int8"] for step in (wide, narrow)}
+    assert [one["integer_io"] for one in told.values()] == [True, False]  # type: ignore[index,call-overload]
+    assert wide.options["io"] == steps["emit tflite/int16x8"].options["io"] == "int16"
+    assert [one["method"] for one in told.values()] == ["minmax", "auto"]  # type: ignore[index,call-overload]
+
+
+def test_float16_of_a_format_that_stores_it_needs_no_step(folder: Path) -> None:
+    text = RECIPE.replace("[onnxruntime, openvino]", "[tflite]")
+    steps = {step.id: step for step in plan_of(folder, text).steps}
+    assert not [step for step in steps if step.startswith(("quantize", "calibrate"))]
+    assert steps["emit tflite/fp16"].inputs["model"] is steps["emit tflite/fp32"].inputs["model"]
+
+
+def test_dynamic_int8_has_a_scale_a_channel_and_no_calibration(folder: Path) -> None:
+    text = RECIPE.replace("[fp32, fp16]", "[{int8_dynamic: {keep: [head]}}]").replace(
+        "[onnxruntime, openvino]", "[tflite]"
+    )
+    made = plan_of(folder, text)
+    assert not [step for step in made.steps if step.kind == "calibrate"]
+    (quantized,) = (step for step in made.steps if step.kind == "quantize")
+    assert quantized.id == "quantize int8_dynamic"
+    assert quantized.options["weights"] == {"bits": 8, "block": None, "keep": ["head"]}
+
+
 def test_weights_alone_need_no_calibration_and_are_shared_by_all_targets(folder: Path) -> None:
     text = RECIPE.replace("[fp32, fp16]", "[int8_weights, {int4_weights: {block: 64}}]")
     made = plan_of(folder, text)

@@ -28,6 +28,8 @@ from retarget.recipe import (
     Fp32,
     Gates,
     Int8,
+    Int8Dynamic,
+    Int16x8,
     LatencyGate,
     Model,
     PassEntry,
@@ -192,11 +194,11 @@ model:
 variants:
   - fp32
   - fp16: {io: float17}
-  - int16x8: {method: mse}
+  - palette6: {method: mse}
   - fast
   - fp32
 targets:
-  - onnxruntime: {variants: [fp23, int16x8]}
+  - onnxruntime: {variants: [fp23, palette6]}
   - openvino: {varients: [fp16]}
   - opnvino
 gates:
@@ -222,8 +224,8 @@ hint: did you mean 'float32'?
 hint: did you mean 'sha256'?
 11:16: variants[1].io: expected one of float16, float32, got 'float17'
 hint: did you mean 'float16'?
-12:5: variants[2]: precision 'int16x8' is not there yet
-hint: known today: fp32, fp16, int8, int8_weights, int4_weights
+12:5: variants[2]: precision 'palette6' is not there yet
+hint: known today: fp32, fp16, int8, int16x8, int8_dynamic, int8_weights, int4_weights
 13:5: variants[3]: 'fast' is no precision, so it must be told one
 hint: write `fast: {precision: fp16}`
 14:5: variants[4]: duplicate 'fp32'
@@ -333,7 +335,7 @@ def test_a_precision_that_is_not_there_yet_is_one_clear_error(tmp_path: Path, pr
     (problem,) = problems(tmp_path, text)
     assert problem == (
         f"5:18: variants[1]: precision '{precision}' is not there yet\n"
-        "hint: known today: fp32, fp16, int8, int8_weights, int4_weights"
+        "hint: known today: fp32, fp16, int8, int16x8, int8_dynamic, int8_weights, int4_weights"
     )
 
 
@@ -388,6 +390,9 @@ def test_int8_and_weights_only_say_what_they_are_told(tmp_path: Path) -> None:
         ("[{int8: {min_snr_db: 0}}]", "min_snr_db"),
         ("[{int8: {block: 32}}]", "unknown key"),
         ("[{int4_weights: {block: 48}}]", "block"),
+        ("[{int8: {io: int16}}]", "expected one of float32, int8"),
+        ("[{int16x8: {io: int8}}]", "expected one of float32, int16"),
+        ("[{int8_dynamic: {method: mse}}]", "unknown key"),
     ],
 )
 def test_a_wrong_setting_of_int8_says_its_place(tmp_path: Path, variants: str, problem: str) -> None:
@@ -404,6 +409,30 @@ def test_int8_without_data_is_refused_where_it_is_asked_for(tmp_path: Path) -> N
     text = str(wrong.value)
     assert "variants[1]: 'int8' needs data to be calibrated with, and there is none\nhint: " in text
     assert "variants[2]" not in text
+
+
+def test_int16_activations_take_the_settings_of_int8_and_dynamic_ones_no_data(tmp_path: Path) -> None:
+    text = "variants: [{int16x8: {io: int16, max_drop: 0.01}}, {int8_dynamic: {keep: [head]}}]\n"
+    recipe = load_text(tmp_path, INT8.replace("onnxruntime", "tflite") + text)
+    assert [one.options for one in recipe.variants] == [
+        Int16x8(method="minmax", io="int16", max_drop=0.01),
+        Int8Dynamic(keep=("head",)),
+    ]
+    assert load_text(tmp_path, dump(recipe, tmp_path)) == recipe
+    found = problems(tmp_path, LEAST.replace("onnxruntime", "tflite") + text)
+    assert len(found) == 1
+    assert "variants[0]: 'int16x8' needs data to be calibrated with" in found[0]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"])
+def test_integers_as_inputs_and_outputs_are_asked_of_targets_that_have_them(tmp_path: Path, target: str) -> None:
+    text = INT8.replace("[onnxruntime]", f"[tflite, {target}]") + "variants: [fp32, {int8: {io: int8}}]\n"
+    (problem,) = problems(tmp_path, text)
+    assert problem.splitlines() == [
+        f"4:19: targets[1]: {target} has no int8 inputs and outputs, which 'int8' asks for",
+        "hint: leave 'int8' out of its `variants`, or set `io: float32`",
+    ]
+    load_text(tmp_path, text.replace(f", {target}]", "]"))
 
 
 def test_a_target_must_take_the_variants_asked_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

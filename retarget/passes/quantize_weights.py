@@ -10,10 +10,15 @@ Result::
     y = MatMul(x, DequantizeLinear<axis = 0, block_size = 32>(codes, scales))       # int4 [K, N], float [K/32, N]
     z = Gather(DequantizeLinear<axis = 0>(codes, scales), ids)                      # int8 [V, D], float [V]
 
-It is the form that every runtime multiplies by without expanding the weights first: ONNX Runtime makes a MatMulNBits
-of it, OpenVINO a product with compressed weights, TensorRT keeps the codes. So blocks lie along K, a Gemm's weight is
-turned to [K, N] (ONNX Runtime fuses no other), and K must be a whole number of blocks (OpenVINO reads no other).
-A table has 8 bits always: no runtime but OpenVINO picks rows of 4.
+Or, without blocks, where the runtime has kernels that round activations as they come (``block`` None)::
+
+    y = Conv(x, DequantizeLinear<axis = 0>(codes, scales))                          # int8 [M, C, ...], float [M]
+    y = MatMul(x, DequantizeLinear<axis = 1>(codes, scales))                        # int8 [K, N], float [N]
+
+The form with blocks is the one that every runtime multiplies by without expanding the weights first: ONNX Runtime
+makes a MatMulNBits of it, OpenVINO a product with compressed weights, TensorRT keeps the codes. So blocks lie along K,
+a Gemm's weight is turned to [K, N] (ONNX Runtime fuses no other), and K must be a whole number of blocks (OpenVINO
+reads no other). A table has 8 bits always: no runtime but OpenVINO picks rows of 4.
 """
 
 from __future__ import annotations
@@ -53,23 +58,28 @@ _DIVISORS = (7.0, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0, 11.0)
 _TINY = np.finfo(np.float32).tiny
 """The smallest scale: below it floats lose their digits."""
 
+_CHANNELS = {"Conv": 0, "ConvTranspose": 1}
+"""Axis of the output channels in the weights of operators that have kernels for weights of one scale a channel."""
+
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "GRU", "LSTM", "RNN"})
-"""Operators with weights that no runtime takes in few bits: it would expand them when it loads, or at each run."""
+"""Operators with weights that no runtime takes in blocks: it would expand them when it loads, or at each run."""
 
 
 class QuantizeWeights(ir.passes.InPlacePass):
     """See the module. ``block``: how many weights along K share a scale, a power of two from 16 on; a K that it does
-    not divide gets the largest that does.
+    not divide gets the largest that does. None: all weights of an output channel share one, in 8 bits.
 
     ``keep`` names nodes and operators whose weights stay float. After a run ``quantized`` names the nodes whose weights
     are codes now, ``kept`` those with float weights, with the reason.
     """
 
-    def __init__(self, bits: Literal[4, 8] = 8, block: int = 32, keep: Collection[str] = ()) -> None:
+    def __init__(self, bits: Literal[4, 8] = 8, block: int | None = 32, keep: Collection[str] = ()) -> None:
         super().__init__()
         if bits not in (4, 8):
             raise RetargetError(f"bits: weights cannot be stored in {bits} bits", "4 or 8")
-        if block < NARROWEST or block & (block - 1):
+        if block is None and bits != 8:
+            raise RetargetError(f"bits: weights of {bits} bits need blocks", "give block, such as 128")
+        if block is not None and (block < NARROWEST or block & (block - 1)):
             raise RetargetError(f"block: {block} weights cannot share a scale", f"a power of two from {NARROWEST} on")
         self.bits: Literal[4, 8] = bits
         self.block = block
@@ -81,7 +91,7 @@ class QuantizeWeights(ir.passes.InPlacePass):
         modified = LiftConstants()(model).modified
         quantized: list[str] = []
         kept: list[KeptNode] = []
-        stored: dict[tuple[ir.Graph, ir.Value, bool, bool], _Stored] = {}
+        stored: dict[tuple[ir.Graph, ir.Value, int | None, bool, bool], _Stored] = {}
         for graph in graphs(model):
             for each in list(graph):
                 weight = _weight(each)
@@ -94,9 +104,9 @@ class QuantizeWeights(ir.passes.InPlacePass):
                     continue
                 quantized.append(name)
                 # As a table, a factor and a turned factor a weight has codes of its own.
-                key = graph, weight, each.op_type == "Gather", _is_turned(each)
+                key = graph, weight, _CHANNELS.get(each.op_type), each.op_type == "Gather", _is_turned(each)
                 if key not in stored:
-                    stored[key] = _row_codes(each, weight) if each.op_type == "Gather" else self._codes(each, weight)
+                    stored[key] = self._stored(each, weight)
                 _read_from(each, weight, stored[key])
         self.quantized, self.kept = tuple(quantized), tuple(kept)
         return ir.passes.PassResult(model, modified or bool(quantized))
@@ -107,14 +117,18 @@ class QuantizeWeights(ir.passes.InPlacePass):
         shape = weight.const_value.shape.numpy()
         if {each.name, each.op_type} & self.keep:
             return "it is to be kept"
-        if each.op_type in _WEIGHTED:
+        if each.op_type in _WEIGHTED and (self.block is not None or each.op_type not in _CHANNELS):
             return f"no runtime computes {each.op_type} with weights in few bits"
+        if each.op_type == "Gather" and self.block is None:
+            return "its rows are picked and not multiplied"
         if weight.dtype != ir.DataType.FLOAT:
             return "its weight is not float32"
         if weight.is_graph_output():
             return "its weight is an output of the model"
         if math.prod(shape) < SMALL:
             return f"its weight is small: {math.prod(shape)} elements"
+        if each.op_type in _CHANNELS:
+            return _without_kernel(each, shape)
         if len(shape) != 2:
             return f"its weight has {len(shape)} axes, not 2"
         if each.op_type == "Gather":
@@ -127,13 +141,20 @@ class QuantizeWeights(ir.passes.InPlacePass):
             return f"its {_inner(each, shape)} inputs are no whole number of blocks"
         return None
 
+    def _stored(self, each: ir.Node, weight: ir.Value) -> _Stored:
+        if each.op_type == "Gather":
+            return _lines(each, weight, 0)
+        if each.op_type in _CHANNELS:
+            return _lines(each, weight, _CHANNELS[each.op_type])
+        return self._codes(each, weight)
+
     def _codes(self, each: ir.Node, weight: ir.Value) -> _Stored:
         """Codes [K, N] and scales [K / block, N] of a product's weight; one scale a column where no block divides K."""
         tensor = weight.const_value
         assert tensor is not None
         bits, turned = self.bits, _is_turned(each)
         inner, outer = tensor.shape.numpy()[::-1] if turned else tensor.shape.numpy()
-        block = math.gcd(inner, self.block)
+        block = math.gcd(inner, self.block or 1)
         if block < NARROWEST:
             block = inner
 
@@ -245,17 +266,29 @@ def _is_turned(each: ir.Node) -> bool:
     return each.op_type == "Gemm" and bool(each.attributes.get_int("transB", 0))
 
 
-def _row_codes(each: ir.Node, table: ir.Value) -> _Stored:
-    """Codes [V, D] in 8 bits and scales [V] of a table's rows."""
-    tensor = table.const_value
+def _without_kernel(each: ir.Node, shape: Sequence[int]) -> str | None:
+    """Why no kernel computes this convolution with codes, None if one does."""
+    if not 3 <= len(shape) <= 4:
+        return f"its weight has {len(shape)} axes, not 3 or 4"
+    if each.op_type == "ConvTranspose" and each.attributes.get_int("group", 1) != 1:
+        return "it is a transposed convolution in groups"
+    return None
+
+
+def _lines(each: ir.Node, weight: ir.Value, axis: int) -> _Stored:
+    """Codes of the weight's own shape in 8 bits, and a scale for each index of ``axis``."""
+    tensor = weight.const_value
     assert tensor is not None
-    largest = np.abs(tensor.numpy()).max(1).astype(np.float32)
+    array = tensor.numpy()
+    others = tuple(at for at in range(array.ndim) if at != axis)
+    largest = np.maximum(array.max(others), -array.min(others)).astype(np.float32)
     scales = np.maximum(np.where(largest == 0, 1, largest) / np.float32(127), _TINY)
+    along = [-1 if at == axis else 1 for at in range(array.ndim)]
 
     def encode(array: Array) -> Array:
-        codes: NDArray[np.int8] = np.rint(np.asarray(array, np.float32) / scales[:, None]).astype(np.int8)
+        codes: NDArray[np.int8] = np.rint(np.asarray(array, np.float32) / scales.reshape(along)).astype(np.int8)
         return codes
 
     shape = tensor.shape.numpy()
-    codes = initializer(each, f"{table.name}_int8", computed(table, encode, shape, ir.DataType.INT8))
-    return _Stored(codes, initializer(each, f"{table.name}_scales", scales), {"axis": 0})
+    codes = initializer(each, f"{weight.name}_int8", computed(weight, encode, shape, ir.DataType.INT8))
+    return _Stored(codes, initializer(each, f"{weight.name}_scales", scales), {"axis": axis})

@@ -272,6 +272,64 @@ def test_codes_are_made_when_they_are_read_and_stored_packed(tmp_path: Path, mon
     assert snr_db(run(big, x=x)["y"], run(mapped, x=x)["y"]) > 19
 
 
+@pytest.mark.parametrize(
+    ("text", "axis"),
+    [
+        (PRODUCT, 1),
+        (TURNED, 1),
+        ("g (float[N,16,9] x, float[32,8,5] w) => (float[N,32,5] y) { [product] y = Conv<group = 2>(x, w) }", 0),
+        ("g (float[N,16,9,9] x, float[32,16,3,3] w, float[32] b) => (y) { [product] y = Conv(x, w, b) }", 0),
+        ("g (float[N,16,9,9] x, float[64,1,5,5] w) => (y) { [product] y = Conv<group = 16>(x, w) }", 0),
+        ("g (float[N,16,5,5] x, float[16,8,3,3] w) => (y) { [product] y = ConvTranspose<strides = [2,2]>(x, w) }", 1),
+    ],
+    ids=["MatMul", "Gemm", "Conv1d", "Conv2d", "depthwise", "ConvTranspose"],
+)
+def test_without_blocks_an_output_channel_has_a_scale(text: str, axis: int) -> None:
+    before = model(text)
+    weight = before.graph.initializers["w"].const_value
+    assert weight is not None
+    held = np.asarray(weight.numpy(), np.float32)
+    turned = held.T if "transB" in text else held
+    shape = graph.static_shape(before.graph.inputs[0], {"N": 2})
+    assert shape is not None
+    x = normal(*shape)
+    expected = run(before, x=x)
+    found = model(text)
+    quantize = QuantizeWeights(8, None)
+    assert quantize(found).modified
+    assert quantize.quantized == ("product",)
+    dequantize = found.graph[0]
+    assert dequantize.op_type == "DequantizeLinear"
+    assert dequantize.attributes.get_int("axis", 1) == axis
+    assert "block_size" not in dequantize.attributes
+    codes, scales = (value.const_value.numpy() for value in dequantize.inputs[:2] if value and value.const_value)
+    others = tuple(at for at in range(turned.ndim) if at != axis)
+    np.testing.assert_allclose(scales, np.abs(turned).max(others) / 127, rtol=1e-6)
+    along = [-1 if at == axis else 1 for at in range(turned.ndim)]
+    np.testing.assert_array_equal(codes, np.rint(turned / scales.reshape(along)).astype(np.int8))
+    assert snr_db(expected["y"], run(found, x=x)["y"]) > 38
+    assert not QuantizeWeights(8, None)(found).modified
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (TABLE, "its rows are picked and not multiplied"),
+        ("g (float[N,16,5,5,5] x, float[8,16,3,3,3] w) => (y) { y = Conv(x, w) }", "its weight has 5 axes, not 3 or 4"),
+        (
+            "g (float[N,16,5,5] x, float[16,16,3,3] w) => (y) { y = ConvTranspose<group = 2>(x, w) }",
+            "it is a transposed convolution in groups",
+        ),
+        ("g (float[N,16,5,5] x, float[4,16,3,3] w) => (y) { y = Conv(x, w) }", "its weight is small: 576 elements"),
+    ],
+)
+def test_without_blocks_what_no_kernel_takes_stays_float(text: str, reason: str) -> None:
+    found = model(text)
+    quantize = QuantizeWeights(8, None)
+    assert not quantize(found).modified
+    assert [one.reason for one in quantize.kept] == [reason]
+
+
 @pytest.mark.parametrize(("bits", "block", "said"), [(5, 32, "5 bits"), (8, 24, "24 weights"), (4, 8, "8 weights")])
 def test_options_that_no_runtime_has_are_refused(bits: int, block: int, said: str) -> None:
     with pytest.raises(RetargetError, match=said):
