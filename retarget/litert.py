@@ -49,7 +49,7 @@ class Loaded:
             for index, array in feeds.items():
                 self._interpreter.set_tensor(index, array)
             self._interpreter.invoke()
-            return [self._interpreter.get_tensor(index) for index in outputs]
+            return [self._read(index) for index in outputs]
         except (RuntimeError, ValueError) as error:
             raise failure(f"the interpreter fails on {self._path}", error) from error
 
@@ -87,6 +87,19 @@ class Loaded:
     def close(self) -> None:
         """Let go of the model."""
         self._interpreter = None
+
+    def _read(self, index: int) -> Array:
+        """A tensor after a run. What came out without elements the interpreter does not give."""
+        try:
+            array: Array = self._interpreter.get_tensor(index)
+        except ValueError:
+            details = next(each for each in self._interpreter.get_tensor_details() if each["index"] == index)
+            if 0 not in details["shape"]:
+                raise
+            import numpy as np
+
+            array = np.zeros(tuple(details["shape"]), details["dtype"])
+        return array
 
     def _resize(self, sizes: dict[int, tuple[int, ...]]) -> None:
         if sizes != self._sizes:

@@ -24,6 +24,7 @@ from retarget.targets.tflite.ops import (
     scatter,
     shape,
     sorting,
+    suppression,
     transcendental,
     transposed_convolution,
 )
@@ -47,6 +48,7 @@ FAMILIES: tuple[Mapping[str, Op], ...] = (
     scatter.OPS,
     shape.OPS,
     sorting.OPS,
+    suppression.OPS,
     transcendental.OPS,
     transposed_convolution.OPS,
 )
