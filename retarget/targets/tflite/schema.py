@@ -57,7 +57,9 @@ def operator_code(code: str, version: int, custom: str | None) -> Table:
 
 def give_options(operator: Table, options: Options) -> None:
     """Put ``options`` into an operator of the generated classes, in whichever of its two fields knows their table."""
-    made = getattr(generated, f"{options.table}T")()
+    table = getattr(generated, f"{options.table}T", None)
+    assert table is not None, f"there are no {options.table}"
+    made = table()
     for name, value in options.fields.items():
         assert hasattr(made, name), f"{options.table} has no field {name}"
         if isinstance(value, str):

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -272,19 +273,21 @@ def named(program: Program) -> dict[Tensor, str]:
 
     Inputs and outputs keep the user's names, by which the interpreter lists them.
     """
-    found: dict[Tensor, str] = {}
-    taken = {""}
     border = {tensor: name for names in (program.inputs, program.outputs) for name, tensor in names.items()}
-    rest = [tensor for tensor in program.tensors if tensor not in border]
-    # Those with names first, so that a number never takes one's name.
-    for tensor in (*border, *sorted(rest, key=lambda tensor: not tensor.name)):
-        own = border.get(tensor) or tensor.name or tensor.value or ("constant" if tensor.constant else "value")
-        name, count = own, 0
-        while name in taken:
-            count += 1
-            name = f"{own}:{count}"
-        taken.add(name)
-        found[tensor] = name
+    own = {**border, **{tensor: tensor.name for tensor in program.tensors if tensor.name and tensor not in border}}
+    # Each name is its first tensor's, before any is made up.
+    first = {name: tensor for tensor, name in reversed(own.items())}
+    found = {tensor: name for name, tensor in first.items()}
+    counts: Counter[str] = Counter()
+    for tensor in program.tensors:
+        if tensor not in found:
+            stem = own.get(tensor) or tensor.value or ("constant" if tensor.constant else "value")
+            name = stem
+            while name in first:
+                counts[stem] += 1
+                name = f"{stem}:{counts[stem]}"
+            first[name] = tensor
+            found[tensor] = name
     return {tensor: found[tensor] for tensor in program.tensors}
 
 
