@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way
-from retarget.targets.tflite.lowering import Call, Op, Operand, Value
-from retarget.targets.tflite.ops.elementwise import unary
+from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Value
+from retarget.targets.tflite.ops.elementwise import computes, unary
 from retarget.targets.tflite.ops.reduction import MOST_AXES, best_along, kept_way
-from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.program import Constant, Options, Quantization
 
 
 def relu(call: Call) -> Value:
@@ -154,25 +154,33 @@ def hardmax(call: Call) -> Value:
     return call.cast(call.binary("EQUAL", best, steps, np.bool_), "float32")
 
 
+def _elus(call: Call) -> Int8:
+    """``computes``, where it is the builtin."""
+    return "computes" if call.attributes.get_float("alpha", 1.0) == 1.0 else "no"
+
+
+_SHARES = Quantization.of(1 / 256, -128)
+"""Of what is between 0 and 1. Without XNNPACK LiteRT's kernels give no other scale, and fail when they are loaded."""
+
+# What has ``int16=False`` has no kernel for integers of 16 bits, or one that is off by more than one step of theirs.
 OPS: Mapping[str, Op] = {
     "Celu": Op(celu, Way.EITHER),
-    "Elu": Op(elu, Way.EITHER),
-    "Gelu": Op(gelu, Way.EITHER),
+    "Elu": Op(elu, Way.EITHER, int8=_elus, int16=False),
+    "Gelu": Op(gelu, Way.EITHER, int8="computes", int16=False),
     "HardSigmoid": Op(hard_sigmoid, Way.EITHER),
-    "HardSwish": Op(hard_swish, Way.EITHER),
+    "HardSwish": Op(hard_swish, Way.EITHER, int8="computes", int16=False),
     "Hardmax": Op(hardmax, kept_way),
-    "LeakyRelu": Op(leaky_relu, Way.EITHER),
-    "LogSoftmax": Op(log_softmax, _along_way),
+    "LeakyRelu": Op(leaky_relu, Way.EITHER, int8="computes"),
+    "LogSoftmax": Op(log_softmax, _along_way, int8="computes", fixed=Quantization.of(1 / 16, 127), int16=False),
     "Mish": Op(mish, Way.EITHER),
-    "PRelu": Op(p_relu, Way.EITHER),
-    "Relu": Op(relu, Way.EITHER, dtypes=frozenset({"float32", "int32", "int16", "int8"})),
+    "PRelu": Op(p_relu, Way.EITHER, int8=computes, int16=False),
+    "Relu": Op(relu, Way.EITHER, dtypes=frozenset({"float32", "int32", "int16", "int8"}), int8="computes"),
     "Selu": Op(selu, Way.EITHER),
     "Shrink": Op(shrink, Way.EITHER),
-    "Sigmoid": Op(unary("LOGISTIC"), Way.EITHER),
-    # Its kernels give no other scale: others are rejected when the model is loaded.
-    "Softmax": Op(softmax, _along_way),
+    "Sigmoid": Op(unary("LOGISTIC"), Way.EITHER, int8="computes", fixed=_SHARES, int16=False),
+    "Softmax": Op(softmax, _along_way, int8="computes", fixed=_SHARES, int16=False),
     "Softplus": Op(softplus, Way.EITHER),
     "Softsign": Op(softsign, Way.EITHER),
-    "Tanh": Op(unary("TANH"), Way.EITHER),
+    "Tanh": Op(unary("TANH"), Way.EITHER, int8="computes", int16=False),
     "ThresholdedRelu": Op(thresholded_relu, Way.EITHER),
 }

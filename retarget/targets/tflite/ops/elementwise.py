@@ -14,8 +14,19 @@ import onnx_ir as ir
 
 from retarget import graph
 from retarget.targets.tflite.layout import Way
-from retarget.targets.tflite.lowering import FUSING, NARROW, TYPES, Call, Op, Operand, Refusal, Value, activation_of
-from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.lowering import (
+    FUSING,
+    NARROW,
+    TYPES,
+    Call,
+    Int8,
+    Op,
+    Operand,
+    Refusal,
+    Value,
+    activation_of,
+)
+from retarget.targets.tflite.program import Codes, Constant, Options
 
 _NUMBERS = frozenset({"float32", "int32"})
 _INTEGERS = frozenset({"int32", "int16", "int8", "uint8"})
@@ -292,6 +303,31 @@ def bit_shift(call: Call) -> Operand:
     return _as_int32(call, write)
 
 
+# ---- integers of quantized values
+
+
+def computes(call: Call) -> Int8:
+    """``computes``, where each constant stands for integers of one scale."""
+    return (
+        "computes" if all(codes is not None and not codes.quantization.per_channel for codes in _codes(call)) else "no"
+    )
+
+
+def _moves(call: Call) -> Int8:
+    """``moves``, where each constant stands for integers of the operands' own scale."""
+    of_values = {each.quantization for each in call.operands if isinstance(each, Value)}
+    return "moves" if all(codes is not None and {codes.quantization} == of_values for codes in _codes(call)) else "no"
+
+
+def _codes(call: Call) -> list[Codes | None]:
+    return [each.codes for each in call.operands if isinstance(each, Constant)]
+
+
+def _clips(call: Call) -> Int8:
+    """``computes``, where it is an activation function; bounds of other kinds have no integers."""
+    return "computes" if activation_of(call.node) is not None else "no"
+
+
 # ---- types
 
 
@@ -322,8 +358,8 @@ def _one_as_int32(call: Call, write: Callable[[Operand], Value]) -> Operand:
 
 
 OPS: Mapping[str, Op] = {
-    "Abs": Op(abs_, Way.EITHER, dtypes=_ALL_NUMBERS),
-    "Add": Op(add, Way.EITHER, dtypes=_ALL_NUMBERS, fuses=True, int8="computes"),
+    "Abs": Op(abs_, Way.EITHER, dtypes=_ALL_NUMBERS, int8="computes"),
+    "Add": Op(add, Way.EITHER, dtypes=_ALL_NUMBERS, fuses=True, int8=computes),
     "And": Op(comparison("LOGICAL_AND"), Way.EITHER, dtypes=_BOOL),
     "BitShift": Op(bit_shift, Way.EITHER, dtypes=_INTEGERS),
     # The axis of bits stands behind all others.
@@ -334,7 +370,7 @@ OPS: Mapping[str, Op] = {
     "Cast": Op(cast, Way.EITHER, dtypes=_ANY),
     "CastLike": Op(cast_like, Way.EITHER, operands=(0,), dtypes=_ANY),
     "Ceil": Op(unary("CEIL"), Way.EITHER),
-    "Clip": Op(clip, Way.EITHER, operands=(0,), dtypes=_ALL_NUMBERS),
+    "Clip": Op(clip, Way.EITHER, operands=(0,), dtypes=_ALL_NUMBERS, int8=_clips, int16=False),
     # Int8 DIV is wrong in all of LiteRT's kernels.
     "Div": Op(div, Way.EITHER, dtypes=_ALL_NUMBERS, fuses=True),
     "Dropout": Op(dropout, Way.EITHER, operands=(0,)),
@@ -349,11 +385,12 @@ OPS: Mapping[str, Op] = {
     "Less": Op(comparison("LESS"), Way.EITHER, dtypes=_ALL_NUMBERS),
     "LessOrEqual": Op(comparison("LESS_EQUAL"), Way.EITHER, dtypes=_ALL_NUMBERS),
     "Log": Op(unary("LOG"), Way.EITHER),
-    "Max": Op(max_, Way.EITHER, dtypes=_ALL_NUMBERS),
+    # Int8 MAXIMUM and MINIMUM of different scales are wrong in all of LiteRT's kernels.
+    "Max": Op(max_, Way.EITHER, dtypes=_ALL_NUMBERS, int8=_moves),
     "Mean": Op(mean, Way.EITHER),
-    "Min": Op(min_, Way.EITHER, dtypes=_ALL_NUMBERS),
+    "Min": Op(min_, Way.EITHER, dtypes=_ALL_NUMBERS, int8=_moves),
     "Mod": Op(mod, Way.EITHER, dtypes=_ALL_NUMBERS),
-    "Mul": Op(mul, Way.EITHER, dtypes=_ALL_NUMBERS, fuses=True, int8="computes"),
+    "Mul": Op(mul, Way.EITHER, dtypes=_ALL_NUMBERS, fuses=True, int8=computes),
     # Int8 NEG is wrong in all of LiteRT's kernels.
     "Neg": Op(neg, Way.EITHER, dtypes=_ALL_NUMBERS),
     "Not": Op(unary("LOGICAL_NOT"), Way.EITHER, dtypes=_BOOL),
@@ -363,7 +400,7 @@ OPS: Mapping[str, Op] = {
     "Round": Op(unary("ROUND"), Way.EITHER),
     "Sign": Op(sign, Way.EITHER, dtypes=_ALL_NUMBERS),
     "Sqrt": Op(unary("SQRT"), Way.EITHER),
-    "Sub": Op(sub, Way.EITHER, dtypes=_ALL_NUMBERS, fuses=True, int8="computes"),
+    "Sub": Op(sub, Way.EITHER, dtypes=_ALL_NUMBERS, fuses=True, int8=computes),
     "Sum": Op(sum_, Way.EITHER),
     "Where": Op(where, Way.EITHER, dtypes=_BOOL),
     "Xor": Op(comparison("NOT_EQUAL"), Way.EITHER, dtypes=_BOOL),

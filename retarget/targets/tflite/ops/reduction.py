@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way, stored
-from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
+from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.program import Constant, Options, Shape, Tensor
 
 MOST_AXES = 6
@@ -258,22 +258,23 @@ _NUMBERS = frozenset({"float32", "int32"})
 _ORDERED = _NUMBERS | {"int8", "uint8", "bool"}
 
 
-def _op(lower: Callable[[Call], Operand], dtypes: frozenset[str] = frozenset({"float32"})) -> Op:
-    return Op(lower, _reduced_way, operands=(0,), dtypes=dtypes)
+def _op(lower: Callable[[Call], Operand], dtypes: frozenset[str] = frozenset({"float32"}), int8: Int8 = "no") -> Op:
+    return Op(lower, _reduced_way, operands=(0,), dtypes=dtypes, int8=int8)
 
 
 OPS: Mapping[str, Op] = {
-    "ArgMax": Op(arg_max, _best_way, dtypes=_ORDERED),
-    "ArgMin": Op(arg_min, _best_way, dtypes=_ORDERED),
+    "ArgMax": Op(arg_max, _best_way, dtypes=_ORDERED, int8="reads", int16=False),
+    "ArgMin": Op(arg_min, _best_way, dtypes=_ORDERED, int8="reads", int16=False),
     "CumSum": Op(cum_sum, kept_way, operands=(0,), dtypes=_NUMBERS),
     "ReduceL1": _op(reduction("SUM", _absolute), _NUMBERS),
     "ReduceL2": _op(reduction("SUM", _squared, _after("SQRT"))),
     "ReduceLogSum": _op(reduction("SUM", after=_after("LOG"))),
     "ReduceLogSumExp": _op(reduce_log_sum_exp),
-    "ReduceMax": _op(reduce_max, _ORDERED),
-    "ReduceMean": _op(reduce_mean, _NUMBERS),
-    "ReduceMin": _op(reduce_min, _ORDERED),
+    "ReduceMax": _op(reduce_max, _ORDERED, "moves"),
+    "ReduceMean": _op(reduce_mean, _NUMBERS, "computes"),
+    "ReduceMin": _op(reduce_min, _ORDERED, "moves"),
     "ReduceProd": _op(reduction("REDUCE_PROD"), _NUMBERS),
+    # Int8 SUM is wrong in the reference kernels.
     "ReduceSum": _op(reduction("SUM"), _NUMBERS),
     "ReduceSumSquare": _op(reduction("SUM", _squared), _NUMBERS),
 }
