@@ -188,10 +188,10 @@ def test_constants_are_made_one_at_a_time(place: str, tmp_path: Path) -> None:
     assert most == 1
 
 
-class Held(np.ndarray):  # type: ignore[type-arg]
+class Held(np.ndarray):
     """An array that can be told to be there still."""
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
     def __eq__(self, other: object) -> bool:
