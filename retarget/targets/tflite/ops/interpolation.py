@@ -62,9 +62,9 @@ def places(axis: Scaled, coordinates: str) -> Floats:
     elif coordinates == "pytorch_half_pixel" and axis.out == 1:
         at = result * 0
     else:
-        at = (result + half) / scale - half
-        if coordinates == "half_pixel_symmetric":
-            at += size / 2 * (1 - out / (scale * size))
+        symmetric = coordinates == "half_pixel_symmetric"
+        shift = size / 2 * (1 - out / (scale * size)) if symmetric else one(0)
+        at = shift + (result + half) / scale - half
     return at.astype(np.float64)
 
 

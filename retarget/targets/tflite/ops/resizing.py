@@ -88,7 +88,7 @@ def _along(call: Call) -> list[Along]:
     """What happens along each axis of operand 0."""
     how, found = _how(call), []
     for axis in _scaled(call, how):
-        if axis.out == axis.size and axis.scale == 1 and (axis.start, axis.end) == (0, 1):
+        if axis.out == axis.size and axis.scale == 1:
             found.append(Along(axis))
             continue
         at = interpolation.places(axis, how.coordinates)
@@ -116,6 +116,8 @@ def _scaled(call: Call, how: How) -> list[Scaled]:
     found = [Scaled(size, size, 1.0) for size in shape]
     for index, axis in enumerate(axes):
         part = (0.0, 1.0) if rois is None else (float(rois[index]), float(rois[index + len(axes)]))
+        if part != (0, 1) and (scales[index] == 1 or how.antialias):
+            raise Refusal("roi of an axis that keeps its size, or with antialias: ONNX Runtime differs from ONNX in it")
         found[axis] = Scaled(shape[axis], outs[index], scales[index], *part)
     return found
 
@@ -244,9 +246,14 @@ def depth_to_space(call: Call) -> Value:
     value, block = call.value(0), call.attributes.get_int("blocksize")
     batch, channels, height, width = value.shape
     depth = channels // block**2
-    if call.attributes.get_string("mode") == "CRD":
-        value = _interchanged(call, value, depth, block**2)
     shape = (batch, depth, height * block, width * block)
+    if call.attributes.get_string("mode") == "CRD":
+        # What is stored has the channels last: [rows, width, depth, block, block] to [rows, block, width, block, depth].
+        rows = batch * height
+        apart = _turned(call, value, (rows, block, width, depth, block))
+        perm = call.ints([0, 3, 1, 4, 2])
+        placed = kept(call, "TRANSPOSE", apart, [perm], (rows, depth, block, width, block), Options("TransposeOptions"))
+        return _turned(call, placed, shape)
     return call.emit("DEPTH_TO_SPACE", [value], shape, options=Options("DepthToSpaceOptions", {"blockSize": block}))
 
 
@@ -255,16 +262,6 @@ def space_to_depth(call: Call) -> Value:
     batch, channels, height, width = value.shape
     shape = (batch, channels * block**2, height // block, width // block)
     return call.emit("SPACE_TO_DEPTH", [value], shape, options=Options("SpaceToDepthOptions", {"blockSize": block}))
-
-
-def _interchanged(call: Call, value: Value, outer: int, inner: int) -> Value:
-    """``value`` with its channels, which are ``outer`` times ``inner``, as ``inner`` times ``outer``."""
-    batch, channels, *spatial = value.shape
-    size = math.prod(spatial)
-    apart = _turned(call, value, (batch, inner, size, outer))
-    perm = call.ints([0, 1, 3, 2])
-    turned = kept(call, "TRANSPOSE", apart, [perm], (batch, outer, size, inner), Options("TransposeOptions"))
-    return _turned(call, turned, (batch, channels, *spatial))
 
 
 # ---- integers
@@ -277,6 +274,9 @@ def _integers(call: Call) -> Int8:
         return "no"
     if all(each.matrix is None for each in found):
         return "moves"
+    if call.lowering.job.precision == "int16x8":
+        # RESIZE_BILINEAR takes weights of 10 bits.
+        return "no"
     source = call.operand(0)
     same = not isinstance(source, Constant) and source.quantization == call.quantization
     options = itertools.product((False, True), (False, True))
@@ -290,7 +290,7 @@ def _integers(call: Call) -> Int8:
 
 
 OPS: Mapping[str, Op] = {
-    "DepthToSpace": Op(depth_to_space, Way.LAST, int8="moves"),
+    "DepthToSpace": Op(depth_to_space, Way.LAST, int8="moves", int16=False),
     "Resize": Op(resize, _way, operands=(0,), dtypes=frozenset({"float32", "int32"}), int8=_integers),
-    "SpaceToDepth": Op(space_to_depth, Way.LAST, int8="moves"),
+    "SpaceToDepth": Op(space_to_depth, Way.LAST, int8="moves", int16=False),
 }
