@@ -50,15 +50,19 @@ class Cut:
         such a pair is given what is cheapest for itself.
         """
         signs = _Signs(self.count)
-        for one, others, _ in self.spreads:
-            for other in others:
-                signs.link(one, other, differ=False)
+        # Where 0 and 1 are wanted for certain the weight is to be paid in any case.
+        spreads = [each for each in self.spreads if len({0, 1} & {each[0], *each[1]}) <= 1]
+        for one, others, _ in spreads:
+            free = [each for each in (one, *others) if each > 1]
+            for each in free[1:]:
+                signs.link(free[0], each, differ=False)
         known = {0: 0, 1: 1}
         for one, other, costs in sorted(self.pairs, key=lambda pair: _discord(pair[2]) > 0):
-            if _discord(costs) and not signs.link(one, other, differ=_discord(costs) > 0):
+            is_free = one > 1 and other > 1
+            if is_free and _discord(costs) and not signs.link(one, other, differ=_discord(costs) > 0):
                 known[one], known[other] = _cheapest(costs)
         arcs = _Arcs(signs, known, self.count)
-        for one, others, weight in self.spreads:
+        for one, others, weight in spreads:
             arcs.spread(one, others, weight)
         for one, other, costs in self.pairs:
             arcs.pair(one, other, costs)
@@ -96,8 +100,6 @@ class _Signs:
 
     def link(self, one: int, other: int, *, differ: bool) -> bool:
         """Count the two upside down to each other, or not; False where that was settled otherwise."""
-        if one < 2 or other < 2:
-            return True
         (left, turned), (right, also) = self.find(one), self.find(other)
         if left == right:
             return turned ^ also == differ
