@@ -237,7 +237,16 @@ def artifact(folder: Path) -> Path:
         target="tensorrt_rtx",
         variant_precision="fp16",
         inputs=(IoEntry(name="image", artifact_name="__image", spec=IMAGE, artifact_dtype="float32"),),
-        outputs=(),
+        outputs=(
+            IoEntry(
+                name="y",
+                artifact_name="y",
+                spec=TensorSpec.parse("y=float32[N,3,4,4]"),
+                artifact_dtype="float32",
+                permutation=(0, 2, 3, 1),
+            ),
+        ),
+        sizes={"N": 8},
         precision=Precision(weights="float16", activations="float16", io="float32", low_precision_share=0.97),
         notes=("Runs on compute capabilities 8.9 only.",),
     )
@@ -264,6 +273,8 @@ def test_an_artifact_says_what_its_manifest_knows(name: str, tmp_path: Path) -> 
     assert "made by: tensorrt_rtx 1.7.1" in seen.notes
     assert "Runs on compute capabilities 8.9 only." in seen.notes
     assert "'image' is called '__image' and is float32 in the artifact" in seen.notes
+    assert "'y' is called 'y' and is float32 in the artifact, its axes are 0, 2, 3, 1 of the given ones" in seen.notes
+    assert "takes N=8 alone" in seen.notes
     assert any("weights float16" in note and "97.0 % of the compute below float32" in note for note in seen.notes)
 
 

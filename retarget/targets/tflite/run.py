@@ -20,7 +20,7 @@ def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Run
     """With the kernels that the recipe names, which compute the same for parity and otherwise."""
     del parity
     compiled = Compiled(artifact / FILE, kernels=facts.settings["kernels"], threads=threads)
-    return Adapted(compiled, facts.inputs, facts.outputs)
+    return Adapted(compiled, facts.inputs, facts.outputs, facts.sizes)
 
 
 class Compiled:
