@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -80,6 +80,15 @@ class Value:
     """The tensors that hold it, by layout and by whether they hold the integers."""
     image: Shape | None = None
     """Of rows that were flattened with the channels last: [channels, ...] of what they were. LAST is that order."""
+    is_counted: bool = False
+    """Whether its first axis is only as long as the data make it; ``shape`` then has the most that it can be."""
+
+    def counted(self) -> Self:
+        """This value, with a first axis as long as the data make it."""
+        self.is_counted = True
+        for tensor in self.forms.values():
+            tensor.open_axes = (0,)
+        return self
 
     @property
     def rank(self) -> int:
@@ -222,7 +231,7 @@ class Lowering:
             self.env[value] = None
             return
         layout = self.border.get(name, Layout.FIRST)
-        quantization = self._quantized_by(value) if self.job.io in ("int8", "int16") and dtype == "float32" else None
+        quantization = self.quantized_by(value) if self.job.io in ("int8", "int16") and dtype == "float32" else None
         made = self.new(shape, np.dtype(dtype), layout, quantization)
         (tensor,) = made.forms.values()
         tensor.name, tensor.value, tensor.layout = name, name, layout.value
@@ -246,7 +255,7 @@ class Lowering:
         tensor.name, tensor.value, tensor.layout = name, name, layout.value
         self.program.outputs[name] = tensor
 
-    def _quantized_by(self, value: ir.Value) -> Quantization | None:
+    def quantized_by(self, value: ir.Value) -> Quantization | None:
         """What every use of ``value`` quantizes it to; None where they differ or one takes it as it is."""
         found: set[Quantization] = set()
         for use in value.uses():
@@ -464,7 +473,7 @@ class Call:
     @cached_property
     def quantization(self) -> Quantization | None:
         """What the QuantizeLinear behind the node rounds its first result to; None where there is none."""
-        return self.lowering._quantized_by(self.tail.outputs[0])  # noqa: SLF001 - one room
+        return self.lowering.quantized_by(self.tail.outputs[0])
 
     @cached_property
     def able(self) -> Int8:
@@ -535,7 +544,7 @@ class Call:
         result = self.result(shape, dtype or self._dtype(inputs), layout)
         (made,) = result.forms.values()
         self.lowering.add(code, tensors, made, options, self.node.name or "")
-        return result
+        return result.counted() if any(isinstance(each, Value) and each.is_counted for each in inputs) else result
 
     def result(
         self, shape: Sequence[int], dtype: np.dtype[np.generic] | type[np.generic], layout: Layout | None = None
@@ -613,8 +622,9 @@ class Call:
         (tensor,) = made.forms.values()
         source = self.lowering.form(value, read, codes=kept is not None)
         options = Options("ReshapeOptions")
-        self.lowering.add("RESHAPE", (source, self.ints(tensor.shape)), tensor, options, self.node.name or "")
-        return made
+        sizes = (-1, *to[1:]) if value.is_counted else tensor.shape
+        self.lowering.add("RESHAPE", (source, self.ints(sizes)), tensor, options, self.node.name or "")
+        return made.counted() if value.is_counted else made
 
     def transpose(self, value: Value, perm: Sequence[int]) -> Value:
         """``value`` with its axes as ``perm`` says. Where the node's layouts are that far apart nothing is written."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from retarget.protocols import Array
 
 Shape: TypeAlias = tuple[int, ...]
@@ -65,7 +67,7 @@ class Constant:
     """Where it stands for dequantized integers."""
 
     @classmethod
-    def of(cls, array: Array | Sequence[int] | float, dtype: str | None = None) -> Self:
+    def of(cls, array: ArrayLike, dtype: str | None = None) -> Self:
         """A small array, kept as it is."""
         held = np.asarray(array, dtype)
         # The same in every lowering of a model, which are held against each other.

@@ -39,6 +39,11 @@ LARGE = 1 << 30
 _READING = {"BROADCAST_TO": 1, "FILL": 0, "TILE": 1, "RESHAPE": 1}
 """Operators that take a computed shape, and at which input."""
 
+_BROADCASTING = frozenset(
+    {"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2", "EQUAL", "LESS", "GREATER", "SQUARED_DIFFERENCE"}
+)
+"""Operators that repeat an operand of one element along an axis by themselves."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -248,8 +253,16 @@ class _Common:
         self, operator: Operator, other: Operator, differing: Mapping[int, tuple[Constant, Constant]], where: str
     ) -> Operator:
         """``operator`` with nothing in it that depends on the sizes. ``differing``: its constants that do."""
+        inputs = list(operator.inputs)
         for index, both in differing.items():
-            if both[0].shape != both[1].shape or both[0].dtype != np.int32 or len(both[0].shape) != 1:
+            if both[0].shape != both[1].shape:
+                inputs[index] = self._repeated(operator, index, both, where)
+        operator = replace(operator, inputs=tuple(inputs))
+        differing = {index: both for index, both in differing.items() if both[0].shape == both[1].shape}
+        if not differing:
+            return operator
+        for index, both in differing.items():
+            if both[0].dtype != np.int32 or len(both[0].shape) != 1:
                 raise _OneSize(f"{where} needs a constant of that size")
             if operator.code not in ("SLICE", "STRIDED_SLICE") and _READING.get(operator.code) != index:
                 raise _OneSize(f"{where} holds it as a number")
@@ -265,9 +278,48 @@ class _Common:
             shape = [-1 if isinstance(each, str) else each for each in shape]
         elif shape.count(-1) > (operator.code == "RESHAPE"):
             raise _OneSize(f"{where} holds it as a number")
-        inputs = list(operator.inputs)
         inputs[index] = self._shape(shape, operator.origin)
         return replace(operator, inputs=tuple(inputs))
+
+    def _repeated(self, operator: Operator, index: int, both: tuple[Constant, Constant], where: str) -> Tensor:
+        """A constant that repeats itself along open dimensions: one period, and a TILE of it where it is read."""
+        needed = _OneSize(f"{where} needs a constant of that size")
+        one, other = (each.array() for each in both)
+        held = operator.inputs[index]
+        if one.ndim != other.ndim or held is None:
+            raise needed
+        times: list[int | str] = []
+        part = one
+        for axis, sizes in enumerate(_pairs(one.shape, other.shape)):
+            symbol = next((symbol for symbol, its in self.symbols.items() if _is_multiple(sizes, its)), None)
+            if _differs(sizes) and symbol is None:
+                raise needed
+            times.append(symbol if symbol is not None and _differs(sizes) else 1)
+            if symbol is not None and _differs(sizes):
+                part = part.take(range(sizes[0] // self.symbols[symbol][0]), axis)
+        for position, whole in enumerate((one, other)):
+            counts = [self.symbols[each][position] if isinstance(each, str) else each for each in times]
+            repeated = np.tile(part, counts)
+            if not np.array_equal(repeated, whole, equal_nan=whole.dtype.kind == "f"):
+                raise needed
+        axes = tuple(axis for axis, each in enumerate(times) if isinstance(each, str))
+        period = Constant.of(np.ascontiguousarray(part))
+        small = replace(held, shape=period.shape, constant=period)
+        is_one = all(part.shape[axis] == 1 and self._is_given(operator, index, axis - part.ndim) for axis in axes)
+        if operator.code in _BROADCASTING and is_one:
+            return small
+        made = replace(held, constant=None, open_axes=axes)
+        inputs = (small, self._shape(times, operator.origin))
+        self.prelude.append(Operator("TILE", inputs, (made,), None, operator.origin))
+        return made
+
+    def _is_given(self, operator: Operator, index: int, axis: int) -> bool:
+        """Whether an operand other than ``index`` has an open size along ``axis``, counted from the last."""
+        return any(
+            tensor is not None and tensor.constant is None and axis + len(tensor.shape) in tensor.open_axes
+            for number, tensor in enumerate(operator.inputs)
+            if number != index
+        )
 
     def _sliced(self, operator: Operator, other: Operator, where: str) -> Operator:
         """A SLICE or STRIDED_SLICE with its bounds counted from the start or, where those differ, from the end."""
@@ -373,6 +425,12 @@ def _pairs(one: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:
 
 def _added(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
     return one[0] + other[0], one[1] + other[1]
+
+
+def _is_multiple(sizes: tuple[int, int], of: tuple[int, int]) -> bool:
+    """Whether ``sizes`` are the same number of times ``of``."""
+    (times, rest), (same, left) = (divmod(size, unit) for size, unit in zip(sizes, of, strict=True))
+    return times == same and rest == left == 0
 
 
 def _differs(pair: tuple[int, int]) -> bool:

@@ -74,15 +74,15 @@ class _Attention:
         if not call.has(3):
             return None if self.causal is None else Constant.of(self.causal)
         mask = call.value(3)
+        never = Constant.of(np.float32(-np.inf))
         if mask.dtype == np.bool_:
-            nothing, never = Constant.of(np.float32(0)), Constant.of(np.float32(-np.inf))
-            options = Options("SelectV2Options")
-            mask = call.emit("SELECT_V2", [mask, nothing, never], mask.shape, np.float32, options)
+            operands = [mask, Constant.of(np.float32(0)), never]
+            mask = call.emit("SELECT_V2", operands, mask.shape, np.float32, Options("SelectV2Options"))
         if missing := self.keys.shape[2] - mask.shape[-1]:
             pads = call.lowering.constant(Constant.of([[0, 0]] * (mask.rank - 1) + [[0, missing]], "int32"))
             wider = (*mask.shape[:-1], self.keys.shape[2])
-            never = Constant.of(np.float32(-np.inf))
-            mask = call.emit("PADV2", [mask, pads, call.lowering.constant(never)], wider, options=Options("PadV2Options"))
+            padded = [mask, pads, call.lowering.constant(never)]
+            mask = call.emit("PADV2", padded, wider, options=Options("PadV2Options"))
         return mask if self.causal is None else call.binary("ADD", mask, Constant.of(self.causal))
 
     @cached_property
@@ -112,7 +112,8 @@ class _Attention:
         # A row that may look at nothing gives zeros, where a softmax gives NaN.
         assert self.bias is not None
         axes, kept = call.ints([len(self.bias.shape) - 1]), (*self.bias.shape[:-1], 1)
-        most = call.emit("REDUCE_MAX", [self.bias, axes], kept, np.float32, Options("ReducerOptions", {"keepDims": True}))
+        options = Options("ReducerOptions", {"keepDims": True})
+        most = call.emit("REDUCE_MAX", [self.bias, axes], kept, np.float32, options)
         seen = call.binary("GREATER", most, float("-inf"), np.bool_)
         if len(kept) < made.rank:
             seen = call.reshape(seen, (1,) * (made.rank - len(kept)) + kept)
@@ -138,7 +139,7 @@ def attention(call: Call) -> list[Value]:
         result = call.reshape(turned, (*turned.shape[:2], turned.shape[2] * turned.shape[3]))
     shown = (scores, scores, biased, probabilities)[call.attributes.get_int("qk_matmul_output_mode", 0)]
     if call.attributes.get_int("qk_matmul_output_mode", 0) == 0 and call.attributes.get_float("softcap", 0.0) > 0:
-        used = len(call.node.outputs) > 3 and bool(call.node.outputs[3].name)  # noqa: PLR2004 - the fourth output
+        used = len(call.node.outputs) > 3 and bool(call.node.outputs[3].name)
         if used:
             raise Refusal("qk_matmul_output_mode=0 with softcap: runtimes differ in whether it is the capped product")
     return [result, node.keys, node.values, shown]
@@ -205,7 +206,7 @@ def einsum(call: Call) -> Value:
         raise Refusal(f"equation={equation}: the axes behind `...` have no letters")
     if not arrow:
         result = "".join(sorted(letter for letter in set(terms) - {","} if terms.count(letter) == 1))
-    if len(letters) > 2 or any(len(set(term)) < len(term) for term in letters):  # noqa: PLR2004 - two factors
+    if len(letters) > 2 or any(len(set(term)) < len(term) for term in letters):
         raise Refusal(f"equation={equation}: it is written for two operands, with no letter twice in one")
     if max(len(term) for term in (*letters, result)) > _LETTERS:
         raise Refusal(f"equation={equation}: a TRANSPOSE takes {_LETTERS} axes at most")

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way
-from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal, narrow
+from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal, Value, narrow
 from retarget.targets.tflite.ops.parts import MOST_AXES
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Shape
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
 
 
 def gather(call: Call) -> Operand:
@@ -29,7 +33,8 @@ def gather(call: Call) -> Operand:
         return nothing(call, shape, data)
     options = Options("GatherOptions", {"axis": call.position(axis, rank)})
     taken = call.tensor(indices, layout=Layout.FIRST)
-    return call.emit("GATHER", [call.tensor(data), taken], shape, narrow_dtype(data), options)
+    made = call.emit("GATHER", [call.tensor(data), taken], shape, narrow_dtype(data), options)
+    return made.counted() if any(isinstance(each, Value) and each.is_counted for each in (data, indices)) else made
 
 
 def narrow_dtype(operand: Operand) -> np.dtype[np.generic]:
@@ -54,7 +59,7 @@ def counted(call: Call, index: int, size: int | tuple[int, ...]) -> Operand:
     )
 
 
-_NEVER_NEGATIVE = frozenset({"ArgMax", "ArgMin", "NonZero", "Shape", "Size"})
+_NEVER_NEGATIVE = frozenset({"ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Shape", "Size"})
 """Operators whose results are positions or counts."""
 
 _MOVERS = frozenset(
@@ -146,6 +151,8 @@ def gather_nd(call: Call) -> Operand:
     if 0 in shape:
         return nothing(call, shape, data)
     indices = counted(call, 1, sizes)
+    if not batch and isinstance(indices, Constant) and _is_every_place(indices.array(), sizes):
+        return reshaped(call, data, shape)
     if not batch:
         return call.emit("GATHER_ND", [data, indices], shape, narrow_dtype(data), Options("GatherNdOptions"))
     rows = math.prod(data.shape[:batch])
@@ -154,6 +161,12 @@ def gather_nd(call: Call) -> Operand:
     options = Options("GatherOptions", {"axis": 1, "batchDims": 1})
     to = (*places.shape, *data.shape[batch + count :])
     return reshaped(call, call.emit("GATHER", [flat, places], to, narrow_dtype(data), options), shape)
+
+
+def _is_every_place(indices: Array, sizes: Shape) -> bool:
+    """Whether ``indices`` [..., axes] name each element of axes of ``sizes`` once, in order: so masks are broadcast."""
+    every = np.indices(sizes).reshape(len(sizes), -1).T
+    return indices.size == every.size and bool(np.array_equal(indices.reshape(every.shape), every))
 
 
 def joined_places(call: Call, indices: Operand, sizes: Shape) -> Operand:

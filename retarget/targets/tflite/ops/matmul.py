@@ -70,7 +70,7 @@ def _for_channels_last(weight: Constant, image: Sequence[int], axis: int) -> Con
 def _scaled(weight: Constant, factor: float) -> Constant:
     if factor == 1:
         return weight
-    return weight.then(("times", factor), lambda array: array * np.float32(factor), weight.shape)
+    return weight.then(("times", factor), lambda array: np.multiply(array, np.float32(factor)), weight.shape)
 
 
 def _row(bias: Operand | None, count: int, factor: float) -> Constant | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from retarget.targets.tflite.layout import Way
 from retarget.targets.tflite.lowering import Call, Op, Refusal, Value, quantization_of
 from retarget.targets.tflite.program import Codes, Constant, Quantization
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
 
 
 def quantize_linear(call: Call) -> Value | Constant:
@@ -62,25 +65,22 @@ def _constant(call: Call, integers: Constant) -> Constant:
     return Constant(wide.shape, wide.dtype, wide.key, wide.make, Codes(signed, quantization))
 
 
-def _dequantize(scale: np.ndarray, zero: np.ndarray, axis: int):  # type: ignore[no-untyped-def, type-arg]
-    def change(array: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _dequantize(scale: Array, zero: Array, axis: int) -> Callable[[Array], Array]:
+    def change(array: Array) -> Array:
         along = [1] * array.ndim
         if scale.size > 1:
             along[axis] = -1
         centred = array.astype(np.int32) - zero.astype(np.int32).reshape(along if zero.size > 1 else ())
-        return centred.astype(np.float32) * scale.reshape(along if scale.size > 1 else ())
+        product: Array = np.multiply(centred.astype(np.float32), scale.reshape(along if scale.size > 1 else ()))
+        return product
 
     return change
 
 
-def _way(node: ir.Node) -> Way:
-    del node
-    return Way.EITHER
-
-
+_INTEGERS = frozenset({"int8", "uint8", "int16", "int32"})
 _FLOAT, _INT8 = np.dtype(np.float32), np.dtype(np.int8)
 
 OPS: Mapping[str, Op] = {
-    "DequantizeLinear": Op(dequantize_linear, Way.EITHER, operands=(0,), dtypes=frozenset({"float32", "int8", "uint8", "int16", "int32"})),
+    "DequantizeLinear": Op(dequantize_linear, Way.EITHER, operands=(0,), dtypes=_INTEGERS | {"float32"}),
     "QuantizeLinear": Op(quantize_linear, Way.EITHER, operands=(0,)),
 }

@@ -132,10 +132,8 @@ def lstm(call: Call) -> list[Value | None]:
         raise Refusal("input_forget=1: the kernel has a forget gate of its own")
     layers = _layers(call)
     made = [_lstm(layer) for layer in layers]
-    results = [_joined(call, layers, [each[0] for each in made])]
-    for index in (1, 2):
-        results.append(_states(call, [each[index] for each in made]) if _is_used(call, index) else None)
-    return results
+    states = [_states(call, [each[index] for each in made]) if _is_used(call, index) else None for index in (1, 2)]
+    return [_joined(call, layers, [each[0] for each in made]), *states]
 
 
 def _lstm(layer: Layer) -> tuple[Value, Value, Value]:
@@ -143,7 +141,7 @@ def _lstm(layer: Layer) -> tuple[Value, Value, Value]:
     source = layer.source()
     # ONNX has the gates in the order input, output, forget, cell; the kernel input, forget, cell, output.
     gates = (0, 2, 3, 1)
-    bias = sum(layer.biases(4))
+    bias = np.add(*layer.biases(4))
     peepholes: list[Tensor | None] = [None, None, None]
     if call.has(7):
         held = call.array(7, "the peephole weight")[layer.index].reshape(3, size)
@@ -184,7 +182,7 @@ def rnn(call: Call) -> list[Value | None]:
     made = []
     for layer, name in zip(layers, activations, strict=True):
         source, hidden = layer.source(), layer.variable(5)
-        bias = layer.constant(sum(layer.biases(1))[0])
+        bias = layer.constant(np.add(*layer.biases(1))[0])
         options = Options(
             "SequenceRNNOptions", {"fusedActivationFunction": FUSED[name], "timeMajor": not layer.batch_first}
         )
@@ -224,7 +222,7 @@ def _gru(layer: Layer, steps: int) -> tuple[Value, Value]:
     from_input, from_state = layer.biases(3)
     is_linear = bool(call.attributes.get_int("linear_before_reset", 0))
     # What is added outside of the reset gate's product is added once for all steps.
-    early = from_input + from_state * np.array([[1], [1], [0 if is_linear else 1]], np.float32)
+    early = np.add(from_input, np.multiply(from_state, np.float32([[1], [1], [0 if is_linear else 1]])))
     products = [
         _product(call, source, layer.weight(1, gate, 3), layer.constant(early[gate]), size) for gate in range(3)
     ]
