@@ -115,8 +115,10 @@ def _scaled(call: Call, how: How) -> list[Scaled]:
         raise Refusal("the result has no elements")
     found = [Scaled(size, size, 1.0) for size in shape]
     for index, axis in enumerate(axes):
-        part = (0.0, 1.0) if rois is None else (float(rois[index]), float(rois[index + len(axes)]))
-        if part != (0, 1) and (scales[index] == 1 or how.antialias):
+        part = (0.0, 1.0)
+        if rois is not None:
+            part = float(rois[index]), float(rois[index + len(axes)])
+        if part != (0.0, 1.0) and (scales[index] == 1 or how.antialias):
             raise Refusal("roi of an axis that keeps its size, or with antialias: ONNX Runtime differs from ONNX in it")
         found[axis] = Scaled(shape[axis], outs[index], scales[index], *part)
     return found
@@ -229,8 +231,12 @@ def _way(node: ir.Node) -> Way:
     axes = [axis % rank for axis in node.attributes.get_ints("axes") or range(rank)]
     factors = [None if value is None else ir.convenience.get_const_tensor(value) for value in node.inputs[2:4]]
     scales = next((each.numpy().reshape(-1) for each in factors if each is not None and each.size), None)
-    if scales is None or shape is None:
+    result = node.outputs[0].shape
+    if shape is None or result is None:
         return Way.FIRST
+    if scales is None:
+        # Sizes that are known when the file is written, and what they come to by now.
+        return Way.LAST if shape[:2] == result[:2] else Way.FIRST
     kept_ones = scales if factors[0] is not None and factors[0].size else None
     for axis, factor in zip(axes, scales, strict=True):
         same = factor == 1 if kept_ones is not None else factor == shape[axis]
@@ -248,7 +254,7 @@ def depth_to_space(call: Call) -> Value:
     depth = channels // block**2
     shape = (batch, depth, height * block, width * block)
     if call.attributes.get_string("mode") == "CRD":
-        # What is stored has the channels last: [rows, width, depth, block, block] to [rows, block, width, block, depth].
+        # Stored: [rows, width, depth, block, block] to [rows, block, width, block, depth].
         rows = batch * height
         apart = _turned(call, value, (rows, block, width, depth, block))
         perm = call.ints([0, 3, 1, 4, 2])
