@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 CAP_DB = 300.0
 """SNR that stands for no difference at all; the negative for a signal that is lost entirely."""
@@ -98,6 +99,11 @@ def drop_text(drop: float | None) -> str:
 def count_text(count: int, noun: str) -> str:
     """``1 gate``, ``12 gates``, ``1,204 nodes``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def sizes_text(sizes: Mapping[str, int]) -> str:
+    """``N=8, T=16``."""
+    return ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
 
 
 def plain_text(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from retarget.facts import Int8Facts, IoEntry, KeptNode, PassFact, Precision, Verified
+from retarget.figures import sizes_text
 from retarget.protocols import Kind, Status
 from retarget.spec import DimRange, TensorSpec
 
@@ -233,8 +234,7 @@ class ArtifactRow(Row, frozen=True, kw_only=True):
         if not self.left_out or not self.parity:
             return None
         shown = [*self.left_out[:3], *([f"{len(self.left_out) - 3} more"] if len(self.left_out) > 3 else [])]
-        sizes = ", ".join(f"{symbol}={size}" for symbol, size in self.sizes.items())
-        return f"not held against {', '.join(shown)}: it takes {sizes} alone"
+        return f"not held against {', '.join(shown)}: it takes {sizes_text(self.sizes)} alone"
 
     @property
     def worst(self) -> ParityRow | None:

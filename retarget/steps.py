@@ -47,6 +47,7 @@ from retarget.facts import (
     QuantizeFacts,
     Refusal,
 )
+from retarget.figures import sizes_text
 from retarget.interface import Interface
 from retarget.interface_graph import apply, source_layouts
 from retarget.interface_runner import source_feeds, wrap
@@ -65,7 +66,7 @@ from retarget.source import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 from retarget.store import read_manifest
 from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
-from retarget.verification import Recorded, batch_case, in_words, parity, rows_depend, verify
+from retarget.verification import Recorded, batch_case, parity, rows_depend, verify
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -524,7 +525,7 @@ def _record(
         try:
             outputs, again = runner.run(feeds), runner.run(feeds)
         except RetargetError as error:
-            sizes = ", ".join(f"{symbol}={size}" for symbol, size in case.sizes.items())
+            sizes = sizes_text(case.sizes)
             raise RetargetError(
                 f"the source fails at {sizes or 'the sizes of its inputs'}: {error.message}",
                 f"say which sizes it takes, as in --shape {defaulted[0]}=1:8:32; none were given for "
@@ -556,7 +557,7 @@ def _batch(source: ConvertFacts) -> int | None:
 def _not_timed(emitted: EmitFacts, sizes: Mapping[str, int]) -> str | None:
     """Why there is no latency of an artifact at ``sizes``; None if there is."""
     if any(sizes.get(symbol, size) != size for symbol, size in emitted.sizes.items()):
-        return f"the artifact takes {in_words(emitted.sizes)} alone, and latency is measured at {in_words(sizes)}"
+        return f"the artifact takes {sizes_text(emitted.sizes)} alone, and latency is measured at {sizes_text(sizes)}"
     return catalog.target(emitted.target).not_executable()
 
 

@@ -16,6 +16,7 @@ from retarget.adapt import NO_SIZES
 from retarget.calibration.cases import batch_symbol, batched_inputs
 from retarget.compare import check_batch, compare_outputs
 from retarget.facts import Case, CompareFacts, Comparison, ConvertFacts
+from retarget.figures import sizes_text
 from retarget.tolerance import Tolerance
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def verify(runner: Runner, source: Recorded, tolerance: Tolerance, sizes: Mappin
     if len(others) == len(source.facts.cases):
         return CompareFacts(
             verified="not verified",
-            reason=f"the artifact takes {in_words(sizes)} alone, and no parity case has that size",
+            reason=f"the artifact takes {sizes_text(sizes)} alone, and no parity case has that size",
             settings=runner.settings,
             parity=(),
             left_out=others,
@@ -74,13 +75,8 @@ def fits(case: Case, sizes: Mapping[str, int]) -> bool:
     return all(case.sizes.get(symbol, size) == size for symbol, size in sizes.items())
 
 
-def in_words(sizes: Mapping[str, int]) -> str:
-    """``N=8, T=16``."""
-    return ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
-
-
 def _named(case: Case) -> str:
-    return f"{case.name} ({in_words(case.sizes)})"
+    return f"{case.name} ({sizes_text(case.sizes)})"
 
 
 # ---- rows together and alone
@@ -112,7 +108,7 @@ def batch_case(
         return None, f"the artifact takes {symbol}={sizes[symbol]} alone, so rows cannot run both alone and together"
     largest = max((case for case in cases if fits(case, sizes)), key=lambda case: case.sizes[symbol])
     if largest.sizes[symbol] < 2:
-        return None, f"the artifact takes {in_words(sizes)} alone, and the parity cases of that size have one row"
+        return None, f"the artifact takes {sizes_text(sizes)} alone, and the parity cases of that size have one row"
     return BatchCase(largest.name, batched_inputs(inputs, symbol)), ""
 
 
