@@ -39,6 +39,9 @@ LARGE = 1 << 30
 _READING = {"BROADCAST_TO": 1, "FILL": 0, "TILE": 1, "RESHAPE": 1}
 """Operators that take a computed shape, and at which input."""
 
+_SLICED_AXES = 5
+"""The most axes of a STRIDED_SLICE."""
+
 _BROADCASTING = frozenset(
     {"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2", "EQUAL", "LESS", "GREATER", "SQUARED_DIFFERENCE"}
 )
@@ -209,7 +212,8 @@ class _Common:
     def _pair(self, one: Tensor, other: Tensor, where: str) -> None:
         if len(one.shape) != len(other.shape) or one.dtype != other.dtype or one.quantization != other.quantization:
             raise _OneSize(f"with another size {where} has another type or rank")
-        axes = tuple(axis for axis, sizes in enumerate(_pairs(one.shape, other.shape)) if _differs(sizes))
+        pairs = _pairs(one.shape, other.shape)
+        axes = tuple(axis for axis, sizes in enumerate(pairs) if _differs(sizes) or axis in one.open_axes)
         self.partners[one] = other
         self.made[one] = replace(one, open_axes=axes)
 
@@ -261,6 +265,8 @@ class _Common:
         differing = {index: both for index, both in differing.items() if both[0].shape == both[1].shape}
         if not differing:
             return operator
+        if operator.code == "GATHER" and list(differing) == [1]:
+            return self._picked(operator, other, where)
         for index, both in differing.items():
             if both[0].dtype != np.int32 or len(both[0].shape) != 1:
                 raise _OneSize(f"{where} needs a constant of that size")
@@ -334,8 +340,8 @@ class _Common:
             ends = [_added(begin, extent) for begin, extent in zip(begins, ends, strict=True)]
             options, mask = Options("StridedSliceOptions"), 0
         else:
-            options, mask = operator.options or Options("StridedSliceOptions"), _mask(operator, "endMask")
-            if len(begins) != len(dims) or _mask(operator, "ellipsisMask") or _mask(operator, "newAxisMask"):
+            options, mask = operator.options or Options("StridedSliceOptions"), _option(operator, "endMask")
+            if len(begins) != len(dims) or _option(operator, "ellipsisMask") or _option(operator, "newAxisMask"):
                 raise _OneSize(f"{where} holds it as a number")
         starts: list[int] = []
         stops: list[int] = []
@@ -353,6 +359,32 @@ class _Common:
             code="STRIDED_SLICE",
             inputs=(data, self._ints(starts), self._ints(stops), self._ints(steps)),
             options=Options("StridedSliceOptions", {**options.fields, "endMask": mask}),
+        )
+
+    def _picked(self, operator: Operator, other: Operator, where: str) -> Operator:
+        """A GATHER of one element, counted from the end, which only a slice can do."""
+        data, another = operator.inputs[0], other.inputs[0]
+        indices = self._bounds(operator, other, 1, where)
+        assert data is not None
+        assert another is not None
+        assert operator.inputs[1] is not None
+        rank = len(data.shape)
+        axis = _option(operator, "axis") % rank
+        if len(indices) != 1 or _option(operator, "batchDims") or rank > _SLICED_AXES:
+            raise _OneSize(f"{where} holds it as a number")
+        at = _from_end(indices[0], (data.shape[axis], another.shape[axis]), where)
+        bounds = [[number if each == axis else 0 for each in range(rank)] for number in (at, at + 1)]
+        mask = (1 << rank) - 1
+        fields = {
+            "beginMask": mask & ~(1 << axis),
+            "endMask": mask if at == -1 else mask & ~(1 << axis),
+            "shrinkAxisMask": 0 if operator.inputs[1].shape else 1 << axis,
+        }
+        return replace(
+            operator,
+            code="STRIDED_SLICE",
+            inputs=(data, *map(self._ints, (*bounds, [1] * rank))),
+            options=Options("StridedSliceOptions", fields),
         )
 
     def _bounds(self, operator: Operator, other: Operator, index: int, where: str) -> list[tuple[int, int]]:
@@ -437,7 +469,7 @@ def _differs(pair: tuple[int, int]) -> bool:
     return pair[0] != pair[1]
 
 
-def _mask(operator: Operator, name: str) -> int:
+def _option(operator: Operator, name: str) -> int:
     value = operator.options.fields.get(name, 0) if operator.options else 0
     assert isinstance(value, int)
     return value
