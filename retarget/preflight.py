@@ -80,12 +80,10 @@ def check(
     plan = plans.preflight(wanted, store, invocation)
     check_store(store, plan)
     with execute(plan, store, jobs=jobs, limits=limits, display=display) as outcomes:
-        answers = tuple(_answer(outcome) for outcome in outcomes if outcome.step.kind == "check")
-        order = [step.id for step in plan.steps]
-        answers = tuple(sorted(answers, key=lambda answer: order.index(f"check {answer.target}/{answer.precision}")))
-        if any(outcome.error is not None and outcome.error.bug for outcome in outcomes):
-            return Checked(answers, 3)
-    return Checked(answers, 0 if all(answer.takes for answer in answers) else 1)
+        ended = {outcome.step.id: outcome for outcome in outcomes}
+        answers = tuple(_answer(ended[step.id]) for step in plan.steps if step.kind == "check")
+    bug = any(outcome.error is not None and outcome.error.bug for outcome in outcomes)
+    return Checked(answers, 3 if bug else 0 if all(answer.takes for answer in answers) else 1)
 
 
 def _answer(outcome: Outcome) -> Answer:

@@ -172,7 +172,7 @@ class Display:
         self._cached = 0
         self._tasks: dict[str, TaskID] = {}
         self._progress = self._bars() if self._live else None
-        self._all = self._progress.add_task("building", total=steps, note="") if self._progress else None
+        self._all = self._progress.add_task("all steps", total=steps, note="") if self._progress else None
 
     def __enter__(self) -> Self:
         if self._heading:
