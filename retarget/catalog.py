@@ -49,6 +49,7 @@ PASSES = {
     "remove_unused": "retarget.passes.library:RemoveUnused",
     "rewrite_known_patterns": "retarget.passes.library:RewriteKnownPatterns",
     "simplify": "retarget.passes.simplify:Simplify",
+    "unify_scales": "retarget.passes.unify_scales:UnifyScales",
     "unsigned_activations": "retarget.passes.unsigned_activations:UnsignedActivations",
 }
 """Name in recipes → "module:Class"; the class's constructor arguments are the options."""

@@ -20,7 +20,7 @@ fp16: Literal["graph", "weights"] = "weights"
 """Weights are stored as float16 and widened where the model is loaded; kernels compute in float32."""
 schemes: Mapping[str, QuantScheme] = {"int8": TFLITE, "int16x8": TFLITE_16X8}
 integer_io = True
-lower: tuple[str, ...] = ()
+lower: tuple[str, ...] = ("unify_scales",)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
