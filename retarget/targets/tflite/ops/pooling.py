@@ -151,15 +151,21 @@ def _mode(call: Call, found: Sequence[Window]) -> str | None:
     if any(window.dilation != 1 for window in found):
         return mode if mode == "VALID" else None
     # With SAME the kernel divides by what lies inside.
-    return None if mode == "SAME" and call.attributes.get_int("count_include_pad", 0) else mode
+    return None if mode == "SAME" and _with_pads(call) else mode
 
 
 def _factors(call: Call, found: Sequence[Window]) -> Array:
     """For each result: elements of a whole window, over those that the node divides by."""
-    with_pads = bool(call.attributes.get_int("count_include_pad", 0))
+    with_pads = _with_pads(call)
     rows, columns = (_counts(window, with_pads=with_pads) for window in found)
+    if not rows.all() or not columns.all():
+        raise Refusal("a window lies in the pads alone: there is nothing to average")
     area = found[0].kernel * found[1].kernel
     return (area / np.outer(rows, columns)).astype(np.float32)
+
+
+def _with_pads(call: Call) -> bool:
+    return call.attributes.get_int("count_include_pad", 0) != 0
 
 
 def _counts(window: Window, *, with_pads: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

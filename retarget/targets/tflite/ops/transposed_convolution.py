@@ -1,4 +1,4 @@
-"""ConvTranspose of one to three spatial axes."""
+"""ConvTranspose of one to three spatial axes, and Col2Im, which is one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.tflite.layout import Way
+from retarget.targets.tflite.layout import Layout, Way
 from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, VOLUME, as_image, as_line, convolved
 from retarget.targets.tflite.ops.weights import bias_tensor, takes_integers, weight_tensor
@@ -63,7 +63,30 @@ def conv_transpose(call: Call) -> Value:
     bias = call.operand(2) if call.has(2) else None
     if _is_plain(call):
         return _transposed(call, source, weight, bias, found)
-    return _of_stretched(call, source, weight, bias, found)
+    return _of_stretched(call, source, weight, bias, found, call.attributes.get_int("group", 1))
+
+
+def col2im(call: Call) -> Value:
+    """[N, C * taps, L] as the ConvTranspose whose weights put each tap in its place."""
+    columns = call.value(0)
+    sizes, kernel = call.numbers(1, "the size of the image"), call.numbers(2, "the size of a block")
+    rank, attributes = len(sizes), call.attributes
+    if rank > VOLUME - 2:
+        raise Refusal(f"{rank} spatial axes: the kernels have one to three")
+    strides = attributes.get_ints("strides") or [1] * rank
+    dilations = attributes.get_ints("dilations") or [1] * rank
+    pads = attributes.get_ints("pads") or [0] * (2 * rank)
+    found = []
+    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+        count = (size + pads[axis] + pads[axis + rank] - (taps - 1) * dilation - 1) // stride + 1
+        found.append(Spread(count, taps, stride, dilation, pads[axis], size))
+    batch, channels, _ = columns.shape
+    taps = math.prod(kernel)
+    places = (batch, channels, *(spread.size for spread in found))
+    source = call.reshape(columns, places, layout=Layout.FIRST)
+    each = np.eye(taps, dtype=np.float32).reshape(taps, 1, *kernel)
+    weight = Constant.of(np.tile(each, (channels // taps, *[1] * (rank + 1))))
+    return _of_stretched(call, source, weight, None, found, channels // taps)
 
 
 def _is_plain(call: Call) -> bool:
@@ -78,17 +101,20 @@ def _spreads(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[S
     dilations = attributes.get_ints("dilations") or [1] * rank
     pads = attributes.get_ints("pads") or [0] * (2 * rank)
     more = attributes.get_ints("output_padding") or [0] * rank
-    shape = attributes.get_ints("output_shape")
+    shape = attributes.get("output_shape")
+    wanted = None if shape is None else list(shape.as_ints())[-rank:]
     auto = attributes.get_string("auto_pad") or "NOTSET"
+    if wanted is None and auto.startswith("SAME") and any(more):
+        raise Refusal(f"auto_pad={auto} with output_padding: ONNX does not say how large the result is")
     found = []
     for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
         natural = (size - 1) * stride + more[axis] + (taps - 1) * dilation + 1
         begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
         if shape is not None or auto.startswith("SAME"):
-            total = max(natural - (size * stride if shape is None else shape[-rank:][axis]), 0)
+            total = max(natural - (size * stride if wanted is None else wanted[axis]), 0)
             begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
             end = total - begin
-        out = natural - begin - end if shape is None else shape[-rank:][axis]
+        out = natural - begin - end if wanted is None else wanted[axis]
         if begin < 0 or out < 1:
             raise Refusal(f"pads={pads}: what is left has no elements, or more than there were")
         found.append(Spread(size, taps, stride, dilation, begin, out))
@@ -144,9 +170,10 @@ def _cropped(
     return sliced(call, whole, [0, 0, *(spread.begin for spread in found)], wanted)
 
 
-def _of_stretched(call: Call, source: Value, weight: Constant, bias: Operand | None, found: Sequence[Spread]) -> Value:
+def _of_stretched(
+    call: Call, source: Value, weight: Constant, bias: Operand | None, found: Sequence[Spread], groups: int
+) -> Value:
     """As the convolution of ``source``, with zeros between its elements, by the weights turned round."""
-    groups = call.attributes.get_int("group", 1)
     ends = []
     for axis, spread in enumerate(found):
         source = _stretched(call, source, axis + 2, spread.stride)
@@ -188,5 +215,6 @@ def _integers(call: Call) -> Int8:
 
 
 OPS: Mapping[str, Op] = {
+    "Col2Im": Op(col2im, Way.LAST, operands=()),
     "ConvTranspose": Op(conv_transpose, Way.LAST, operands=(0,), fuses=True, int8=_integers),
 }
