@@ -70,9 +70,17 @@ def global_lp_pool(call: Call) -> Value:
 
 
 def _windows(call: Call) -> tuple[Window, ...]:
-    kernel = call.attributes.get_ints("kernel_shape") or []
-    ceil = bool(call.attributes.get_int("ceil_mode", 0))
-    return windows(call, call.operand(0).shape[2:], kernel, ceil=ceil)
+    attributes = call.attributes
+    kernel, auto = attributes.get_ints("kernel_shape") or [], attributes.get_string("auto_pad") or ""
+    found = windows(call, call.operand(0).shape[2:], kernel, ceil=attributes.get_int("ceil_mode", 0) != 0)
+    if auto.startswith("SAME"):
+        if any(window.dilation != 1 for window in found):
+            raise Refusal(f"auto_pad={auto} with dilations: ONNX Runtime pads otherwise than ONNX says")
+        if any((window.out - 1) * window.stride + window.span - window.size < -1 for window in found):
+            raise Refusal(
+                f"auto_pad={auto} with strides that leave elements over: ONNX Runtime leaves some at both ends"
+            )
+    return found
 
 
 def _over(call: Call, found: Sequence[Window], step: Step, source: Value | None = None) -> Value:
