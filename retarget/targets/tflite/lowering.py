@@ -22,6 +22,7 @@ from retarget.errors import ToolchainFailure
 from retarget.protocols import EmitJob
 from retarget.session import Session
 from retarget.targets import legal
+from retarget.targets.tflite import fusing
 from retarget.targets.tflite.layout import (
     FIRST_AXES,
     Arranged,
@@ -115,6 +116,8 @@ class Op:
     """What the first operand may be, after narrowing."""
     fuses: bool = False
     """Whether the activation function behind the node is written into it (`Call.activation`)."""
+    biased: Callable[[Call], bool] | bool = False
+    """Whether a row that is added behind the node is, too (`Call.bias`)."""
     int8: Int8 | Callable[[Call], Int8] = "no"
     fixed: Quantization | None = None
     """The only quantization that the int8 kernel gives its result."""
@@ -185,8 +188,7 @@ class Lowering:
         except Refusal as refusal:
             self._refuse(node, str(refusal))
             return
-        if call.fused is not None:
-            self.done.add(call.fused)
+        self.done.update(call.absorbed)
         for value, result in zip(call.tail.outputs, results, strict=False):
             self._bind(value, result)
 
@@ -422,7 +424,7 @@ class Call:
         return self.lowering.arrangement.get(self.node, Arranged()).results
 
     @property
-    def attributes(self) -> ir.Attributes:
+    def attributes(self) -> ir._graph_containers.Attributes:
         return self.node.attributes
 
     def has(self, index: int) -> bool:
@@ -456,19 +458,42 @@ class Call:
         return [int(number) for number in self.array(index, what).reshape(-1)]
 
     @cached_property
-    def fused(self) -> ir.Node | None:
-        """The activation function that is written into this node."""
-        return fused_into(self.node) if self.op.fuses else None
+    def _added(self) -> tuple[ir.Node, Constant] | None:
+        """The Add behind the node, and the row that it adds, where the kernel can do that."""
+        found = fusing.addition(self.node) if self._is_biased else None
+        if found is None:
+            return None
+        reader, value = found
+        row, out = self.lowering.env.get(value), graph.static_shape(self.node.outputs[0], self.lowering.sizes)
+        if not isinstance(row, Constant) or not out or row.shape != (*(1,) * (len(row.shape) - 1), out[-1]):
+            return None
+        return None if len(row.shape) > len(out) else (reader, row.reshaped((out[-1],)))
+
+    @property
+    def _is_biased(self) -> bool:
+        return self.op.biased if isinstance(self.op.biased, bool) else self.op.biased(self)
+
+    @property
+    def bias(self) -> Constant | None:
+        """The row that the kernel is to add to its result."""
+        return None if self._added is None else self._added[1]
+
+    @cached_property
+    def absorbed(self) -> tuple[ir.Node, ...]:
+        """The nodes behind this one that are written into it, in their order."""
+        added = () if self._added is None else self._added[:1]
+        function = fusing.activation(added[0] if added else self.node) if self.op.fuses else None
+        return added if function is None else (*added, function)
 
     @property
     def tail(self) -> ir.Node:
         """The last of the ONNX nodes that are written here."""
-        return self.fused or self.node
+        return self.absorbed[-1] if self.absorbed else self.node
 
-    @cached_property
+    @property
     def activation(self) -> Activation:
         """The function that the kernel is to apply to its result."""
-        return "NONE" if self.fused is None else activation_of(self.fused) or "NONE"
+        return (self.absorbed and fusing.activation_of(self.tail)) or "NONE"
 
     @cached_property
     def quantization(self) -> Quantization | None:
@@ -699,39 +724,6 @@ def quantization_of(node: ir.Node) -> Quantization | None:
     elif node.attributes.get_int("output_dtype", 0) in (0, ir.DataType.UINT8):
         shift = 128
     return Quantization.of(operands[0].numpy().item(), zero - shift)
-
-
-def fused_into(node: ir.Node) -> ir.Node | None:
-    """The activation function that alone reads the result of ``node`` and that a kernel can apply; None without."""
-    (out, *_) = node.outputs
-    uses = tuple(out.uses())
-    if len(uses) != 1 or out.is_graph_output() or out.dtype not in (ir.DataType.FLOAT, None):
-        return None
-    return uses[0].node if uses[0].idx == 0 and activation_of(uses[0].node) is not None else None
-
-
-def activation_of(node: ir.Node) -> Activation | None:
-    """What a kernel calls the function of ``node``; None where it has no name for it."""
-    if node.op_type == "Relu":
-        return "RELU"
-    if node.op_type != "Clip":
-        return None
-    bounds: list[float | None] = []
-    for index in (1, 2):
-        value = node.inputs[index] if index < len(node.inputs) else None
-        tensor = None if value is None else ir.convenience.get_const_tensor(value)
-        if value is not None and tensor is None:
-            return None
-        bounds.append(None if tensor is None else float(tensor.numpy().item()))
-    return _CLIPS.get((bounds[0], bounds[1]))
-
-
-_CLIPS: Mapping[tuple[float | None, float | None], Activation] = {
-    (0.0, None): "RELU",
-    (0.0, math.inf): "RELU",
-    (0.0, 6.0): "RELU6",
-    (-1.0, 1.0): "RELU_N1_TO_1",
-}
 
 
 def _fold(node: ir.Node, operands: Sequence[Operand | None]) -> list[Result] | None:

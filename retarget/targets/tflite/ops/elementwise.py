@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget import graph
+from retarget.targets.tflite.fusing import activation_of
 from retarget.targets.tflite.layout import Way
 from retarget.targets.tflite.lowering import (
     FUSING,
@@ -24,7 +25,6 @@ from retarget.targets.tflite.lowering import (
     Operand,
     Refusal,
     Value,
-    activation_of,
 )
 from retarget.targets.tflite.program import Codes, Constant, Options
 

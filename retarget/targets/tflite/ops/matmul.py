@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 def mat_mul(call: Call) -> Value:
     left, right = call.operand(0), call.operand(1)
-    if isinstance(left, Value) and isinstance(right, Constant) and len(right.shape) == 2 and left.rank >= 2:
-        return _fully_connected(call, left, right, None, is_turned=False)
+    if isinstance(left, Value) and isinstance(right, Constant) and _is_layer(call):
+        return _fully_connected(call, left, right, call.bias, is_turned=False)
     return call.activated(_batched(call, left, right))
+
+
+def _is_layer(call: Call) -> bool:
+    """Whether a MatMul is a product with a constant matrix, which is a layer's."""
+    left, right = call.operand(0), call.operand(1)
+    return isinstance(right, Constant) and len(right.shape) == 2 and isinstance(left, Value) and left.rank > 1
 
 
 def gemm(call: Call) -> Value:
@@ -107,19 +113,20 @@ def _matrix(call: Call, operand: Operand, of_vector: tuple[int, int]) -> Operand
 def _mat_mul_integers(call: Call) -> Int8:
     left, right = call.operand(0), call.operand(1)
     if isinstance(right, Constant):
-        return "computes" if len(left.shape) > 1 and len(right.shape) == 2 and takes_integers(call, 1) else "no"
+        return "computes" if _is_layer(call) and takes_integers(call, 1) else "no"
     return "no" if isinstance(left, Constant) else "computes"
 
 
 def _gemm_integers(call: Call) -> Int8:
     attributes = call.attributes
     plain = attributes.get_float("alpha", 1.0) == 1 and not attributes.get_int("transA", 0)
-    bias = call.operand(2) if call.has(2) and attributes.get_float("beta", 1.0) else None
-    plain &= bias is None or (isinstance(bias, Constant) and attributes.get_float("beta", 1.0) == 1 and bias.size > 1)
+    beta = attributes.get_float("beta", 1.0)
+    bias = call.operand(2) if call.has(2) and beta != 0 else None
+    plain &= bias is None or (isinstance(bias, Constant) and beta == 1 and bias.size > 1)
     return "computes" if plain and takes_integers(call, 0 if attributes.get_int("transB", 0) else 1) else "no"
 
 
 OPS: Mapping[str, Op] = {
     "Gemm": Op(gemm, fuses=True, int8=_gemm_integers),
-    "MatMul": Op(mat_mul, fuses=True, int8=_mat_mul_integers),
+    "MatMul": Op(mat_mul, fuses=True, biased=_is_layer, int8=_mat_mul_integers),
 }
