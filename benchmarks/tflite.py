@@ -243,8 +243,8 @@ class Found(msgspec.Struct, frozen=True):
     megabytes: float
     transposes: int
     operators: int
-    max_abs: float = float("nan")
-    snr: float = float("-inf")
+    max_abs: float = 0.0
+    snr: float = 0.0
     error: str | None = None
     """Why it could not be executed."""
 
@@ -331,6 +331,8 @@ def examine(who: Who, path: Path, feeds: Feeds, expected: Outputs) -> Found:
         actual = outputs_of(who, path, feeds, expected)
     except (ValueError, RuntimeError, KeyError) as error:
         return msgspec.structs.replace(found, error=str(error).splitlines()[0][:150])
+    if not all(np.isfinite(array).all() for array in actual.values()):
+        return msgspec.structs.replace(found, error="its outputs are not finite")
     gaps = [np.abs(np.subtract(actual[name], expected[name], dtype=np.float64)).max() for name in expected]
     return msgspec.structs.replace(
         found, max_abs=float(max(gaps)), snr=min(snr_db(expected[name], actual[name]) for name in expected)
