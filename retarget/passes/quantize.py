@@ -89,7 +89,7 @@ class Quantize(ir.passes.InPlacePass):
             for node in model.graph
             if node in plan.kept
         )
-        levels = _levels(plan, ranges, self.scheme.grid)
+        levels = _levels(plan, ranges, self.scheme.grid, self.scheme.headroom)
         self.ranges = {
             value.name or "": (levels[value].scale, levels[value].zero_point)
             for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs))
@@ -141,7 +141,7 @@ def _bounds(node: ir.Node) -> tuple[float, float]:
     return min(found[0], 0.0), max(found[1], 0.0)
 
 
-def _levels(plan: Plan, ranges: _Ranges, grid: Grid) -> dict[ir.Value, Levels]:
+def _levels(plan: Plan, ranges: _Ranges, grid: Grid, headroom: float) -> dict[ir.Value, Levels]:
     """Scale and zero point of every rounded value: one for the values that share them, of the union of their ranges."""
     first: dict[ir.Value, ir.Value] = {}
 
@@ -161,7 +161,8 @@ def _levels(plan: Plan, ranges: _Ranges, grid: Grid) -> dict[ir.Value, Levels]:
         fixed = next((plan.fixed[value] for value in values if value in plan.fixed), None)
         if fixed is None:
             found = [one for one in map(ranges, values) if one is not None]
-            shared = activation_levels(min(low for low, _ in found), max(high for _, high in found), grid)
+            low, high = min(low for low, _ in found), max(high for _, high in found)
+            shared = activation_levels(low * headroom, high * headroom, grid)
         else:
             shared = Levels(*fixed)
         levels |= dict.fromkeys(values, shared)

@@ -307,12 +307,23 @@ class _Spread:
         user = _sole_user(value)
         if user is None or user.op_type not in self.scheme.fused or user.domain or name_of(user) in self.keep:
             return None
+        if not self._fuses(node, user):
+            return None
         low = user.inputs[1] if len(user.inputs) > 1 else None
         if user.op_type == "Clip" and node.op_type in self.scheme.rounded and scalar(low) != 0:
             # A kernel that only gives integers clips by them: at 0 exactly, elsewhere up to half a step off.
             return None
         constants = all(other is None or other is value or is_constant(other) for other in user.inputs)
         return user if constants and user.inputs[0] is value and not touches_quantization(user) else None
+
+    def _fuses(self, node: ir.Node, user: ir.Node) -> bool:
+        """Whether the kernel of ``node`` is one that activation functions such as ``user`` run inside of."""
+        anchor, scheme = self.plan.anchors.get(node), self.scheme
+        if scheme.fusing is not None and (
+            node.op_type not in scheme.fusing or (anchor is not None and anchor.weight is None)
+        ):
+            return False
+        return user.op_type != "Clip" or scheme.clips is None or _clip(user) in scheme.clips
 
     def _find_anchors(self) -> None:
         """Leave out anchors whose ranges are not known, or are not for them."""
@@ -578,6 +589,12 @@ class _Spread:
 
 def _values(node: ir.Node, positions: Iterable[int]) -> list[ir.Value]:
     return [value for at in positions if (value := node.inputs[at]) is not None]
+
+
+def _clip(node: ir.Node) -> tuple[float | None, float | None]:
+    """The bounds of a Clip, None for one that is computed; infinite where it has none."""
+    low, high = (node.inputs[at] if len(node.inputs) > at else None for at in (1, 2))
+    return -math.inf if low is None else scalar(low), math.inf if high is None else scalar(high)
 
 
 def _sole_user(value: ir.Value | None) -> ir.Node | None:

@@ -173,6 +173,43 @@ def test_an_activation_that_the_runtime_cannot_fuse_stands_behind_the_rounding()
     assert inside.kept == {}
 
 
+@pytest.mark.parametrize(
+    ("function", "inside"),
+    [("Relu(c)", True), ("Clip(c, zero, six)", True), ("Clip(c, zero, four)", False), ("Clip(c, , six)", False)],
+)
+def test_only_functions_that_a_kernel_knows_run_inside_of_it(function: str, inside: bool) -> None:
+    text = (
+        f"m (float[N,4,9,9] x) => (float[N,8,9,9] y) {{ c = Conv<pads = [1,1,1,1]>(x, w, b)\n [act] y = {function} }}"
+    )
+    bounds = {name: np.array(bound, np.float32) for name, bound in (("zero", 0), ("four", 4), ("six", 6))}
+    found = Quantized(text, TFLITE, {**WEIGHTS, **{name: bounds[name] for name in bounds if name in function}})
+    assert ("c" in found.ranges) != inside
+    assert ("y" in found.ranges) == inside
+    assert found.snr > 33
+
+
+def test_only_kernels_that_have_functions_run_them() -> None:
+    text = """m (float[N,4,6,6] x) => (float[N,4,6,6] y) {
+        [left] a = Conv(x, w)
+        c = Concat<axis = 1>(a, x)
+        r = Relu(c)
+        [next] y = Conv(r, v)
+    }"""
+    weights = {"w": drawn(4, 4, 1, 1), "v": drawn(4, 8, 1, 1, seed=1)}
+    apart = Quantized(text, TFLITE, weights)
+    assert apart.ranges["a"] == apart.ranges["x"] == apart.ranges["c"]
+    assert apart.ranges["r"][1] == -128
+    assert "c" not in Quantized(text, U8S8, weights).ranges
+    product = "m (float[N,4,8] q, float[N,8,4] k) => (float[N,4,4] y) { s = MatMul(q, k)\n y = Relu(s) }"
+    assert set(Quantized(product, TFLITE).ranges) == {"q", "k", "s"}
+
+
+def test_what_calibration_did_not_see_has_room_in_int16() -> None:
+    text = "m (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }"
+    found = Quantized(text, TFLITE_16X8, {"w": drawn(4, 4)}, choose=lambda name, grid: (-1.0, 1.0))
+    assert set(found.ranges.values()) == {(float(np.float32(2 / 32767)), 0)}
+
+
 def test_products_of_activations_follow_the_scheme() -> None:
     text = """m (float[N,4,8] q, float[N,8,4] k) => (float[N,4,4] y) {
         [scores] s = MatMul(q, k)
