@@ -8,6 +8,8 @@ shapes of tensors, which may stay open, and constants that speak of shapes. Of t
   where a size is -1;
 - where a number is the size of a dimension itself, an operator may read it from the shape of an input: SHAPE and what
   follows it is computed when the kernels are prepared, so nothing becomes dynamic;
+- a constant that repeats itself is one period of it and a TILE, and one that begins as the largest does, such as
+  positions, is cut from that;
 - with anything else the dimension has one size in the file.
 
 What comes of it is loaded by the runtime and resized before it is believed.
@@ -21,7 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -30,6 +32,9 @@ from retarget.litert import Loaded
 from retarget.spec import DimRange
 from retarget.targets.tflite.program import Constant, Operator, Options, Program, Shape, Tensor
 from retarget.targets.tflite.write import write
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
 
 Sizes: TypeAlias = Mapping[str, int]
 
@@ -115,9 +120,9 @@ class _Trial:
         if not symbols:
             return self.at(self.opt)
         one, other = self._two(symbols)
-        common = _Common(self.at(one), self.at(other), {symbol: (one[symbol], other[symbol]) for symbol in symbols})
-        program = common.program()
         largest = {**self.opt, **{symbol: self.shapes[symbol].max for symbol in symbols}}
+        named = {symbol: (one[symbol], other[symbol]) for symbol in symbols}
+        program = _Common(self.at(one), self.at(other), lambda: self.at(largest), named).program()
         # The shapes of the last one stay in the file.
         self._try(program, [other, largest, self.opt])
         return program
@@ -180,11 +185,13 @@ def _activations(program: Program) -> int:
 class _Common:
     """What two programs of one model have in common, with the rest left open. Raises ``_OneSize`` if that cannot be.
 
-    ``symbols``: each open dimension to its sizes in the one and in the other.
+    ``largest``: makes the program at the largest sizes. ``symbols``: each open dimension to its sizes in the one and in
+    the other.
     """
 
     one: Program
     other: Program
+    largest: Callable[[], Program]
     symbols: Mapping[str, tuple[int, int]]
     partners: dict[Tensor, Tensor] = field(default_factory=dict)
     made: dict[Tensor, Tensor] = field(default_factory=dict)
@@ -199,7 +206,8 @@ class _Common:
             self._pair(tensor, self.other.inputs[name], f"input '{name}'")
         if len(self.one.operators) != len(self.other.operators):
             raise _OneSize("with another size it is written with other operators")
-        operators = [self._operator(*both) for both in zip(self.one.operators, self.other.operators, strict=True)]
+        pairs = zip(self.one.operators, self.other.operators, strict=True)
+        operators = [self._operator(index, *both) for index, both in enumerate(pairs)]
         for name, tensor in self.one.outputs.items():
             if self.partners.get(tensor) is not self.other.outputs[name]:
                 raise _OneSize(f"with another size '{name}' is made otherwise")
@@ -217,7 +225,7 @@ class _Common:
         self.partners[one] = other
         self.made[one] = replace(one, open_axes=axes)
 
-    def _operator(self, one: Operator, other: Operator) -> Operator:
+    def _operator(self, at: int, one: Operator, other: Operator) -> Operator:
         where = f"{one.custom or one.code} of '{one.origin}'" if one.origin else f"a {one.custom or one.code}"
         if (one.code, one.custom, len(one.inputs), len(one.outputs)) != (
             other.code,
@@ -251,20 +259,15 @@ class _Common:
         for mine, its in zip(one.outputs, other.outputs, strict=True):
             self._pair(mine, its, where)
         made = replace(one, inputs=tuple(inputs), outputs=tuple(self.made[tensor] for tensor in one.outputs))
+        for index in [index for index, both in differing.items() if both[0].shape != both[1].shape]:
+            grown = self._grown(at, made, index, differing.pop(index), where)
+            made = replace(made, inputs=(*made.inputs[:index], grown, *made.inputs[index + 1 :]))
         return self._without(made, other, differing, where) if differing else made
 
     def _without(
         self, operator: Operator, other: Operator, differing: Mapping[int, tuple[Constant, Constant]], where: str
     ) -> Operator:
         """``operator`` with nothing in it that depends on the sizes. ``differing``: its constants that do."""
-        inputs = list(operator.inputs)
-        for index, both in differing.items():
-            if both[0].shape != both[1].shape:
-                inputs[index] = self._repeated(operator, index, both, where)
-        operator = replace(operator, inputs=tuple(inputs))
-        differing = {index: both for index, both in differing.items() if both[0].shape == both[1].shape}
-        if not differing:
-            return operator
         if operator.code == "GATHER" and list(differing) == [1]:
             return self._picked(operator, other, where)
         for index, both in differing.items():
@@ -284,30 +287,61 @@ class _Common:
             shape = [-1 if isinstance(each, str) else each for each in shape]
         elif shape.count(-1) > (operator.code == "RESHAPE"):
             raise _OneSize(f"{where} holds it as a number")
-        inputs[index] = self._shape(shape, operator.origin)
-        return replace(operator, inputs=tuple(inputs))
+        computed = self._shape(shape, operator.origin)
+        return replace(operator, inputs=(*operator.inputs[:index], computed, *operator.inputs[index + 1 :]))
 
-    def _repeated(self, operator: Operator, index: int, both: tuple[Constant, Constant], where: str) -> Tensor:
-        """A constant that repeats itself along open dimensions: one period, and a TILE of it where it is read."""
-        needed = _OneSize(f"{where} needs a constant of that size")
-        one, other = (each.array() for each in both)
+    def _grown(self, at: int, operator: Operator, index: int, both: tuple[Constant, Constant], where: str) -> Tensor:
+        """Operand ``index``, a constant that grows with open dimensions, for all sizes of them."""
         held = operator.inputs[index]
-        if one.ndim != other.ndim or held is None:
-            raise needed
+        if held is None or len(both[0].shape) != len(both[1].shape) or max(each.nbytes for each in both) > GROWING:
+            raise _OneSize(f"{where} needs a constant of that size")
+        made = self._repeated(operator, index, held, both) or self._beginning(at, index, held, both)
+        if made is None:
+            raise _OneSize(f"{where} needs a constant of that size")
+        return made
+
+    def _beginning(self, at: int, index: int, held: Tensor, both: tuple[Constant, Constant]) -> Tensor | None:
+        """The beginning, along open dimensions, of the constant that it is at the largest sizes, such as positions."""
+        operators, mine = self.largest().operators, self.one.operators
+        same = [operator.code for operator in operators] == [operator.code for operator in mine]
+        source = operators[at].inputs[index] if same else None
+        whole = None if source is None else source.constant
+        pairs = _pairs(both[0].shape, both[1].shape)
+        named = {sizes: symbol for symbol, sizes in self.symbols.items()}
+        ends: list[int | str] = [named.get(sizes, -1) if _differs(sizes) else sizes[0] for sizes in pairs]
+        if source is None or whole is None or -1 in ends or len(ends) != len(whole.shape) or len(ends) > _SLICED_AXES:
+            return None
+        key = ("beginning", whole.key, tuple(ends))
+        if key not in self._read:
+            array = whole.array()
+            for constant in both:
+                if not _same(array[tuple(map(slice, constant.shape))], constant.array()):
+                    return None
+            axes = tuple(axis for axis, sizes in enumerate(pairs) if _differs(sizes))
+            made = replace(held, constant=None, open_axes=axes)
+            bounds = (self._ints([0] * len(ends)), self._shape(ends, ""), self._ints([1] * len(ends)))
+            options = Options("StridedSliceOptions")
+            self.prelude.append(Operator("STRIDED_SLICE", (source, *bounds), (made,), options))
+            self._read[key] = made
+        return self._read[key]
+
+    def _repeated(self, operator: Operator, index: int, held: Tensor, both: tuple[Constant, Constant]) -> Tensor | None:
+        """A constant that repeats itself along open dimensions: one period, and a TILE of it where it is read."""
+        one, other = (each.array() for each in both)
         times: list[int | str] = []
         part = one
         for axis, sizes in enumerate(_pairs(one.shape, other.shape)):
             symbol = next((symbol for symbol, its in self.symbols.items() if _is_multiple(sizes, its)), None)
             if _differs(sizes) and symbol is None:
-                raise needed
+                return None
             times.append(symbol if symbol is not None and _differs(sizes) else 1)
             if symbol is not None and _differs(sizes):
                 part = part.take(range(sizes[0] // self.symbols[symbol][0]), axis)
         for position, whole in enumerate((one, other)):
             counts = [self.symbols[each][position] if isinstance(each, str) else each for each in times]
             repeated = np.tile(part, counts)
-            if not np.array_equal(repeated, whole, equal_nan=whole.dtype.kind == "f"):
-                raise needed
+            if not _same(repeated, whole):
+                return None
         axes = tuple(axis for axis, each in enumerate(times) if isinstance(each, str))
         period = Constant.of(np.ascontiguousarray(part))
         small = replace(held, shape=period.shape, constant=period)
@@ -494,8 +528,15 @@ def _equal(one: Constant, other: Constant) -> bool:
     return one.array().tobytes() == other.array().tobytes()
 
 
+GROWING = 1 << 26
+"""Constants of at most so many bytes may grow with the dimensions."""
+
 SMALL = 1 << 16
 """Constants of at most so many bytes are held against each other where their keys differ."""
+
+
+def _same(one: Array, other: Array) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
 def _numbers(constant: Constant) -> Shape:

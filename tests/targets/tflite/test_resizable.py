@@ -86,6 +86,24 @@ OPEN = {
         step = Constant <value_ints = [-2]> ()
         y = Slice (x, start, end, axis, step)
     }""",
+    "positions": """g (float[N,S,4] x) => (float[N,S,4] y) {
+        n = Shape <start = 1, end = 2> (x)
+        zero = Constant <value_int = 0> ()
+        one = Constant <value_int = 1> ()
+        last = Squeeze (n)
+        r = Range (zero, last, one)
+        f = Cast <to = 1> (r)
+        shape = Constant <value_ints = [-1, 1]> ()
+        p = Reshape (f, shape)
+        y = Add (x, p)
+    }""",
+    "triangle and ones": """g (float[N,S,S] x, float[1,1] w_a) => (float[N,S,S] y) {
+        s = Shape <start = 1, end = 3> (x)
+        ones = Expand (w_a, s)
+        low = Trilu <upper = 0> (ones)
+        m = Mul (x, low)
+        y = Add (m, x)
+    }""",
     "halves of the channels": """g (float[N,4,6] x) => (float[N,4,3] a, float[N,4,3] b) {
         a, b = Split <axis = 2, num_outputs = 2> (x)
     }""",
@@ -146,7 +164,7 @@ FIXED = {
         }""",
         {"N": "TRANSPOSE_CONV of 'up' holds it as a number"},
     ),
-    "positions that were added up front": (
+    "shares of the size": (
         """g (float[N,S,4] x) => (float[N,S,4] y) {
             n = Shape <start = 1, end = 2> (x)
             zero = Constant <value_int = 0> ()
@@ -156,7 +174,9 @@ FIXED = {
             f = Cast <to = 1> (r)
             shape = Constant <value_ints = [-1, 1]> ()
             p = Reshape (f, shape)
-            [add] y = Add (x, p)
+            count = Cast <to = 1> (last)
+            share = Div (p, count)
+            [add] y = Add (x, share)
         }""",
         {"S": "ADD of 'add' needs a constant of that size"},
     ),
@@ -306,7 +326,7 @@ def test_batch_stays_open_where_another_dimension_cannot() -> None:
 
     def lower(sizes: Mapping[str, int]) -> Program:
         n, s = sizes["N"], sizes["S"]
-        table = Tensor((s,), F4, constant=Constant.of(np.sqrt(np.arange(s, dtype="f4"))))
+        table = Tensor((s,), F4, constant=Constant.of(np.arange(s, dtype="f4") / np.float32(s)))
         x, y = Tensor((n, s), F4), Tensor((n, s), F4)
         return Program([Operator("ADD", (x, table), (y,), Options("AddOptions"), "add")], {"x": x}, {"y": y})
 
