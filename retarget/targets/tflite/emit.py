@@ -16,8 +16,9 @@ from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec, batch_symbol
 from retarget.targets import legal
 from retarget.targets.tflite import Options
+from retarget.targets.tflite.arrangement import arrange
 from retarget.targets.tflite.executed import executed
-from retarget.targets.tflite.layout import Layout, Wish, arrange
+from retarget.targets.tflite.layout import Layout, Wish
 from retarget.targets.tflite.lowering import Lowering
 from retarget.targets.tflite.ops import OPS
 from retarget.targets.tflite.program import Program, Tensor

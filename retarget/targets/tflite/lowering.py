@@ -23,6 +23,7 @@ from retarget.protocols import EmitJob
 from retarget.session import Session
 from retarget.targets import legal
 from retarget.targets.tflite import fusing
+from retarget.targets.tflite.arrangement import steps
 from retarget.targets.tflite.layout import (
     FIRST_AXES,
     Arranged,
@@ -30,12 +31,12 @@ from retarget.targets.tflite.layout import (
     Way,
     Wish,
     between,
-    flattens,
     order,
     rejoins,
     stays,
     stored,
 )
+from retarget.targets.tflite.movement import Movement, Step
 from retarget.targets.tflite.program import (
     Activation,
     Codes,
@@ -153,6 +154,7 @@ class Lowering:
                 self.env[value] = constant_of(value.const_value)
         for value in self.model.graph.inputs:
             self._input(value)
+        self.done.update(each for node, how in self.arrangement.items() for each in how.moving if each is not node)
         for node in self.model.graph:
             if node not in self.done:
                 self._node(node)
@@ -173,6 +175,9 @@ class Lowering:
         if op is None:
             self._refuse(node, "there is no such operator in the target")
             return
+        if moving := self.arrangement.get(node, Arranged()).moving:
+            self._move(node, op, moving)
+            return
         operands = [None if value is None else self.env[value] for value in node.inputs]
         if any(value is not None and operand is None for value, operand in zip(node.inputs, operands, strict=True)):
             # What it needs was refused: nothing can be said of it but what its own types say.
@@ -191,6 +196,27 @@ class Lowering:
         self.done.update(call.absorbed)
         for value, result in zip(call.tail.outputs, results, strict=False):
             self._bind(value, result)
+
+    def _move(self, node: ir.Node, op: Op, moving: Sequence[ir.Node]) -> None:
+        """Write Reshapes and Transposes as one, of which ``node`` is the last."""
+        source, taken = moving[0].inputs[0], steps(moving, self.sizes)
+        operand = None if source is None else self.env[source]
+        if operand is None:
+            self._forget(node)
+            return
+        assert taken is not None, "shapes that are known at one size are known at all"
+        if isinstance(operand, Constant):
+            for kind, numbers in taken:
+                operand = operand.reshaped(numbers) if kind == "reshape" else operand.transposed(numbers)
+            self._bind(node.outputs[0], operand)
+            return
+        call = Call(self, node, op, (operand,))
+        try:
+            call.check_types()
+        except Refusal as refusal:
+            self._refuse(node, str(refusal))
+            return
+        self._bind(node.outputs[0], call.move(operand, taken))
 
     def _bind(self, value: ir.Value, result: Result) -> None:
         if result is None:
@@ -637,19 +663,49 @@ class Call:
         to = tuple(shape)
         if to == value.shape:
             return value
-        read, written, image = layout or self.layout, layout or self.results, None
-        if read is written is Layout.LAST and flattens(value.shape, to):
-            image = value.shape[1:]
-        elif value.image is not None or not rejoins(value.shape, read, to, written):
+        read, written = layout or self.layout, layout or self.results
+        if value.image is not None or not rejoins(value.shape, read, to, written):
             read = written = Layout.FIRST
         kept = value.quantization if self.int8 else None
-        made = self.lowering.new(to, value.dtype, written, kept, image)
+        made = self.lowering.new(to, value.dtype, written, kept)
         (tensor,) = made.forms.values()
         source = self.lowering.form(value, read, codes=kept is not None)
         options = Options("ReshapeOptions")
         sizes = (-1, *to[1:]) if value.is_counted else tensor.shape
         self.lowering.add("RESHAPE", (source, self.ints(sizes)), tensor, options, self.node.name or "")
         return made.counted() if value.is_counted else made
+
+    def move(self, value: Value, taken: Sequence[Step]) -> Value:
+        """``value`` after Reshapes and Transposes, in the node's layouts: no more than one TRANSPOSE is written."""
+        movement = Movement.of(value.shape, taken)
+        if movement is None:
+            for kind, to in taken:
+                value = self.reshape(value, to, layout=Layout.FIRST) if kind == "reshape" else self.transpose(value, to)
+            return value
+        lowering, kept = self.lowering, value.quantization if self.int8 else None
+        shape, image = movement.shape(movement.result), None
+        if movement.image is not None and self.results is Layout.LAST:
+            *behind, channels = movement.shape(movement.image)[1:]
+            image = (channels, *behind)
+        source = lowering.form(value, self.layout, codes=kept is not None)
+        made = lowering.new(shape, value.dtype, self.results, kept, image)
+        ((form, tensor),) = made.forms.items()
+        if (route := movement.route(self.layout, self.results)) is not None:
+            seen, perm = route
+            turned = Tensor(tuple(movement.shape(seen)[axis] for axis in perm), source.dtype, quantization=kept)
+            turned = tensor if turned.shape == tensor.shape else turned
+            source = self._seen(source, Tensor(movement.shape(seen), source.dtype, quantization=kept))
+            options, origin = Options("TransposeOptions"), self.node.name or ""
+            source = lowering.add("TRANSPOSE", (source, self.ints(perm)), turned, options, origin)
+        made.forms[form] = self._seen(source, tensor)
+        return made
+
+    def _seen(self, tensor: Tensor, shape: Tensor) -> Tensor:
+        """``tensor`` in another shape, written to that tensor; itself if it is the same one."""
+        if tensor.shape == shape.shape:
+            return tensor
+        options = Options("ReshapeOptions")
+        return self.lowering.add("RESHAPE", (tensor, self.ints(shape.shape)), shape, options, self.node.name or "")
 
     def transpose(self, value: Value, perm: Sequence[int]) -> Value:
         """``value`` with its axes as ``perm`` says. Where the node's layouts are that far apart nothing is written."""
