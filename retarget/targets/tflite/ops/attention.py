@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
-from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.program import Constant, Options, Tensor
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -59,31 +59,35 @@ class _Attention:
         return self.call.operand(4).shape[2] if self.call.has(4) else 0
 
     @cached_property
-    def causal(self) -> Array | None:
-        """What the order of positions adds to the scores: 0, or minus infinity for those that come later."""
+    def seen(self) -> Array | None:
+        """Whether each query may look at each key by the order of their positions; None where that plays no part."""
         if not self.call.attributes.get_int("is_causal", 0):
             return None
         rows, columns = self.queries.shape[2], self.keys.shape[2]
-        later = np.arange(columns)[None, :] > np.arange(rows)[:, None] + self.past
-        return np.where(later, np.float32(-np.inf), np.float32(0))
+        return np.arange(columns)[None, :] <= np.arange(rows)[:, None] + self.past
 
     @cached_property
     def bias(self) -> Operand | None:
-        """All that is added to the scores."""
-        call = self.call
+        """All that is added to the scores.
+
+        Minus infinity is put in by selection: of a sum the builtin kernels would make the lowest number of it.
+        """
+        call, nothing, never = self.call, Constant.of(0.0, "float32"), Constant.of(-np.inf, "float32")
         if not call.has(3):
-            return None if self.causal is None else Constant.of(self.causal)
+            return None if self.seen is None else Constant.of(np.where(self.seen, 0, -np.inf), "float32")
         mask = call.value(3)
-        never = Constant.of(np.float32(-np.inf))
         if mask.dtype == np.bool_:
-            operands = [mask, Constant.of(np.float32(0)), never]
-            mask = call.emit("SELECT_V2", operands, mask.shape, np.float32, Options("SelectV2Options"))
+            mask = self._selected(mask, nothing, never)
         if missing := self.keys.shape[2] - mask.shape[-1]:
             pads = call.lowering.constant(Constant.of([[0, 0]] * (mask.rank - 1) + [[0, missing]], "int32"))
             wider = (*mask.shape[:-1], self.keys.shape[2])
-            padded = [mask, pads, call.lowering.constant(never)]
+            padded: list[Value | Tensor] = [mask, pads, call.lowering.constant(never)]
             mask = call.emit("PADV2", padded, wider, options=Options("PadV2Options"))
-        return mask if self.causal is None else call.binary("ADD", mask, Constant.of(self.causal))
+        return mask if self.seen is None else self._selected(Constant.of(self.seen), mask, never)
+
+    def _selected(self, which: Operand, one: Operand, other: Operand) -> Value:
+        shape = np.broadcast_shapes(which.shape, one.shape, other.shape)
+        return self.call.emit("SELECT_V2", [which, one, other], shape, np.float32, Options("SelectV2Options"))
 
     @cached_property
     def grouped(self) -> tuple[int, ...]:
@@ -107,18 +111,18 @@ class _Attention:
     def probabilities(self, scores: Value) -> Value:
         call = self.call
         made = call.unary("SOFTMAX", scores, Options("SoftmaxOptions", {"beta": 1.0}))
-        if not call.has(3) and (self.causal is None or np.isfinite(self.causal.max(axis=1)).all()):
+        if not call.has(3) and (self.seen is None or self.seen.any(axis=1).all()):
             return made
         # A row that may look at nothing gives zeros, where a softmax gives NaN.
         assert self.bias is not None
         axes, kept = call.ints([len(self.bias.shape) - 1]), (*self.bias.shape[:-1], 1)
+        never = call.binary("EQUAL", self.bias, float("-inf"), np.bool_)
+        # Not a maximum: that of the builtin kernels begins with the lowest number.
         options = Options("ReducerOptions", {"keepDims": True})
-        most = call.emit("REDUCE_MAX", [self.bias, axes], kept, np.float32, options)
-        seen = call.binary("GREATER", most, float("-inf"), np.bool_)
+        blind = call.emit("REDUCE_ALL", [never, axes], kept, np.bool_, options)
         if len(kept) < made.rank:
-            seen = call.reshape(seen, (1,) * (made.rank - len(kept)) + kept)
-        zeros = Constant.of(np.float32(0))
-        return call.emit("SELECT_V2", [seen, made, zeros], made.shape, np.float32, Options("SelectV2Options"))
+            blind = call.reshape(blind, (1,) * (made.rank - len(kept)) + kept)
+        return self._selected(blind, Constant.of(0.0, "float32"), made)
 
 
 def attention(call: Call) -> list[Value]:
