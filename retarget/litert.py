@@ -135,4 +135,6 @@ def failure(what: str, error: Exception) -> RetargetError:
     hint = None
     if "select TensorFlow op" in str(error) or "custom op" in str(error):
         hint = "it needs operators that are no part of TFLite: convert from the model that this file was made of"
+    if "Didn't find op" in str(error):
+        hint = "these kernels lack the operator, or this version of it: choose others by `kernels`, or a newer LiteRT"
     return ToolchainFailure(f"{what}: {lines[0] if lines else type(error).__name__}", hint)
