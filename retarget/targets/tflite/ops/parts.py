@@ -91,9 +91,11 @@ def slice_(call: Call) -> Operand:
         raise Refusal(
             "it ends behind the last element with a negative step: that is nothing by ONNX, and all by ONNX Runtime"
         )
-    cuts = {
-        axis % rank: slice(start, end, step) for start, end, axis, step in zip(starts, ends, axes, steps, strict=True)
-    }
+    cuts: dict[int, slice] = {}
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        # Backwards, what starts in front of the first element starts at it.
+        first = 0 if step < 0 and start < -operand.shape[axis % rank] else start
+        cuts[axis % rank] = slice(first, end, step)
     return cut(call, operand, cuts)
 
 
@@ -125,7 +127,11 @@ def _bounded(bound: int | None) -> int:
 
 def expand(call: Call) -> Operand:
     operand = call.operand(0)
-    shape = tuple(np.broadcast_shapes(operand.shape, tuple(call.numbers(1, "the shape"))))
+    wanted = tuple(call.numbers(1, "the shape"))
+    try:
+        shape = tuple(np.broadcast_shapes(operand.shape, wanted))
+    except ValueError as error:
+        raise Refusal(f"{list(operand.shape)} does not expand to {list(wanted)}") from error
     if math.prod(shape) == math.prod(operand.shape):
         return reshaped(call, operand, shape)
     if 0 in shape:
@@ -186,6 +192,7 @@ OPS: Mapping[str, Op] = {
     "Expand": Op(expand, up_to(MOST_AXES), (0,), dtypes=TYPES, int8="moves"),
     "Slice": Op(slice_, up_to(MOST_AXES), (0,), dtypes=TYPES, int8="moves"),
     "Split": Op(split, up_to(DELEGATED_AXES), (0,), dtypes=TYPES, int8="moves"),
-    "Tile": Op(tile, up_to(MOST_AXES), (0,), dtypes=TYPES, int8="moves"),
+    # The reference kernels have no TILE of int8.
+    "Tile": Op(tile, up_to(MOST_AXES), (0,), dtypes=TYPES),
     "Trilu": Op(trilu, up_to(MOST_AXES), (0,), dtypes=TYPES),
 }

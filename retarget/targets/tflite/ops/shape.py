@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal
-from retarget.targets.tflite.program import Constant, Shape
+from retarget.targets.tflite.program import Codes, Constant, Shape
 
 
 def reshape(call: Call) -> Operand:
@@ -55,7 +56,10 @@ def unsqueeze(call: Call) -> Operand:
 def reshaped(call: Call, operand: Operand, shape: Shape) -> Operand:
     """``operand`` with another shape, in the layouts that were chosen for the node."""
     if isinstance(operand, Constant):
-        return operand.reshaped(shape)
+        made, codes = operand.reshaped(shape), operand.codes
+        if codes is None or codes.quantization.per_channel:
+            return made
+        return replace(made, codes=Codes(codes.integers.reshaped(shape), codes.quantization))
     if 0 in shape:
         return nothing(call, shape, operand)
     return call.reshape(operand, shape)
