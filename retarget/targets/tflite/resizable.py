@@ -207,7 +207,9 @@ class _Common:
         if len(self.one.operators) != len(self.other.operators):
             raise _OneSize("with another size it is written with other operators")
         pairs = zip(self.one.operators, self.other.operators, strict=True)
-        operators = [self._operator(index, *both) for index, both in enumerate(pairs)]
+        operators = [
+            operator for index, both in enumerate(pairs) if (operator := self._operator(index, *both)) is not None
+        ]
         for name, tensor in self.one.outputs.items():
             if self.partners.get(tensor) is not self.other.outputs[name]:
                 raise _OneSize(f"with another size '{name}' is made otherwise")
@@ -225,7 +227,8 @@ class _Common:
         self.partners[one] = other
         self.made[one] = replace(one, open_axes=axes)
 
-    def _operator(self, at: int, one: Operator, other: Operator) -> Operator:
+    def _operator(self, at: int, one: Operator, other: Operator) -> Operator | None:
+        """The operator for all sizes; None where the prelude makes its result."""
         where = f"{one.custom or one.code} of '{one.origin}'" if one.origin else f"a {one.custom or one.code}"
         if (one.code, one.custom, len(one.inputs), len(one.outputs)) != (
             other.code,
@@ -261,6 +264,9 @@ class _Common:
         made = replace(one, inputs=tuple(inputs), outputs=tuple(self.made[tensor] for tensor in one.outputs))
         for index in [index for index, both in differing.items() if both[0].shape != both[1].shape]:
             grown = self._grown(at, made, index, differing.pop(index), where)
+            if made.code == "DEQUANTIZE" and grown.dtype == one.outputs[0].dtype:
+                self.made[one.outputs[0]] = grown
+                return None
             made = replace(made, inputs=(*made.inputs[:index], grown, *made.inputs[index + 1 :]))
         return self._without(made, other, differing, where) if differing else made
 
@@ -295,6 +301,8 @@ class _Common:
         held = operator.inputs[index]
         if held is None or len(both[0].shape) != len(both[1].shape) or max(each.nbytes for each in both) > GROWING:
             raise _OneSize(f"{where} needs a constant of that size")
+        held = _widened(held)
+        both = (_wide(both[0]), _wide(both[1]))
         made = self._repeated(operator, index, held, both) or self._beginning(at, index, held, both)
         if made is None:
             raise _OneSize(f"{where} needs a constant of that size")
@@ -304,7 +312,8 @@ class _Common:
         """The beginning, along open dimensions, of the constant that it is at the largest sizes, such as positions."""
         operators, mine = self.largest().operators, self.one.operators
         same = [operator.code for operator in operators] == [operator.code for operator in mine]
-        source = operators[at].inputs[index] if same else None
+        found = operators[at].inputs[index] if same else None
+        source = None if found is None else _widened(found)
         whole = None if source is None else source.constant
         pairs = _pairs(both[0].shape, both[1].shape)
         named = {sizes: symbol for symbol, sizes in self.symbols.items()}
@@ -533,6 +542,18 @@ GROWING = 1 << 26
 
 SMALL = 1 << 16
 """Constants of at most so many bytes are held against each other where their keys differ."""
+
+
+def _wide(constant: Constant) -> Constant:
+    """Halves as float32: no kernel repeats them or takes a part of them."""
+    return constant.cast("float32") if constant.dtype == np.float16 else constant
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    if tensor.constant is None:
+        return tensor
+    constant = _wide(tensor.constant)
+    return replace(tensor, dtype=constant.dtype, constant=constant)
 
 
 def _same(one: Array, other: Array) -> bool:

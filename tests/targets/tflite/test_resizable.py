@@ -139,6 +139,24 @@ def test_dimensions_are_open_and_resized_by_all_kernels(name: str, tmp_path: Pat
                     t.assert_close(array, right[output])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_large_constants_grow_in_every_precision(precision: str, tmp_path: Path) -> None:
+    """Positions of 20 numbers each, from a table of 8: enough to be stored as halves."""
+    model = t.model("""g (float[N,S,20] x, float[8,20] w_a) => (float[N,S,20] y) {
+        n = Shape <start = 1, end = 2> (x)
+        zero = Constant <value_ints = [0]> ()
+        p = Slice (w_a, zero, n, zero)
+        y = Add (x, p)
+    }""")
+    facts = emit(model, t.job("tflite", model, precision), tmp_path)
+    assert not facts.sizes, facts.notes
+    for size in (1, 3, 8):
+        feeds = _feeds(model, {"N": 2, "S": size})
+        right = t.oracle(model, feeds)
+        for output, array in Interpreter(str(tmp_path / FILE)).get_signature_runner()(**feeds).items():
+            t.assert_close(array, right[output], 1e-5 if precision == "fp32" else 1e-3)
+
+
 def test_file_has_the_likely_sizes_until_it_is_resized(tmp_path: Path) -> None:
     """Also where those have one element, with which it would be written otherwise."""
     model = t.model(OPEN["heads of two open dimensions"])
