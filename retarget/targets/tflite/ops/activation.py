@@ -1,4 +1,7 @@
-"""Activation functions. LiteRT's builtin ones are as accurate as float32 is, GELU of both kinds included (147 dB)."""
+"""Activation functions. LiteRT's builtin ones are as accurate as float32 is, GELU of both kinds included (147 dB).
+
+XNNPACK's LOGISTIC is NaN around 1e30 and, on some machines, of infinity: no activation is as large.
+"""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def lrn(call: Call) -> Value:
     alpha, beta = call.attributes.get_float("alpha", 1e-4), call.attributes.get_float("beta", 0.75)
     bias = call.attributes.get_float("bias", 1.0)
     if size % 2 == 0:
-        return _even_lrn(call, data, size, (alpha, beta, bias))
+        raise Refusal(f"size={size}: the kernel takes as many channels in front as behind")
     fields = {"radius": size // 2, "bias": bias, "alpha": alpha / size, "beta": beta}
     source = call.tensor(data)
     assert source is not None
@@ -193,31 +193,9 @@ def lrn(call: Call) -> Value:
     return stored_as(call, last, data.shape)
 
 
-def _even_lrn(call: Call, data: Value, size: int, constants: tuple[float, float, float]) -> Value:
-    """A window of one more channel behind than in front, which the kernel does not have: a mean over rows of pixels."""
-    alpha, beta, bias = constants
-    batch, channels, pixels = data.shape[0], data.shape[1], math.prod(data.shape[2:])
-    squares = call.reshape(call.binary("MUL", data, data), (batch, channels, pixels, 1))
-    before = (size - 1) // 2
-    pads = Constant.of(np.array([[0, 0], [before, size - 1 - before], [0, 0], [0, 0]], np.int32))
-    padded = call.emit("PAD", [squares, pads], (batch, channels + size - 1, pixels, 1), options=Options("PadOptions"))
-    window: dict[str, int | str] = {
-        "filterHeight": size,
-        "filterWidth": 1,
-        "strideH": 1,
-        "strideW": 1,
-        "padding": "VALID",
-    }
-    mean = call.emit("AVERAGE_POOL_2D", [padded], squares.shape, options=Options("Pool2DOptions", window))
-    divisor = call.binary("POW", call.binary("ADD", call.binary("MUL", mean, alpha), bias), beta)
-    return call.binary("DIV", data, call.reshape(divisor, data.shape))
-
-
 def _lrn_way(node: ir.Node) -> Way:
     shape = None if node.inputs[0] is None else node.inputs[0].shape
-    if shape is None or len(shape) < FIRST_AXES or node.attributes.get_int("size", 1) % 2 == 0:
-        return Way.FIRST
-    return Way.LAST
+    return Way.LAST if shape is not None and len(shape) >= FIRST_AXES else Way.FIRST
 
 
 OPS: Mapping[str, Op] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,9 @@ from retarget.targets.tflite.program import Constant, Options, Shape, Tensor
 
 MOST_AXES = 6
 """XNNPACK's reductions and SOFTMAX take values of no more axes, and fail when the model is loaded."""
+
+MOST_ROWS = 4
+"""Of matrices whose determinants are written out: of 5 rows they would be sums of 120 products."""
 
 
 # ---- in which layouts
@@ -254,6 +258,27 @@ def cum_sum(call: Call) -> Operand:
     return call.emit("CUMSUM", [data, call.ints([call.position(axis, data.rank)])], data.shape, options=options)
 
 
+def det(call: Call) -> Operand:
+    """The sum over all permutations of the products of one element a row and column, with their signs (Leibniz)."""
+    data = call.value(0)
+    *batch, size, _ = data.shape
+    if size > MOST_ROWS:
+        raise Refusal(f"its matrices have {size} rows: determinants of up to {MOST_ROWS} are written out")
+    permutations = list(itertools.permutations(range(size)))
+    places = np.array([[row * size + column for row, column in enumerate(each)] for each in permutations], np.int32)
+    signs = [np.linalg.det(np.eye(size)[list(each)]).round() for each in permutations]
+    rows = call.reshape(data, (*batch, size * size))
+    picked = call.emit(
+        "GATHER",
+        [rows, call.tensor(Constant.of(places), 0)],
+        (*batch, *places.shape),
+        options=Options("GatherOptions", {"axis": len(batch)}),
+    )
+    products = _reduced(call, "REDUCE_PROD", picked, [len(batch) + 1], keep=False)
+    signed = call.binary("MUL", products, Constant.of(np.array(signs, np.float32)))
+    return _reduced(call, "SUM", signed, [len(batch)], keep=False)
+
+
 _NUMBERS = frozenset({"float32", "int32"})
 _ORDERED = _NUMBERS | {"int8", "uint8", "bool"}
 
@@ -266,6 +291,7 @@ OPS: Mapping[str, Op] = {
     "ArgMax": Op(arg_max, _best_way, dtypes=_ORDERED, int8="reads", int16=False),
     "ArgMin": Op(arg_min, _best_way, dtypes=_ORDERED, int8="reads", int16=False),
     "CumSum": Op(cum_sum, kept_way, operands=(0,), dtypes=_NUMBERS),
+    "Det": Op(det),
     "ReduceL1": _op(reduction("SUM", _absolute), _NUMBERS),
     "ReduceL2": _op(reduction("SUM", _squared, _after("SQRT"))),
     "ReduceLogSum": _op(reduction("SUM", after=_after("LOG"))),
