@@ -194,6 +194,18 @@ def test_grids(theta: str, size: str, corners: int, tmp_path: Path) -> None:
     assert_same(model, tmp_path, one_node.emitted(model, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("weight", "attributes"), [("w_k", "pads = [1, 1, 1, 1]"), ("k", "strides = [2, 1], offset_group = 2")]
+)
+def test_deformed(weight: str, attributes: str, tmp_path: Path) -> None:
+    parts, rows, columns = (1, 5, 6) if weight == "w_k" else (2, 2, 4)
+    model = t.model(f"""g (float[2,4,4,5] x, float[3,4,2,2] {weight}, float[2,{parts * 8},{rows},{columns}] o,
+            float[3] w_b, float[2,{parts * 4},{rows},{columns}] m) => (float[] y) {{
+        y = DeformConv <{attributes}> (x, {weight}, o, w_b, m)
+    }}""")
+    assert_same(model, tmp_path, one_node.emitted(model, tmp_path))
+
+
 @pytest.mark.parametrize("precision", ["int8", "int16x8"])
 @pytest.mark.parametrize(
     ("node", "expected", "sixteen"),

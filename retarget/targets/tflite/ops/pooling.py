@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ Step: TypeAlias = Callable[[Value, Sequence[Window]], Value]
 def max_pool(call: Call) -> list[Value | None]:
     indices = call.node.outputs[1] if len(call.node.outputs) > 1 else None
     if indices is not None and (indices.uses() or indices.is_graph_output()):
-        raise Refusal("the places of the maxima are asked for, which the kernel does not give")
+        return list(_max_with_places(call))
 
     def step(value: Value, found: Sequence[Window]) -> Value:
         if any(window.dilation != 1 for window in found):
@@ -126,6 +127,42 @@ def _dilated_max(call: Call, value: Value, found: Sequence[Window]) -> Value:
         for other in seen[1:]:
             value = call.emit("MAXIMUM", [value, other], shape, options=Options("MaximumMinimumOptions"))
     return value
+
+
+def _max_with_places(call: Call) -> tuple[Value, Value]:
+    """The maxima, and the places of the first of each in the whole operand: by one comparison for each tap."""
+    value, found = call.value(0), _windows(call)
+    if math.prod(value.shape) > np.iinfo(np.int32).max:
+        raise Refusal("the places of the maxima are more than int32 can number")
+    sizes = value.shape[2:]
+    # Places within an image, then of the image.
+    strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    if call.attributes.get_int("storage_order", 0):
+        strides = [math.prod(sizes[:axis]) for axis in range(len(sizes))]
+    images = np.arange(math.prod(value.shape[:2]), dtype=np.int32).reshape(*value.shape[:2], *[1] * len(sizes))
+    around = extended(call, value, [each.begin for each in found], [each.extra for each in found], LOWEST)
+    shape = _shape(value, found)
+    best: tuple[Value, Value | Constant] | None = None
+    for taps in itertools.product(*(range(window.kernel) for window in found)):
+        seen, place = around, np.zeros((1, 1, *[1] * len(sizes)), np.int64)
+        for axis, (tap, window) in enumerate(zip(taps, found, strict=True)):
+            made = (*seen.shape[: axis + 2], window.out, *seen.shape[axis + 3 :])
+            seen = _every(call, seen, axis + 2, tap * window.dilation, window, made)
+            along = np.arange(window.out) * window.stride + tap * window.dilation - window.begin
+            place = place + (along * strides[axis]).reshape(
+                [-1 if each == axis + 2 else 1 for each in range(value.rank)]
+            )
+        places = Constant.of(place.astype(np.int32))
+        if best is None:
+            best = seen, places
+            continue
+        larger = call.emit("GREATER", [seen, best[0]], shape, np.bool_, Options("GreaterOptions"))
+        chosen = call.emit("SELECT_V2", [larger, places, best[1]], shape, np.int32, Options("SelectV2Options"))
+        maximum = call.emit("MAXIMUM", [seen, best[0]], shape, options=Options("MaximumMinimumOptions"))
+        best = maximum, chosen
+    assert best is not None
+    offsets = Constant.of(images * math.prod(sizes))
+    return best[0], call.emit("ADD", [offsets, best[1]], shape, np.int32, Options("AddOptions"))
 
 
 def _every(call: Call, value: Value, axis: int, start: int, window: Window, shape: Sequence[int]) -> Value:
@@ -241,11 +278,17 @@ def _average_integers(call: Call) -> Int8:
     return "computes" if _mode(call, pair) or np.all(_factors(call, pair) == 1) else "no"
 
 
+def _max_integers(call: Call) -> Int8:
+    """Maxima are moved; their places are found among floats."""
+    outputs = call.node.outputs[1:]
+    return "no" if any(value.uses() or value.is_graph_output() for value in outputs) else "moves"
+
+
 OPS: Mapping[str, Op] = {
     "AveragePool": Op(average_pool, Way.LAST, operands=(0,), int8=_average_integers),
     "GlobalAveragePool": Op(global_average_pool, Way.EITHER, int8="computes"),
     "GlobalLpPool": Op(global_lp_pool, Way.EITHER),
     "GlobalMaxPool": Op(global_max_pool, Way.EITHER, int8="moves"),
     "LpPool": Op(lp_pool, Way.LAST, operands=(0,)),
-    "MaxPool": Op(max_pool, Way.LAST, operands=(0,), int8="moves"),
+    "MaxPool": Op(max_pool, Way.LAST, operands=(0,), int8=_max_integers),
 }
