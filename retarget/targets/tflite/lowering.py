@@ -61,6 +61,9 @@ TYPES = frozenset({"float32", "int32", "int8", "uint8", "int16", "bool"})
 LARGE = 1 << 24
 """Constants of more bytes are folded when they are written, not before."""
 
+MOST_AXES = 8
+"""Most kernels take no more, and some end the process where there are."""
+
 WEIGHTS = 16
 """Constants of at least so many elements are stored as float16 where the precision is that."""
 
@@ -601,6 +604,7 @@ class Call:
         self, shape: Sequence[int], dtype: np.dtype[np.generic] | type[np.generic], layout: Layout | None = None
     ) -> Value:
         """A value that this node writes: integers where it works on them, see ``emit``."""
+        _limit(len(shape))
         quantization = None
         if self.int8 and np.dtype(dtype) == np.float32:
             quantization = self.quantization if self.able == "computes" else self.moved
@@ -624,6 +628,7 @@ class Call:
             case None | Tensor():
                 return operand
             case Value():
+                _limit(operand.rank)
                 rank = operand.rank if rank is None else rank
                 is_last = layout is Layout.LAST and rank >= FIRST_AXES
                 if is_last and operand.rank < rank and math.prod(operand.shape) != 1:
@@ -709,6 +714,7 @@ class Call:
 
     def transpose(self, value: Value, perm: Sequence[int]) -> Value:
         """``value`` with its axes as ``perm`` says. Where the node's layouts are that far apart nothing is written."""
+        _limit(value.rank)
         shape = tuple(value.shape[axis] for axis in perm)
         steps = between(perm, self.layout, self.results)
         kept = value.quantization if self.int8 else None
@@ -746,6 +752,12 @@ class Call:
 
 FUSING = {"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions"}
 """Operators with options for an activation function."""
+
+
+def _limit(rank: int) -> None:
+    """Raise ``Refusal`` for more axes than kernels take."""
+    if rank > MOST_AXES:
+        raise Refusal(f"there are {rank} axes, and the kernels take {MOST_AXES}")
 
 
 def narrow(constant: Constant) -> Constant:

@@ -14,8 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way
-from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal, Value, narrow
-from retarget.targets.tflite.ops.parts import MOST_AXES
+from retarget.targets.tflite.lowering import MOST_AXES, TYPES, Call, Op, Operand, Refusal, Value, narrow
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Shape
 

@@ -9,15 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.targets.tflite.layout import FIRST_AXES, Way
-from retarget.targets.tflite.lowering import TYPES, Call, Int8, Op, Operand, Refusal, Value
+from retarget.targets.tflite.lowering import MOST_AXES, TYPES, Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Quantization, Shape, Tensor
 
 DELEGATED_AXES = 6
 """XNNPACK takes a CONCATENATION or SPLIT of more axes, and then fails."""
-
-MOST_AXES = 8
-"""LiteRT was not asked for more."""
 
 
 def concat(call: Call) -> Operand:
