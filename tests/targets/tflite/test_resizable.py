@@ -266,7 +266,7 @@ def test_what_the_runtime_makes_otherwise_is_not_believed() -> None:
         x, y = Tensor((size, 4), F4), Tensor((size, 3), F4)
         return (size, 4), Operator("RELU", (x,), (y,))
 
-    assert _fixed(lower) == "the runtime makes [2, 4] of 'y', which is [2, 3]"
+    assert _fixed(lower) == "the runtime makes [3, 4] of 'y', which is [3, 3]"
 
 
 def test_what_the_runtime_does_not_resize_is_not_believed() -> None:
