@@ -143,6 +143,8 @@ class Options:
 
     table: str
     fields: Mapping[str, int | float | bool | str | tuple[int, ...]] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
+    """Sizes that may be open, and for which alone the operator is right. They are not written."""
 
 
 @dataclass(frozen=True, eq=False)

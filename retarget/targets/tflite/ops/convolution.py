@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from retarget.targets.tflite.layout import Layout, Way
 from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.weights import bias_tensor, is_hybrid, takes_integers, weight_tensor
-from retarget.targets.tflite.ops.windows import Window, padded, sliced, windows
+from retarget.targets.tflite.ops.windows import Window, bound, padded, sliced, windows
 from retarget.targets.tflite.program import Constant, Options, Tensor
 
 LINE, IMAGE, VOLUME = 3, 4, 5
@@ -72,7 +72,12 @@ def _image(
         _weights(call, weight, shape, perm, axis),
         bias_tensor(call, bias, count, weight if isinstance(weight, Constant) else None, source.quantization),
     ]
-    return call.emit(code, inputs, (source.shape[0], count, *(w.out for w in found)), options=Options(table, options))
+    return call.emit(
+        code,
+        inputs,
+        (source.shape[0], count, *(w.out for w in found)),
+        options=Options(table, options, bound(found, mode)),
+    )
 
 
 def _volume(
@@ -93,7 +98,7 @@ def _volume(
             bias_tensor(call, added, kernel.shape[0]),
         ]
         shape = (source.shape[0], kernel.shape[0], *out)
-        return call.emit("CONV_3D", inputs, shape, options=Options("Conv3DOptions", options))
+        return call.emit("CONV_3D", inputs, shape, options=Options("Conv3DOptions", options, bound(found, mode)))
 
     if groups == 1:
         return alone(source, weight, bias)

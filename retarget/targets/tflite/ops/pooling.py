@@ -13,7 +13,7 @@ import numpy as np
 from retarget.targets.tflite.layout import Way
 from retarget.targets.tflite.lowering import Call, Int8, Op, Refusal, Value
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, POINT, VOLUME, as_image, as_line
-from retarget.targets.tflite.ops.windows import Window, extended, kept, padded, padding, windows
+from retarget.targets.tflite.ops.windows import Window, bound, extended, kept, padded, padding, windows
 from retarget.targets.tflite.program import Constant, Options
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def _shape(value: Value, found: Sequence[Window]) -> tuple[int, ...]:
 def _options(found: Sequence[Window], mode: str) -> Options:
     rows, columns = found
     fields: dict[str, int | str] = {"padding": mode, "strideH": rows.stride, "strideW": columns.stride}
-    return Options("Pool2DOptions", fields | {"filterHeight": rows.kernel, "filterWidth": columns.kernel})
+    fields |= {"filterHeight": rows.kernel, "filterWidth": columns.kernel}
+    return Options("Pool2DOptions", fields, bound(found, mode))
 
 
 def _dilated_max(call: Call, value: Value, found: Sequence[Window]) -> Value:
@@ -125,7 +126,8 @@ def _dilated_max(call: Call, value: Value, found: Sequence[Window]) -> Value:
         seen = [_every(call, value, axis, tap * window.dilation, window, shape) for tap in range(window.kernel)]
         value = seen[0]
         for other in seen[1:]:
-            value = call.emit("MAXIMUM", [value, other], shape, options=Options("MaximumMinimumOptions"))
+            options = Options("MaximumMinimumOptions", {}, bound(found, None))
+            value = call.emit("MAXIMUM", [value, other], shape, options=options)
     return value
 
 
@@ -162,12 +164,13 @@ def _max_with_places(call: Call) -> tuple[Value, Value]:
         best = maximum, chosen
     assert best is not None
     offsets = Constant.of(images * math.prod(sizes))
-    return best[0], call.emit("ADD", [offsets, best[1]], shape, np.int32, Options("AddOptions"))
+    return best[0], call.emit("ADD", [offsets, best[1]], shape, np.int32, Options("AddOptions", {}, bound(found, None)))
 
 
 def _every(call: Call, value: Value, axis: int, start: int, window: Window, shape: Sequence[int]) -> Value:
     starts, strides, ends = [0] * value.rank, [1] * value.rank, list(value.shape)
-    starts[axis], strides[axis], ends[axis] = start, window.stride, start + (window.out - 1) * window.stride + 1
+    # Up to where the last window may start: so it is of all sizes.
+    starts[axis], strides[axis], ends[axis] = start, window.stride, value.shape[axis] - (window.span - 1 - start)
     bounds = [call.ints(call.placed(each)) for each in (starts, ends, strides)]
     return kept(call, "STRIDED_SLICE", value, bounds, shape, Options("StridedSliceOptions"))
 
@@ -237,7 +240,7 @@ def _weighed(call: Call, value: Value, found: Sequence[Window], weight: float) -
         "depthMultiplier": 1,
     }
     kernel = [call.lowering.constant(weights), call.lowering.constant(bias)]
-    options = Options("DepthwiseConv2DOptions", fields)
+    options = Options("DepthwiseConv2DOptions", fields, bound(found, None))
     return call.emit("DEPTHWISE_CONV_2D", [value, *kernel], _shape(value, found), options=options)
 
 

@@ -166,7 +166,9 @@ def _plane(call: Call, value: Value, found: Sequence[Along]) -> Value:
         if all(_agrees(each, corners=corners, half=half) for each in found):
             is_nearest = all(each.matrix is None for each in found)
             code, name = ("NEAREST_NEIGHBOR", "NearestNeighbor") if is_nearest else ("BILINEAR", "Bilinear")
-            options = Options(f"Resize{name}Options", {"alignCorners": corners, "halfPixelCenters": half})
+            fields = {"alignCorners": corners, "halfPixelCenters": half}
+            # Which elements are the nearest may agree by chance, for these sizes alone.
+            options = Options(f"Resize{name}Options", fields, tuple(value.shape[2:]) if is_nearest else ())
             return call.emit(f"RESIZE_{code}", [value, call.ints(shape[2:])], shape, options=options)
     for axis, each in enumerate(found, start=2):
         value = value if each.is_nothing else _one(call, value, axis, each)

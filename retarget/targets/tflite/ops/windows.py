@@ -26,6 +26,12 @@ class Window:
     """Pads that the node asks for; negative ones crop."""
     out: int
     """Of the result."""
+    is_open: bool = False
+    """Whether the operand may have another size when the model is loaded."""
+    is_of_size: bool = False
+    """Whether the pads, or the windows that count, are others for other sizes."""
+    is_upper: bool = False
+    """Whether the pads are SAME_UPPER, which is what TFLite calls SAME, whatever the size."""
 
     @property
     def span(self) -> int:
@@ -45,11 +51,16 @@ class Window:
     @property
     def extra(self) -> int:
         """What the operand must be longer at its end; negative: shorter, or there would be one more window."""
+        if self.is_open and not self.is_of_size:
+            return self.end
         return 0 if -self.stride < self.missing <= 0 else self.missing
 
     @property
     def is_same(self) -> bool:
         """Whether a kernel with the padding SAME has these windows."""
+        if self.is_open:
+            pads = (self.span - 1) // 2, self.span // 2
+            return self.is_upper or (self.stride == 1 and (self.begin, self.end) == pads)
         total = max((self.out - 1) * self.stride + self.span - self.size, 0)
         return self.out == -(-self.size // self.stride) and self.begin == total // 2
 
@@ -61,6 +72,7 @@ def windows(call: Call, sizes: Sequence[int], kernel: Sequence[int], *, ceil: bo
     dilations = attributes.get_ints("dilations") or [1] * rank
     pads = attributes.get_ints("pads") or [0] * (2 * rank)
     auto = attributes.get_string("auto_pad") or "NOTSET"
+    declared = None if call.node.inputs[0] is None else call.node.inputs[0].shape
     found = []
     for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
         span = (taps - 1) * dilation + 1
@@ -78,8 +90,15 @@ def windows(call: Call, sizes: Sequence[int], kernel: Sequence[int], *, ceil: bo
             out -= (out - 1) * stride >= size + begin
         if room < 0 or out < 1:
             raise Refusal(f"a window of {span} does not fit on an axis of {size}: the result is empty")
-        found.append(Window(size, taps, stride, dilation, begin, end, out))
+        is_open = declared is None or not isinstance(declared[axis + 2], int)
+        is_of_size = ceil or (auto.startswith("SAME") and stride != 1)
+        found.append(Window(size, taps, stride, dilation, begin, end, out, is_open, is_of_size, auto == "SAME_UPPER"))
     return tuple(found)
+
+
+def bound(found: Sequence[Window], mode: str | None) -> tuple[int, ...]:
+    """The sizes that the operator which has the windows ``found`` by the padding ``mode`` is bound to."""
+    return () if mode == "SAME" else tuple(window.size for window in found if window.is_open and window.is_of_size)
 
 
 def padding(found: Sequence[Window]) -> str | None:
