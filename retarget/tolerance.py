@@ -42,7 +42,7 @@ DEFAULT_TOLERANCE: Mapping[str, Tolerance] = {
     "fp16": Tolerance(snr_db=40),
     "int8": Tolerance(snr_db=15),
     "int16x8": Tolerance(snr_db=25),
-    "int8_dynamic": Tolerance(snr_db=15),
+    "int8_dynamic": Tolerance(snr_db=20),
     "int8_weights": Tolerance(snr_db=25),
     "int4_weights": Tolerance(snr_db=10),
 }

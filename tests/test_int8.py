@@ -26,7 +26,7 @@ from retarget.int8 import Data, is_held_out, named, quantize
 from retarget.metrics import open_metric
 from retarget.options import DataOptions, Int8Options
 from retarget.plan import Invocation
-from retarget.schemes import OPENVINO, TENSORRT, U8S8
+from retarget.schemes import OPENVINO, TENSORRT, TFLITE, TFLITE_16X8, U8S8, QuantScheme
 from retarget.store import Store
 
 if TYPE_CHECKING:
@@ -123,18 +123,38 @@ def plain(model: ir.Model, data: Data) -> tuple[ir.Model, QuantizeFacts]:
     return quantize(model, options(), data)
 
 
-@pytest.mark.parametrize("scheme", [U8S8, TENSORRT], ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", [U8S8, TENSORRT, TFLITE, TFLITE_16X8], ids=lambda scheme: scheme.name)
 def test_what_it_says_of_itself_is_measured_on_the_rows_to_judge_on(
-    model: ir.Model, data: Data, scheme: object
+    model: ir.Model, data: Data, scheme: QuantScheme
 ) -> None:
     changed, facts = quantize(model, options(scheme=scheme), data)
     assert facts.int8 is not None
     assert facts.int8.snr_db == pytest.approx(judged_db(model, changed, data), abs=0.05)
     assert facts.int8.snr_db > 25
+    assert facts.precision == ("int16x8" if scheme is TFLITE_16X8 else "int8")
     assert facts.int8.judged_on == "32 rows held out"
     assert facts.int8.budget is None
     assert float_nodes(facts) == set()
     assert int8_nodes(changed) == {node.name for node in model.graph if node.op_type in ("Conv", "Gemm")}
+
+
+def test_the_ends_are_integers_where_that_is_asked(model: ir.Model, data: Data) -> None:
+    changed, facts = quantize(model, options(scheme=TFLITE, integer_io=True), data)
+    assert [user.op_type for user, _ in changed.graph.inputs[0].uses()] == ["QuantizeLinear"]
+    maker = changed.graph.outputs[0].producer()
+    assert maker is not None
+    assert maker.op_type == "DequantizeLinear"
+    assert facts.int8 is not None
+    assert facts.int8.snr_db == pytest.approx(judged_db(model, changed, data), abs=0.05)
+
+
+def test_all_of_the_range_suits_int16_best(model: ir.Model, data: Data) -> None:
+    found = {}
+    for method in ("minmax", "mse", "percentile"):
+        _, facts = quantize(model, options(scheme=TFLITE_16X8, method=method), data)
+        assert facts.int8 is not None
+        found[method] = facts.int8.snr_db
+    assert found["minmax"] >= max(found.values()) - 0.3
 
 
 def test_a_runtime_that_leaves_out_roundings_is_judged_without_them(model: ir.Model, data: Data) -> None:
@@ -405,6 +425,45 @@ def test_types_are_read_back_from_the_artifacts(made: Report) -> None:
         # 8 x 8 x 64 x 64 of 2,523,776 multiply-accumulates, and the head's 640.
         assert whole.low_precision_share - kept.low_precision_share == pytest.approx(0.104, abs=0.005)
         assert whole.low_precision_share > 0.95
+
+
+TFLITE_RECIPE = (
+    RECIPE.partition("variants:")[0]
+    + """variants:
+  - int8
+  - int8-io: {precision: int8, io: int8}
+  - int16x8: {io: int16}
+  - int8_dynamic
+targets: [tflite]
+"""
+)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("made")
+def test_every_low_precision_of_tflite_computes_what_its_graph_says(folder: Path) -> None:
+    report = build(folder, TFLITE_RECIPE)
+    assert report.verdict == "pass", report.reasons
+    types = {}
+    for name in ("int8", "int8-io", "int16x8", "int8_dynamic"):
+        found = row(report, f"tflite/{name}")
+        assert found.verified == "executed"
+        assert found.accuracy is not None
+        assert found.accuracy.drop == pytest.approx(0, abs=0.02)
+        assert found.precision is not None
+        types[name] = found.precision.weights, found.precision.activations, found.precision.io
+    assert types == {
+        "int8": ("int8", "int8", "float32"),
+        "int8-io": ("int8", "int8", "int8"),
+        "int16x8": ("int8", "int16", "int16"),
+        "int8_dynamic": ("int8", "float32", "float32"),
+    }
+    assert smallest(report, "tflite/int8") == pytest.approx(simulated(report, "tflite/int8", "tflite"), abs=0.5)
+    assert smallest(report, "tflite/int8-io") == pytest.approx(simulated(report, "tflite/int8-io", "tflite"), abs=0.5)
+    of_int16 = simulated(report, "tflite/int16x8", "tflite_16x8")
+    assert smallest(report, "tflite/int16x8") == pytest.approx(of_int16, abs=0.5)
+    assert smallest(report, "tflite/int8_dynamic") > 30
+    assert not [step for step in report.steps if step.id.startswith("quantize") and step.status == "failed"]
 
 
 # ---- what goes wrong, or is not as usual
