@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import one_node
 import pytest
 import target_testing as t
-from single_nodes import LAYOUTS, Attribute, Node, agrees, channels_last, floats, job, model
+from many_nodes import LAYOUTS, Attribute, Node, agrees, channels_last, floats, job, model
 
 from retarget import catalog
 from retarget.compare import snr_db
@@ -132,12 +133,14 @@ def test_large_means_cost_few_digits(name: str, layout: str, tmp_path: Path, mon
 
 def test_the_batch_stays_open_and_channels_last(tmp_path: Path) -> None:
     chain = t.model("""g (float[N,3,8,8] x, float[6,3,3,3] w_a, float[6] w_b, float[6] w_c, float[4,6,3,3] w_d)
-        => (float[N,4,4,4] y) {
+        => (float[N,4,4,4] y) <float[N,6,6,6] b> {
         a = Conv(x, w_a) b = GroupNormalization <num_groups = 2> (a, w_b, w_c) c = InstanceNormalization(b, w_b, w_c)
         d = LRN <size = 3> (c) e = LpNormalization <axis = 1> (d) y = Conv(e, w_d)
     }""")
     facts = t.emit("tflite", chain, tmp_path)
     assert not facts.sizes
+    # That of the image, and that of the result.
+    assert one_node.operators(tmp_path).count("TRANSPOSE") == 2
     for size in (4, 1):
         feeds = t.feeds(chain, size)
         # ONNX Runtime's own GroupNormalization loses digits.

@@ -6,9 +6,10 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import one_node
 import pytest
 import target_testing as t
-from single_nodes import LAYOUTS, Node, agrees, floats, integers, model, truths
+from many_nodes import LAYOUTS, Node, agrees, floats, integers, model, truths
 
 from retarget.errors import Unsupported
 
@@ -131,6 +132,7 @@ def test_the_batch_stays_open(tmp_path: Path) -> None:
     }""")
     facts = t.emit("tflite", chain, tmp_path)
     assert not facts.sizes
+    assert one_node.operators(tmp_path).count("TRANSPOSE") == 1
     for size in (4, 1):
         feeds = t.feeds(chain, size)
         actual, right = t.run("tflite", tmp_path, facts, feeds), t.oracle(chain, feeds)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from single_nodes import LAYOUTS, Node, agrees
+from many_nodes import LAYOUTS, Node, agrees
 
 if TYPE_CHECKING:
     from collections.abc import Callable

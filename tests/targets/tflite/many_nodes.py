@@ -1,4 +1,7 @@
-"""Models of one node against ONNX Runtime, for the tests of TFLite's operators: in both layouts, by two kernel sets."""
+"""Many nodes in one model, apart from each other, against ONNX Runtime: in both layouts, by two kernel sets.
+
+To load a model costs more than to compute a node: many are held against ONNX Runtime at once.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,7 @@ def agrees(
         monkeypatch.setattr(emit, "arrange", channels_last)
     facts = emit.emit(made, job(made, expected), out)
     for name in kernels:
-        chosen = msgspec.structs.replace(facts, settings={"kernels": name})
+        chosen = msgspec.structs.replace(facts, settings={**facts.settings, "kernels": name})
         with catalog.target_run("tflite").open(out, chosen, parity=True, threads=1) as runner:
             actual = runner.run(feeds)
         for output, right in expected.items():
