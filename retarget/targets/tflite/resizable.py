@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from retarget.errors import RetargetError
 from retarget.litert import Loaded
 from retarget.spec import DimRange
-from retarget.targets.tflite.program import Program
+from retarget.targets.tflite.program import Program, Shape
 from retarget.targets.tflite.slices import OneSize
 from retarget.targets.tflite.unsized import Common
 from retarget.targets.tflite.write import write
@@ -66,6 +67,23 @@ def opened(lower: Callable[[Sizes], Program], shapes: Mapping[str, DimRange], ba
     return Opened(program or lower(trial.opt), fixed)
 
 
+@dataclass(frozen=True)
+class _Border:
+    """What is known of a program at one size: shapes by name, and the bytes of all that it computes."""
+
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+    activations: int
+
+    @classmethod
+    def of(cls, program: Program) -> _Border:
+        inputs, outputs = (
+            {name: tensor.shape for name, tensor in border.items()} for border in (program.inputs, program.outputs)
+        )
+        computed = (tensor for tensor in program.tensors if tensor.constant is None)
+        return cls(inputs, outputs, sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in computed))
+
+
 @dataclass
 class _Trial:
     """Opens sets of dimensions of one model."""
@@ -73,7 +91,7 @@ class _Trial:
     lower: Callable[[Sizes], Program]
     shapes: Mapping[str, DimRange]
     batch: str | None
-    _lowered: dict[tuple[int, ...], Program] = field(default_factory=dict)
+    _borders: dict[tuple[int, ...], _Border] = field(default_factory=dict)
 
     @property
     def opt(self) -> Sizes:
@@ -81,16 +99,21 @@ class _Trial:
 
     def at(self, sizes: Sizes) -> Program:
         """The program at ``sizes``. Raises ``OneSize`` where there is none."""
-        key = tuple(sizes.values())
         words = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
-        if key not in self._lowered:
-            try:
-                self._lowered[key] = self.lower(sizes)
-            except RetargetError as error:
-                raise OneSize(f"the model cannot be written with {words}: {error.message}") from error
-        if not self._lowered[key].outputs:
+        try:
+            program = self.lower(sizes)
+        except RetargetError as error:
+            raise OneSize(f"the model cannot be written with {words}: {error.message}") from error
+        if not program.outputs:
             raise OneSize(f"the model cannot be written with {words}")
-        return self._lowered[key]
+        self._borders[tuple(sizes.values())] = _Border.of(program)
+        return program
+
+    def border(self, sizes: Sizes) -> _Border:
+        """What inputs and outputs are at ``sizes``: programs are not kept, as each has constants of its own."""
+        if tuple(sizes.values()) not in self._borders:
+            self.at(sizes)
+        return self._borders[tuple(sizes.values())]
 
     def program(self, symbols: Sequence[str]) -> Program:
         """The program with ``symbols`` open, tried by the runtime. Raises ``OneSize``."""
@@ -100,11 +123,11 @@ class _Trial:
         largest = {**self.opt, **{symbol: self.shapes[symbol].max for symbol in symbols}}
         smallest = {**self.opt, **{symbol: self.shapes[symbol].min for symbol in symbols}}
         named = {symbol: (one[symbol], other[symbol]) for symbol in symbols}
-        program = Common(self.at(one), self.at(other), lambda: self.at(largest), named).program()
+        program = Common(self.at(one), self.at(other), cache(lambda: self.at(largest)), named).program()
         points = [other, largest]
         with suppress(OneSize):
             # Of few elements there may be nothing left, which no file can say.
-            self.at(smallest)
+            self.border(smallest)
             points.append(smallest)
         # The shapes of the last one stay in the file.
         self._try(program, [*points, self.opt])
@@ -137,28 +160,23 @@ class _Trial:
             write(program, path, description="", hollow=True)
             loaded = Loaded(str(path), "builtin", 1)
             for sizes in points:
-                wanted = self.at(sizes)
-                if sizes == self.opt or _activations(wanted) <= LARGE:
+                wanted = self.border(sizes)
+                if sizes == self.opt or wanted.activations <= LARGE:
                     _resize(loaded, program, wanted)
             loaded.close()
 
 
-def _resize(loaded: Loaded, program: Program, wanted: Program) -> None:
+def _resize(loaded: Loaded, program: Program, wanted: _Border) -> None:
     """Give ``program`` the shapes that it has where its inputs have those of ``wanted``; outputs must then be equal."""
     index = {tensor: number for number, tensor in enumerate(program.tensors)}
     try:
-        shapes = loaded.shapes({index[tensor]: wanted.inputs[name].shape for name, tensor in program.inputs.items()})
+        shapes = loaded.shapes({index[tensor]: wanted.inputs[name] for name, tensor in program.inputs.items()})
     except RetargetError as error:
         raise OneSize(f"the runtime does not take another size: {error.message}") from error
     for name, tensor in program.outputs.items():
-        made, right = shapes[index[tensor]], wanted.outputs[name].shape
+        made, right = shapes[index[tensor]], wanted.outputs[name]
         if made != right:
             raise OneSize(f"the runtime makes {list(made)} of '{name}', which is {list(right)}")
     for tensor, number in index.items():
         if tensor.open_axes:
             tensor.shape = shapes[number]
-
-
-def _activations(program: Program) -> int:
-    computed = (tensor for tensor in program.tensors if tensor.constant is None)
-    return sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in computed)
