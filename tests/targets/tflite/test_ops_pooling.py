@@ -80,8 +80,17 @@ def test_places_of_the_maxima(attributes: str, tmp_path: Path) -> None:
     """Of equal ones the first."""
     model = one_node.model("float[2,3,5,6] x", f"MaxPool <kernel_shape = [2, 3], {attributes}> (x)", "y, int64 z")
     facts = one_node.emitted(model, tmp_path)
-    feeds = {name: np.round(array) for name, array in t.feeds(model, 4).items()}
+    feeds = {"x": np.round(t.normal(2, 3, 5, 6))}
     one_node.assert_same(model, feeds, tmp_path, facts)
+
+
+def test_what_was_pooled_goes_back(tmp_path: Path) -> None:
+    model = t.model("""g (float[2,3,4,6] x) => (float[] y) {
+        p, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+        y = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (p, i)
+    }""")
+    facts = one_node.emitted(model, tmp_path)
+    one_node.assert_same(model, t.feeds(model, 2), tmp_path, facts)
 
 
 @pytest.mark.parametrize("power", [1, 2, 3])

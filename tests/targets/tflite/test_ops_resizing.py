@@ -168,9 +168,19 @@ def test_blocks(inputs: str, node: str, expected: set[str], tmp_path: Path) -> N
     assert_same(model, tmp_path, facts, 0)
 
 
-@pytest.mark.parametrize("corners", [0, 1])
-@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
-@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize(
+    ("mode", "padding", "corners"),
+    [
+        ("nearest", "zeros", 1),
+        ("nearest", "border", 0),
+        ("nearest", "reflection", 0),
+        ("linear", "zeros", 0),
+        ("linear", "border", 1),
+        ("linear", "reflection", 1),
+        ("cubic", "zeros", 1),
+        ("cubic", "reflection", 0),
+    ],
+)
 def test_samples(mode: str, padding: str, corners: int, tmp_path: Path) -> None:
     """Also of places far outside."""
     model = one_node.model(

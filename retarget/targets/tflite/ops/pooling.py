@@ -67,6 +67,30 @@ def global_lp_pool(call: Call) -> Value:
     return _root(call, _reduced(call, "SUM", _powers(call, call.value(0), power)), power)
 
 
+def max_unpool(call: Call) -> Value:
+    """Zeros, and each element at the place that it had."""
+    value, places, attributes = call.value(0), call.value(1), call.attributes
+    kernel = attributes.get_ints("kernel_shape") or []
+    strides = attributes.get_ints("strides") or [1] * len(kernel)
+    pads = attributes.get_ints("pads") or [0] * (2 * len(kernel))
+    if call.has(2):
+        raise Refusal("the size of the result is given: places are numbered for another one")
+    if any(stride < taps for stride, taps in zip(strides, kernel, strict=True)):
+        raise Refusal(f"strides={strides}: windows overlap, and the kernel would add what has the same place")
+    spatial = [
+        (size - 1) * strides[axis] - pads[axis] - pads[axis + len(kernel)] + kernel[axis]
+        for axis, size in enumerate(value.shape[2:])
+    ]
+    shape, count = (*value.shape[:2], *spatial), math.prod(value.shape)
+    numbers = call.reshape(places, (count, 1))
+    updates = call.reshape(value, (count,))
+    whole = call.ints([math.prod(shape)])
+    made = call.emit(
+        "SCATTER_ND", [numbers, updates, whole], (math.prod(shape),), np.float32, Options("ScatterNdOptions")
+    )
+    return call.reshape(made, shape)
+
+
 # ---- windows
 
 
@@ -294,4 +318,5 @@ OPS: Mapping[str, Op] = {
     "GlobalMaxPool": Op(global_max_pool, Way.EITHER, int8="moves"),
     "LpPool": Op(lp_pool, Way.LAST, operands=(0,)),
     "MaxPool": Op(max_pool, Way.LAST, operands=(0,), int8=_max_integers),
+    "MaxUnpool": Op(max_unpool),
 }
