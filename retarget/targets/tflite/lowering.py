@@ -280,8 +280,9 @@ class Lowering:
         tensor = self.form(held, layout, codes=codes)
         taken = {*self.program.inputs.values(), *self.program.outputs.values()}
         if tensor in taken or tensor.constant is not None:
-            copy = Tensor(tensor.shape, tensor.dtype, quantization=tensor.quantization)
-            self.add("RESHAPE", (tensor, self.ints(tensor.shape)), copy, Options("ReshapeOptions"), f"output {name}")
+            copy = Tensor(tensor.shape, tensor.dtype, quantization=tensor.quantization, open_axes=tensor.open_axes)
+            sizes = (-1, *tensor.shape[1:]) if held.is_counted else tensor.shape
+            self.add("RESHAPE", (tensor, self.ints(sizes)), copy, Options("ReshapeOptions"), f"output {name}")
             tensor = copy
         tensor.name, tensor.value, tensor.layout = name, name, layout.value
         self.program.outputs[name] = tensor

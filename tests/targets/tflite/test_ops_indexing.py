@@ -177,6 +177,28 @@ def test_what_needs_the_number_of_rows_is_refused(behind: str, tmp_path: Path) -
         one_node.emitted(model, tmp_path)
 
 
+COUNTED = {
+    "places": ("float[4,5] x", "NonZero(x)", "int64 y"),
+    "places in a row": ("bool[6] x", "NonZero(x)", "int64 y"),
+    "rows": ("float[4,5] x, bool[3] c", "Compress <axis = 0> (x, c)", "y"),
+    "columns": ("int64[4,5] x, bool[5] c", "Compress <axis = -1> (x, c)", "y"),
+    "elements": ("bool[2,3] x, bool[6] c", "Compress(x, c)", "y"),
+}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", COUNTED)
+def test_as_many_as_the_data_make(name: str, share: float, tmp_path: Path) -> None:
+    """Also none at all, and all."""
+    model = one_node.model(*COUNTED[name])
+    facts = one_node.emitted(model, tmp_path)
+    feeds = t.feeds(model, 4)
+    chosen = "c" if "c" in feeds else "x"
+    kept = np.random.default_rng(0).random(feeds[chosen].shape) < share
+    feeds = {**feeds, chosen: kept if chosen == "c" else (feeds["x"] * kept).astype(feeds["x"].dtype)}
+    one_node.assert_same(model, feeds, tmp_path, facts)
+
+
 REFUSED = {
     "too many classes": (suppression(classes=300), "more than 256"),
     "overlap of 1": (suppression(overlap=1.0), "iou_threshold=1"),

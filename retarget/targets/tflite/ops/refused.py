@@ -22,11 +22,9 @@ _RANDOM = "it is random, and nothing could be held against the source: draw the 
 
 OPS: Mapping[str, Op] = {
     "Bernoulli": _because(_RANDOM),
-    "Compress": _because(_COUNTED),
     "If": _because(_BRANCHES),
     "Loop": _because(_LOOPS),
     "Multinomial": _because(_RANDOM),
-    "NonZero": _because(_COUNTED),
     "RandomNormal": _because(_RANDOM),
     "RandomNormalLike": _because(_RANDOM),
     "RandomUniform": _because(_RANDOM),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx_ir as ir
 
-from retarget import graph
 from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
+from retarget.targets.tflite.ops.counted import settled
 from retarget.targets.tflite.ops.parts import cut
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.ops.sorting import best_of
@@ -60,13 +59,7 @@ def non_max_suppression(call: Call) -> Operand:
             rows.append(_first(call, padded, valid))
     options = Options("ConcatenationOptions", {"axis": 0})
     whole = rows[0] if len(rows) == 1 else _counted(call, "CONCATENATION", rows, (len(rows) * most, 3), options)
-    declared = graph.static_shape(call.node.outputs[0], call.lowering.sizes)
-    if declared is not None:
-        # The model says how many there are.
-        whole.shape, whole.is_counted = declared, False
-    elif (reason := _fails(call.node.outputs[0])) is not None:
-        raise Refusal(reason)
-    return whole
+    return settled(call, whole)
 
 
 def _row(call: Call, value: Operand, places: tuple[int, ...]) -> Operand:
@@ -106,56 +99,6 @@ def _first(call: Call, rows: Value, count: Value) -> Value:
 def _counted(call: Call, code: str, inputs: Sequence[Operand | Tensor], shape: Shape, options: Options) -> Value:
     """A result with a first axis that is as long as the data make it, at most as ``shape`` says."""
     return call.emit(code, inputs, shape, np.int32, options).counted()
-
-
-def _fails(value: ir.Value) -> str | None:
-    """Why what follows cannot do without the number of rows of ``value``; None where it can."""
-    for use in value.uses():
-        ranks = [_rank(each) for each in (value, *use.node.outputs)]
-        # Of more axes the layout could be another.
-        if min(ranks) < 1 or max(ranks) > 2 or not _keeps_rows(use.node, use.idx, ranks[0]):
-            return f"its result goes to '{use.node.name}' ({use.node.op_type}), which must know how many rows it has"
-        for each in use.node.outputs:
-            if (reason := _fails(each)) is not None:
-                return reason
-    return None
-
-
-def _rank(value: ir.Value | None) -> int:
-    return 0 if value is None or value.shape is None else len(value.shape)
-
-
-def _keeps_rows(node: ir.Node, index: int, rank: int) -> bool:
-    """Whether the first axis of operand ``index``, of ``rank`` axes, is that of the result, and is left as it is."""
-    axis = node.attributes.get_int("axis", 0)
-    match node.op_type:
-        case "Identity" | "Cast":
-            return True
-        case "Add" | "Sub" | "Mul":
-            return _rank(node.outputs[0]) == rank
-        case "Gather":
-            return axis % rank != 0 if index == 0 else axis == 0
-        case "GatherND":
-            return index == 1 and not node.attributes.get_int("batch_dims", 0)
-        case "Concat":
-            return axis % rank != 0
-        case "Squeeze" | "Slice":
-            axes = _numbers(node, 1 if node.op_type == "Squeeze" else 3)
-            return bool(axes) and all(each % rank for each in axes)
-        case "Unsqueeze":
-            return all(each % (rank + 1) for each in _numbers(node, 1) or [0])
-        case "Reshape":
-            first, *others = _numbers(node, 1) or [1]
-            return index == 0 and first in (0, -1) and all(size > 0 for size in others)
-        case _:
-            return False
-
-
-def _numbers(node: ir.Node, index: int) -> list[int]:
-    """The numbers of a constant operand; none where there is no such."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return [] if tensor is None else [int(number) for number in tensor.numpy().reshape(-1)]
 
 
 _GATHER = Options("GatherOptions", {"axis": 0})
