@@ -183,14 +183,14 @@ def lrn(call: Call) -> Value:
     if size % 2 == 0:
         raise Refusal(f"size={size}: the kernel takes as many channels in front as behind")
     fields = {"radius": size // 2, "bias": bias, "alpha": alpha / size, "beta": beta}
-    source = call.tensor(data)
+    source = call.tensor(data, layout=Layout.LAST)
     assert source is not None
     image = stored_as(call, source, (data.shape[0], 1, math.prod(data.shape[2:]), data.shape[1]), Layout.FIRST)
     options = Options("LocalResponseNormalizationOptions", fields)
     made = call.emit("LOCAL_RESPONSE_NORMALIZATION", [image], image.shape, options=options, layout=Layout.FIRST)
     last = call.tensor(made, layout=Layout.FIRST)
     assert last is not None
-    return stored_as(call, last, data.shape)
+    return stored_as(call, last, data.shape, Layout.LAST)
 
 
 def _lrn_way(node: ir.Node) -> Way:
