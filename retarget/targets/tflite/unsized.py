@@ -5,6 +5,7 @@ speak of shapes. Of those
 
 - one number of a RESHAPE becomes -1;
 - bounds of slices are counted from the end (`slices`);
+- the size of a resized image is so many times that of the image;
 - where a number is the size of a dimension itself, an operator may read it from the shape of an input: SHAPE and what
   follows it is computed when the kernels are prepared, so nothing becomes dynamic;
 - a constant that repeats itself is one period of it and a TILE, and one that begins as the largest does, such as
@@ -15,6 +16,7 @@ speak of shapes. Of those
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -28,6 +30,8 @@ from retarget.targets.tflite.slices import OneSize, Pair, differs, ints, numbers
 if TYPE_CHECKING:
     from retarget.protocols import Array
 
+_SLICING = ("SLICE", "STRIDED_SLICE")
+_RESIZING = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _READING = {"BROADCAST_TO": 1, "FILL": 0, "TILE": 1, "RESHAPE": 1}
 """Operators that take a computed shape, and at which input."""
 
@@ -60,15 +64,18 @@ class Common:
     """Tensors of the one program to those of the common one."""
     prelude: list[Operator] = field(default_factory=list)
     """What reads sizes from the inputs."""
+    body: list[Operator] = field(default_factory=list)
     _read: dict[object, Tensor] = field(default_factory=dict)
 
     def program(self) -> Program:
         for name, tensor in self.one.inputs.items():
             self._pair(tensor, self.other.inputs[name], f"input '{name}'")
         if len(self.one.operators) != len(self.other.operators):
-            raise OneSize("with another size it is written with other operators")
-        both = enumerate(zip(self.one.operators, self.other.operators, strict=True))
-        made = [self._operator(index, one, other) for index, (one, other) in both]
+            raise OneSize(f"with another size {_longer(self.one, self.other)} is written with other operators")
+        for index, both in enumerate(zip(self.one.operators, self.other.operators, strict=True)):
+            made = self._operator(index, *both)
+            if made is not None:
+                self.body.append(made)
         for name, tensor in self.one.outputs.items():
             if self.partners.get(tensor) is not self.other.outputs[name]:
                 raise OneSize(f"with another size '{name}' is made otherwise")
@@ -76,7 +83,7 @@ class Common:
             {name: self.made[tensor] for name, tensor in border.items()}
             for border in (self.one.inputs, self.one.outputs)
         )
-        return Program([*self.prelude, *(operator for operator in made if operator is not None)], inputs, outputs)
+        return Program([*self.prelude, *self.body], inputs, outputs)
 
     def _pair(self, one: Tensor, other: Tensor, where: str) -> None:
         if len(one.shape) != len(other.shape) or one.dtype != other.dtype or one.quantization != other.quantization:
@@ -138,12 +145,33 @@ class Common:
         for index, both in differing.items():
             if both[0].dtype != np.int32 or len(both[0].shape) != 1:
                 raise OneSize(f"{where} needs a constant of that size")
-            if operator.code not in ("SLICE", "STRIDED_SLICE") and _READING.get(operator.code) != index:
+            if operator.code not in (*_SLICING, *_RESIZING) and _READING.get(operator.code) != index:
                 raise OneSize(f"{where} holds it as a number")
-        if operator.code in ("SLICE", "STRIDED_SLICE"):
+        if operator.code in _SLICING:
             return sliced(operator, other, where)
         ((index, both),) = differing.items()
-        return self._shaped(operator, index, pairs(numbers(both[0]), numbers(both[1])), where)
+        sizes = pairs(numbers(both[0]), numbers(both[1]))
+        return (
+            self._resized(operator, other, sizes, where)
+            if operator.code in _RESIZING
+            else self._shaped(operator, index, sizes, where)
+        )
+
+    def _resized(self, operator: Operator, other: Operator, sizes: Sequence[Pair], where: str) -> Operator:
+        """An operator that makes images of ``sizes`` [height, width], of others that are whole parts of them."""
+        image, another = operator.inputs[0], other.inputs[0]
+        assert image is not None
+        assert another is not None
+        extents = pairs(image.shape, another.shape)[1:3]
+        if not all(_is_multiple(size, extent) for size, extent in zip(sizes, extents, strict=True)):
+            raise OneSize(f"{where} holds it as a number")
+        times = [size[0] // extent[0] for size, extent in zip(sizes, extents, strict=True)]
+        options = Options("ShapeOptions", {"outType": "INT32"})
+        shape = self._add("SHAPE", [image], len(image.shape), options, operator.origin, self.body)
+        bounds = [shape, ints([1]), ints([3]), ints([1])]
+        part = self._add("STRIDED_SLICE", bounds, 2, Options("StridedSliceOptions"), operator.origin, self.body)
+        made = self._add("MUL", [part, ints(times)], 2, Options("MulOptions"), operator.origin, self.body)
+        return replace(operator, inputs=(image, made))
 
     def _shaped(self, operator: Operator, index: int, sizes: Sequence[Pair], where: str) -> Operator:
         """``operator`` with the shape ``sizes``, its operand ``index``, for all sizes."""
@@ -267,10 +295,25 @@ class Common:
                     yield self.made[tensor], axis
         raise OneSize(f"no input has the dimension {symbol}")
 
-    def _add(self, code: str, inputs: Sequence[Tensor], count: int, options: Options, origin: str) -> Tensor:
+    def _add(
+        self,
+        code: str,
+        inputs: Sequence[Tensor],
+        count: int,
+        options: Options,
+        origin: str,
+        where: list[Operator] | None = None,
+    ) -> Tensor:
+        """Write an operator that makes ``count`` numbers, into the prelude or ``where``."""
         made = Tensor((count,), np.dtype(np.int32))
-        self.prelude.append(Operator(code, tuple(inputs), (made,), options, origin))
+        (self.prelude if where is None else where).append(Operator(code, tuple(inputs), (made,), options, origin))
         return made
+
+
+def _longer(one: Program, other: Program) -> str:
+    """The first ONNX node that has other numbers of operators in the two, in words."""
+    counts, others = (Counter(operator.origin for operator in program.operators) for program in (one, other))
+    return next((f"'{name}'" for name in counts if name and counts[name] != others[name]), "the model")
 
 
 def _runs(shape: Sequence[int | str]) -> Iterator[tuple[int | str, list[int | str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,11 @@ OPEN = {
         m = Mul (x, low)
         y = Add (m, x)
     }""",
+    "images twice as large": """g (float[N,4,H,W] x, float[8,4,1,1] w_a) => (float[N,8,Y,X] y) {
+        c = Conv (x, w_a)
+        scales = Constant <value_floats = [1.0, 1.0, 2.0, 3.0]> ()
+        y = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel"> (c, , scales)
+    }""",
     "halves of the channels": """g (float[N,4,6] x) => (float[N,4,3] a, float[N,4,3] b) {
         a, b = Split <axis = 2, num_outputs = 2> (x)
     }""",
@@ -176,12 +182,6 @@ def test_file_has_the_likely_sizes_until_it_is_resized(tmp_path: Path) -> None:
 
 
 FIXED = {
-    "shape of a transposed convolution": (
-        """g (float[N,4,3,3] x, float[4,2,2,2] w_a) => (float[N,2,6,6] y) {
-            [up] y = ConvTranspose <strides = [2, 2]> (x, w_a)
-        }""",
-        {"N": "TRANSPOSE_CONV of 'up' holds it as a number"},
-    ),
     "shares of the size": (
         """g (float[N,S,4] x) => (float[N,S,4] y) {
             n = Shape <start = 1, end = 2> (x)
@@ -257,6 +257,28 @@ def test_other_operators_at_other_sizes() -> None:
         return (size, 4), Operator("RELU" if size == 4 else "TANH", (x,), (y,), None, "f")
 
     assert _fixed(lower) == "with another size there is another operator in place of RELU of 'f'"
+
+
+def test_shapes_that_the_kernel_must_know_up_front() -> None:
+    """A TRANSPOSE_CONV would take a computed one, but then nothing behind it is known before it runs."""
+    kernel = Tensor((2, 2, 2, 4), F4, constant=Constant.of(np.ones((2, 2, 2, 4), "f4")))
+
+    def lower(size: int) -> tuple[tuple[int, ...], Operator]:
+        x, y = Tensor((size, 3, 3, 4), F4), Tensor((size, 6, 6, 2), F4)
+        options = Options("TransposeConvOptions", {"strideH": 2, "strideW": 2, "padding": "VALID"})
+        return (size, 3, 3, 4), Operator("TRANSPOSE_CONV", (_ints(size, 6, 6, 2), kernel, x), (y,), options, "up")
+
+    assert _fixed(lower) == "TRANSPOSE_CONV of 'up' holds it as a number"
+
+
+def test_other_numbers_of_operators_at_other_sizes() -> None:
+    def lower(sizes: Mapping[str, int]) -> Program:
+        tensors = [Tensor((sizes["N"], 4), F4) for _ in range(sizes["N"] + 1)]
+        operators = [Operator("RELU", (one,), (two,), None, "loop") for one, two in itertools.pairwise(tensors)]
+        return Program(operators, {"x": tensors[0]}, {"y": tensors[-1]})
+
+    reason = "with another size 'loop' is written with other operators"
+    assert opened(lower, RANGES, "N").fixed == {"N": reason}
 
 
 def test_what_the_runtime_makes_otherwise_is_not_believed() -> None:
