@@ -107,6 +107,8 @@ def _integers(call: Call) -> Int8:
     if not isinstance(operand, Value) or operand.quantization is None:
         return "no"
     value = _value(call)
+    if call.lowering.job.precision == "int16x8":
+        return "no" if value.array().any() else "moves"
     codes = _codes(value, operand.quantization)
     (scale,), (zero_point,) = operand.quantization.scales, operand.quantization.zero_points
     is_exact = np.float32(codes.integers.array().item() - zero_point) * np.float32(scale) == value.array()
@@ -138,5 +140,5 @@ def _continued(call: Call, operand: Operand, fronts: Sequence[int], backs: Seque
 
 OPS: Mapping[str, Op] = {
     "CenterCropPad": Op(center_crop_pad, up_to(PADDED_AXES), (0,), dtypes=TYPES, int8="moves"),
-    "Pad": Op(pad, up_to(PADDED_AXES), (0,), dtypes=TYPES, int8=_integers, int16=False),
+    "Pad": Op(pad, up_to(PADDED_AXES), (0,), dtypes=TYPES, int8=_integers),
 }
