@@ -114,6 +114,18 @@ def test_convolutions(name: str, tmp_path: Path) -> None:
             t.assert_close(t.run("tflite", tmp_path, chosen, feeds)["y"], right)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("transposed ") or "transposed," in name])
+def test_transposed_by_kernels(name: str, tmp_path: Path) -> None:
+    """They hold the size of their result, and so are written where it is known."""
+    inputs, node = CASES[name]
+    model = one_node.model(f"float{inputs.replace('N', '2')}", node)
+    facts = one_node.emitted(model, tmp_path)
+    composed = "group" in node or "dilations" in node
+    assert composed != bool({"TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"} & set(one_node.operators(tmp_path)))
+    feeds = t.feeds(model, 2)
+    t.assert_close(t.run("tflite", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"])
+
+
 @pytest.mark.parametrize(
     ("node", "is_open"),
     [
@@ -154,7 +166,7 @@ def test_activation_functions_are_part_of_the_kernels(tmp_path: Path) -> None:
     t.assert_close(t.run("tflite", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"])
 
 
-def quantized(node: str, shape: tuple[int, ...], axis: int, precision: str) -> ir.Model:
+def quantized(node: str, shape: tuple[int, ...], axis: int, precision: str, batch: str = "1") -> ir.Model:
     """``node`` with int8 weights that have a scale for each index of ``axis``; in int8 its operand and result, too."""
     rng = np.random.default_rng(0)
     count = shape[axis]
@@ -166,14 +178,14 @@ def quantized(node: str, shape: tuple[int, ...], axis: int, precision: str) -> i
         "bq": rng.integers(-900, 900, count).astype(np.int32),
         "bs": step * scales,
         "s": step,
-        "z": np.array([3], np.int8),
+        "z": np.array([0], np.int16) if precision == "int16x8" else np.array([3], np.int8),
         "t": np.array([0.06], np.float32),
     }
     body = f"""w = DequantizeLinear <axis = {axis}> (wq, ws)
         b = DequantizeLinear <axis = 0> (bq, bs)
         c = {node} (X, w, b)
         Y = Relu(c)"""
-    if precision == "int8":
+    if precision != "int8_dynamic":
         body = f"""xq = QuantizeLinear(x, s, z)
             X = DequantizeLinear(xq, s, z)
             {body}
@@ -181,9 +193,9 @@ def quantized(node: str, shape: tuple[int, ...], axis: int, precision: str) -> i
             y = DequantizeLinear(yq, t, z)"""
     else:
         body = body.replace("X", "x").replace("Y", "y")
-    kinds = {"float32": "float", "int8": "int8", "int32": "int32"}
+    kinds = {"float32": "float", "int8": "int8", "int16": "int16", "int32": "int32"}
     inputs = ", ".join(f"{kinds[a.dtype.name]}[{','.join(map(str, a.shape))}] {name}" for name, a in arrays.items())
-    model = t.model(f"g (float[1,4,6,6] x, {inputs}) => (float[] y) {{ {body} }}")
+    model = t.model(f"g (float[{batch},4,6,6] x, {inputs}) => (float[] y) {{ {body} }}")
     for value in list(model.graph.inputs)[1:]:
         value.const_value = ir.tensor(arrays[value.name or ""], name=value.name)
         model.graph.inputs.remove(value)
@@ -214,3 +226,18 @@ def test_integers(node: str, shape: tuple[int, ...], axis: int, code: str, preci
         chosen = msgspec.structs.replace(facts, settings={**facts.settings, "kernels": kernels})
         actual = t.run("tflite", tmp_path, chosen, feeds)["y"]
         t.assert_close(actual, right, 0.0601 if precision == "int8" else 0.02 * float(np.abs(right).max()))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16x8"])
+@pytest.mark.parametrize("strides", ["2, 2", "1, 3"])
+def test_transposed_integers_of_an_open_batch(strides: str, precision: str, tmp_path: Path) -> None:
+    model = quantized(f"ConvTranspose <strides = [{strides}]>", (4, 6, 3, 3), 1, precision, "N")
+    facts = t.emit("tflite", model, tmp_path, precision)
+    assert not facts.sizes
+    assert "CONV_2D" in one_node.operators(tmp_path)
+    for size in (4, 2):
+        feeds = {"x": np.random.default_rng(1).uniform(-3, 3, (size, 4, 6, 6)).astype(np.float32)}
+        right = t.oracle(model, feeds)["y"]
+        for kernels in one_node.KERNELS:
+            chosen = msgspec.structs.replace(facts, settings={**facts.settings, "kernels": kernels})
+            t.assert_close(t.run("tflite", tmp_path, chosen, feeds)["y"], right, 0.0601)

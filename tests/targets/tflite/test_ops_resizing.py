@@ -223,7 +223,7 @@ def test_deformed(weight: str, attributes: str, tmp_path: Path) -> None:
         ('Resize <mode = "linear"> (xd, , f)', LINEAR, False),
         ('Resize <mode = "nearest"> (xd, , f)', NEAREST, True),
         ('Resize <mode = "nearest", nearest_mode = "ceil"> (xd, , f)', "GATHER", True),
-        ("DepthToSpace <blocksize = 2> (xd)", "DEPTH_TO_SPACE", False),
+        ("DepthToSpace <blocksize = 2> (xd)", "TRANSPOSE", True),
         ("SpaceToDepth <blocksize = 2> (xd)", "SPACE_TO_DEPTH", False),
     ],
 )

@@ -262,7 +262,27 @@ def depth_to_space(call: Call) -> Value:
         perm = call.ints([0, 3, 1, 4, 2])
         placed = kept(call, "TRANSPOSE", apart, [perm], (rows, depth, block, width, block), Options("TransposeOptions"))
         return _turned(call, placed, shape)
-    return call.emit("DEPTH_TO_SPACE", [value], shape, options=Options("DepthToSpaceOptions", {"blockSize": block}))
+    return laid_out(call, value, (block, block))
+
+
+def laid_out(call: Call, blocks: Value, strides: Sequence[int]) -> Value:
+    """[N, rows * columns * C, H, W] as [N, C, H * rows, W * columns]."""
+    batch, channels, height, width = blocks.shape
+    rows, columns = strides
+    depth = channels // (rows * columns)
+    shape = (batch, depth, height * rows, width * columns)
+    # LiteRT's reference kernels lack a DEPTH_TO_SPACE of integers, and all kernels one of 16 bits.
+    if rows == columns and rows > 1 and not call.int8:
+        return kept(call, "DEPTH_TO_SPACE", blocks, [], shape, Options("DepthToSpaceOptions", {"blockSize": rows}))
+    if rows > 1:
+        # Stored: [lines, width, rows, columns * C] to [lines, rows, width, columns * C].
+        apart = (batch * height, columns * depth, width, rows)
+        blocks = kept(call, "RESHAPE", blocks, [call.ints(call.placed(apart))], apart, Options("ReshapeOptions"))
+        turned = (batch * height, columns * depth, rows, width)
+        blocks = kept(call, "TRANSPOSE", blocks, [call.ints([0, 2, 1, 3])], turned, Options("TransposeOptions"))
+    if blocks.shape == shape:
+        return blocks
+    return kept(call, "RESHAPE", blocks, [call.ints(call.placed(shape))], shape, Options("ReshapeOptions"))
 
 
 def space_to_depth(call: Call) -> Value:
@@ -298,7 +318,7 @@ def _integers(call: Call) -> Int8:
 
 
 OPS: Mapping[str, Op] = {
-    "DepthToSpace": Op(depth_to_space, Way.LAST, int8="moves", int16=False),
+    "DepthToSpace": Op(depth_to_space, Way.LAST, int8="moves"),
     "Resize": Op(resize, _way, operands=(0,), dtypes=frozenset({"float32", "int32"}), int8=_integers),
     "SpaceToDepth": Op(space_to_depth, Way.LAST, int8="moves", int16=False),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +12,10 @@ import numpy as np
 from retarget.targets.tflite.layout import Layout, Way
 from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, VOLUME, as_image, as_line, convolved
+from retarget.targets.tflite.ops.resizing import laid_out
 from retarget.targets.tflite.ops.weights import bias_tensor, takes_integers, weight_tensor
 from retarget.targets.tflite.ops.windows import Window, extended, sliced
-from retarget.targets.tflite.program import Constant, Options, Tensor
+from retarget.targets.tflite.program import Codes, Constant, Options, Quantization, Tensor
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -62,6 +63,8 @@ def conv_transpose(call: Call) -> Value:
     found = _spreads(call, source.shape[2:], weight.shape[2:])
     bias = call.operand(2) if call.has(2) else None
     if _is_plain(call):
+        if source.rank <= IMAGE and _is_open(call) and not isinstance(bias, Value):
+            return _by_phases(call, source, weight, bias, found)
         return _transposed(call, source, weight, bias, found)
     return _of_stretched(call, source, weight, bias, found, call.attributes.get_int("group", 1))
 
@@ -93,6 +96,13 @@ def _is_plain(call: Call) -> bool:
     """Whether there is a kernel for it: they have one group and no dilations."""
     attributes = call.attributes
     return attributes.get_int("group", 1) == 1 and set(attributes.get_ints("dilations") or [1]) == {1}
+
+
+def _is_open(call: Call) -> bool:
+    """Whether the operand may have other sizes when the model is loaded: the kernels hold the size of their result."""
+    declared = call.node.inputs[0].shape if call.node.inputs[0] is not None else None
+    is_known = declared is not None and all(isinstance(dim, int) for dim in declared)
+    return not is_known and any(extent.min != extent.max for extent in call.lowering.job.shapes.values())
 
 
 def _spreads(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[Spread, ...]:
@@ -168,6 +178,52 @@ def _cropped(
     operands: list[Value | Tensor] = [call.ints(call.placed(made)), weight, source, bias]
     whole = call.emit(code, operands, made, np.float32, Options(table, options))
     return sliced(call, whole, [0, 0, *(spread.begin for spread in found)], wanted)
+
+
+def _by_phases(call: Call, source: Value, weight: Constant, bias: Constant | None, found: Sequence[Spread]) -> Value:
+    """By a convolution whose channels are the results of a whole stride, which are then laid out side by side."""
+    if source.rank == LINE:
+        wide = weight.reshaped((*weight.shape[:2], 1, weight.shape[2]))
+        if weight.codes is not None:
+            wide = replace(wide, codes=replace(weight.codes, integers=weight.codes.integers.reshaped(wide.shape)))
+        return as_line(call, _by_phases(call, as_image(call, source), wide, bias, (POINT, *found)))
+    count, phases = weight.shape[1], math.prod(each.stride for each in found)
+    taps = [-(-each.kernel // each.stride) for each in found]
+    blocks = [-(-(each.begin + each.out) // each.stride) for each in found]
+    ends = [block - each.size for block, each in zip(blocks, found, strict=True)]
+    source = extended(call, source, [tap - 1 for tap in taps], ends)
+    over = [
+        Window(size, tap, 1, 1, 0, 0, block) for size, tap, block in zip(source.shape[2:], taps, blocks, strict=True)
+    ]
+    if bias is not None:
+        bias = bias.then(("tiled", phases), lambda array: np.tile(array.reshape(-1), phases), (phases * count,))
+    made = convolved(call, source, _phased(weight, [each.stride for each in found]), bias, over, 1)
+    whole = laid_out(call, made, [each.stride for each in found])
+    starts, shape = [0, 0, *(each.begin for each in found)], (*whole.shape[:2], *(each.out for each in found))
+    return sliced(call, whole, starts, shape)
+
+
+def _phased(weight: Constant, strides: Sequence[int]) -> Constant:
+    """[C, M, ...] of ConvTranspose as [phases * M, C, ...] of Conv, also of the integers behind it."""
+    channels, count, *kernel = weight.shape
+    taps = [-(-size // stride) for size, stride in zip(kernel, strides, strict=True)]
+    phases = math.prod(strides)
+    shape = (phases * count, channels, *taps)
+
+    def change(array: Array) -> Array:
+        ends = [(0, tap * stride - size) for tap, stride, size in zip(taps, strides, kernel, strict=True)]
+        whole = np.pad(array, [(0, 0), (0, 0), *ends])
+        apart = whole.reshape(channels, count, taps[0], strides[0], taps[1], strides[1])
+        return np.ascontiguousarray(apart.transpose(3, 5, 1, 0, 2, 4)[..., ::-1, ::-1].reshape(shape))
+
+    what = ("phases", tuple(strides))
+    made = weight.then(what, change, shape)
+    if weight.codes is None:
+        return made
+    means = weight.codes.quantization
+    if means.per_channel:
+        means = Quantization(means.scales * phases, means.zero_points * phases, 0)
+    return replace(made, codes=Codes(weight.codes.integers.then(what, change, shape), means))
 
 
 def _of_stretched(
