@@ -736,7 +736,7 @@ class Call:
         self, code: str, left: Operand | float, right: Operand | float, dtype: type[np.generic] | None = None
     ) -> Value:
         """An operator of two operands that broadcast; without a fused activation function."""
-        shape = np.broadcast_shapes(*(() if isinstance(each, float | int) else each.shape for each in (left, right)))
+        shape = broadcast(*(() if isinstance(each, float | int) else each.shape for each in (left, right)))
         table = FUSING.get(code)
         return self.emit(code, [left, right], shape, dtype, Options(table) if table else None)
 
@@ -759,6 +759,14 @@ def _limit(rank: int) -> None:
     """Raise ``Refusal`` for more axes than kernels take."""
     if rank > MOST_AXES:
         raise Refusal(f"there are {rank} axes, and the kernels take {MOST_AXES}")
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """What values of ``shapes`` broadcast to. Raises ``Refusal``: a constant may fit one size of an open dimension."""
+    try:
+        return tuple(np.broadcast_shapes(*shapes))
+    except ValueError:
+        raise Refusal(f"{' and '.join(str(list(shape)) for shape in shapes)} do not broadcast") from None
 
 
 def narrow(constant: Constant) -> Constant:

@@ -237,6 +237,11 @@ def test_float16_is_refused(tmp_path: Path) -> None:
         t.emit("tflite", model(Node("Cast", [floats(3)], {"to": 10}))[0], tmp_path)
 
 
+def test_a_constant_that_fits_one_size_holds_it(tmp_path: Path) -> None:
+    chain = t.model("g (float[N,3] x, float[4,1] w_a) => (float[N,3] y) { a = Neg(x) y = Add(a, w_a) }")
+    assert t.emit("tflite", chain, tmp_path).sizes == {"N": 4}
+
+
 def test_the_batch_stays_open(tmp_path: Path) -> None:
     chain = t.model("""g (float[N,3,4,5] x, float[3,1,1] w_a, float[5] w_b) => (float[N,3,4,5] y) {
         a = Mul(x, w_a) b = Add(a, w_b) c = Max(b, w_b) d = Clip(c) e = Greater(d, x) y = Where(e, d, x)

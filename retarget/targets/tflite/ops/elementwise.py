@@ -25,6 +25,7 @@ from retarget.targets.tflite.lowering import (
     Operand,
     Refusal,
     Value,
+    broadcast,
 )
 from retarget.targets.tflite.program import Codes, Constant, Options
 
@@ -62,7 +63,7 @@ def _arithmetic(call: Call, code: str) -> Operand:
     options = Options(FUSING[code], {"fusedActivationFunction": call.activation})
 
     def write(left: Operand, right: Operand) -> Value:
-        shape = np.broadcast_shapes(left.shape, right.shape)
+        shape = broadcast(left.shape, right.shape)
         return call.emit(code, [left, right], shape, options=options)
 
     return _as_int32(call, write)
@@ -99,7 +100,7 @@ def pow_(call: Call) -> Operand:
     base, exponent = call.operand(0), call.operand(1)
     if isinstance(base, Value) and isinstance(exponent, Constant) and exponent.size == 1:
         number = float(exponent.array().item())
-        shape = np.broadcast_shapes(base.shape, exponent.shape)
+        shape = broadcast(base.shape, exponent.shape)
         if shape == base.shape and (number in _WHOLE_POWERS or (base.dtype == np.float32 and number in _POWERS)):
             return (_WHOLE_POWERS.get(number) or _POWERS[number])(call, base)
         if base.dtype == np.int32 and number.is_integer() and number >= 0:
@@ -212,7 +213,7 @@ def comparison(code: str) -> Callable[[Call], Operand]:
 
 def where(call: Call) -> Operand:
     condition, left, right = (call.operand(index) for index in range(3))
-    shape = np.broadcast_shapes(condition.shape, left.shape, right.shape)
+    shape = broadcast(condition.shape, left.shape, right.shape)
     return call.emit("SELECT_V2", [condition, left, right], shape, np.dtype(_type(left)))
 
 

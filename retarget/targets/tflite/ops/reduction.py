@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way, stored
-from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
+from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value, broadcast
 from retarget.targets.tflite.program import Constant, Options, Shape, Tensor
 
 MOST_AXES = 6
@@ -109,7 +109,7 @@ def stored_as(call: Call, source: Tensor, shape: Sequence[int], layout: Layout |
 
 def _element(call: Call, code: str, *operands: Operand | float) -> Value:
     """An operator element by element in front of the reduction: the layout stays that of the node's operand."""
-    shape = np.broadcast_shapes(*(each.shape for each in operands if not isinstance(each, float)))
+    shape = broadcast(*(each.shape for each in operands if not isinstance(each, float)))
     table = {"SUB": "SubOptions", "MUL": "MulOptions"}.get(code)
     return call.emit(code, operands, shape, options=Options(table) if table else None, layout=call.layout)
 
