@@ -26,7 +26,7 @@ def gather(call: Call) -> Operand:
     data = call.operand(0)
     rank = len(data.shape)
     axis = call.attributes.get_int("axis", 0) % rank
-    indices = counted(call, 1, data.shape[axis])
+    indices = from_front(call, 1, data.shape[axis])
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     if 0 in shape:
         return nothing(call, shape, data)
@@ -41,13 +41,13 @@ def narrow_dtype(operand: Operand) -> np.dtype[np.generic]:
     return narrow(operand).dtype if isinstance(operand, Constant) else operand.dtype
 
 
-def counted(call: Call, index: int, size: int | tuple[int, ...]) -> Operand:
-    """Operand ``index``, indices of an axis of ``size`` (of several: one after the other), counted from the front."""
+def from_front(call: Call, index: int, size: int | tuple[int, ...]) -> Operand:
+    """Operand ``index``, indices of an axis of ``size`` (of several: of one after the other), none from the end."""
     indices = call.operand(index)
     if isinstance(indices, Constant):
         return Constant.of(np.mod(indices.array(), size), "int32")
     value = call.node.inputs[index]
-    if value is not None and is_counted(value):
+    if value is not None and is_never_negative(value):
         return indices
     return call.emit(
         "FLOOR_MOD",
@@ -70,7 +70,7 @@ _OF_POSITIVE = frozenset({"Add", "Concat", "Max", "Min", "Mul", "ReduceMax", "Re
 """Operators whose results are not negative where no operand is."""
 
 
-def is_counted(value: ir.Value) -> bool:
+def is_never_negative(value: ir.Value) -> bool:
     """Whether the producers of ``value`` show that it is nowhere negative."""
     constant = ir.convenience.get_const_tensor(value)
     if constant is not None:
@@ -85,13 +85,13 @@ def is_counted(value: ir.Value) -> bool:
         case "TopK":
             return value is node.outputs[1]
         case "Split":
-            return is_counted(operands[0])
+            return is_never_negative(operands[0])
         case name if name in _MOVERS:
-            return is_counted(operands[0])
+            return is_never_negative(operands[0])
         case "Where":
-            return all(map(is_counted, operands[1:]))
+            return all(map(is_never_negative, operands[1:]))
         case name if name in _OF_POSITIVE:
-            return all(map(is_counted, operands))
+            return all(map(is_never_negative, operands))
         case _:
             return False
 
@@ -108,7 +108,7 @@ def _gather_way(node: ir.Node) -> Way:
 def gather_elements(call: Call) -> Operand:
     data = call.operand(0)
     axis = call.attributes.get_int("axis", 0) % len(data.shape)
-    indices = counted(call, 1, data.shape[axis])
+    indices = from_front(call, 1, data.shape[axis])
     shape = indices.shape
     if 0 in shape:
         return nothing(call, shape, data)
@@ -149,7 +149,7 @@ def gather_nd(call: Call) -> Operand:
     shape = (*indices.shape[:-1], *data.shape[batch + count :])
     if 0 in shape:
         return nothing(call, shape, data)
-    indices = counted(call, 1, sizes)
+    indices = from_front(call, 1, sizes)
     if not batch and isinstance(indices, Constant) and _is_every_place(indices.array(), sizes):
         return reshaped(call, data, shape)
     if not batch:
@@ -193,7 +193,7 @@ def one_hot(call: Call) -> Operand:
         return nothing(call, shape, values)
     indices = call.cast(indices, "int32")
     value = call.node.inputs[0]
-    if value is not None and not is_counted(value):
+    if value is not None and not is_never_negative(value):
         # Those from -depth on count from the end; what is out of bounds on either side is nowhere.
         is_negative = call.binary("LESS", indices, Constant.of(0, "int32"), np.bool_)
         from_end = call.binary("ADD", indices, Constant.of(depth, "int32"), np.int32)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
-from retarget.targets.tflite.ops.indexing import counted, flat_places, joined_places, narrow_dtype
+from retarget.targets.tflite.ops.indexing import flat_places, from_front, joined_places, narrow_dtype
 from retarget.targets.tflite.ops.shape import reshaped
 from retarget.targets.tflite.program import Constant, Options, Shape
 
@@ -21,7 +21,7 @@ def scatter_nd(call: Call) -> Operand:
     count = call.operand(1).shape[-1]
     if 0 in data.shape or 0 in call.operand(1).shape:
         return data
-    indices = counted(call, 1, data.shape[:count])
+    indices = from_front(call, 1, data.shape[:count])
     reduction = call.attributes.get_string("reduction", "none")
     if len(indices.shape) == 1:
         indices, updates = reshaped(call, indices, (1, count)), reshaped(call, updates, (1, *updates.shape))
@@ -39,7 +39,7 @@ def scatter_elements(call: Call) -> Operand:
     axis = call.attributes.get_int("axis", 0) % max(len(data.shape), 1)
     if 0 in data.shape or 0 in updates.shape:
         return data
-    places = flat_places(call, counted(call, 1, data.shape[axis]), data.shape, axis)
+    places = flat_places(call, from_front(call, 1, data.shape[axis]), data.shape, axis)
     indices = reshaped(call, places, (math.prod(places.shape), 1))
     flat, row = reshaped(call, data, (math.prod(data.shape),)), reshaped(call, updates, (math.prod(places.shape),))
     reduction = call.attributes.get_string("reduction", "none")
