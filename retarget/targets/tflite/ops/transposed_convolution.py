@@ -13,7 +13,7 @@ from retarget.targets.tflite.layout import Layout, Way
 from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, VOLUME, as_image, as_line, convolved
 from retarget.targets.tflite.ops.resizing import laid_out
-from retarget.targets.tflite.ops.weights import bias_tensor, takes_integers, weight_tensor
+from retarget.targets.tflite.ops.weights import bias_tensor, is_hybrid, takes_integers, weight_tensor
 from retarget.targets.tflite.ops.windows import Window, extended, sliced
 from retarget.targets.tflite.program import Codes, Constant, Options, Quantization, Tensor
 
@@ -63,7 +63,9 @@ def conv_transpose(call: Call) -> Value:
     found = _spreads(call, source.shape[2:], weight.shape[2:])
     bias = call.operand(2) if call.has(2) else None
     if _is_plain(call):
-        if source.rank <= IMAGE and _is_open(call) and not isinstance(bias, Value):
+        # TRANSPOSE_CONV holds the size of its result, and does not take floats with weights of integers.
+        composed = _is_open(call) or is_hybrid(call, weight, 1)
+        if source.rank <= IMAGE and composed and not isinstance(bias, Value):
             return _by_phases(call, source, weight, bias, found)
         return _transposed(call, source, weight, bias, found)
     return _of_stretched(call, source, weight, bias, found, call.attributes.get_int("group", 1))
