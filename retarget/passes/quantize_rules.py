@@ -41,7 +41,7 @@ MASK_FLOOR = -1e7
 """Ranges from below it hold masks, which leave no levels for the values."""
 
 _SELECTING = frozenset({"Gather", "Slice", "Split"})
-"""Movers whose output may have a smaller range than the input: they never ask for an input to be rounded."""
+"""Movers whose output may have a smaller range than the input: they never ask for what is not rounded anyway."""
 
 _ALL_INPUTS = frozenset({"Add", "Concat", "Max", "Min", "Mul", "PRelu", "Sub"})
 """Arithmetic of several tensors; the first input is the tensor of all others."""
@@ -532,7 +532,16 @@ class _Spread:
         data, rounded = node.inputs[0], self.plan.rounded
         if self._without_range([data]) is not None or not any(value in rounded for value in node.outputs):
             return False
-        return node.op_type not in _SELECTING or (data in rounded and all(value in rounded for value in node.outputs))
+        return node.op_type not in _SELECTING or self._is_rounded(data)
+
+    def _is_rounded(self, value: ir.Value | None) -> bool:
+        """Whether ``value`` is what was rounded already, as it is or moved: to round it again there changes nothing."""
+        while value is not None and value not in self.plan.rounded:
+            maker = value.producer()
+            if maker is None or not self._moves(maker):
+                return False
+            value = maker.inputs[0]
+        return value is not None
 
     def _without_merged(self, node: ir.Node, order: Mapping[ir.Value | None, int]) -> tuple[int, ...]:
         """The positions to be rounded, without that of the input whose kernel does this sum as well.

@@ -372,6 +372,23 @@ def test_linear_resize_stays_float_in_int16() -> None:
     assert found.snr > 38
 
 
+def test_parts_of_what_is_rounded_already_keep_its_scale() -> None:
+    text = """m (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+        [first] a = MatMul(x, w)
+        r = Reshape(a, shape)
+        p, q = Split<axis = 2, num_outputs = 2>(r)
+        s = Reshape(p, flat)
+        [second] y = MatMul(s, v)
+        t = Reshape(q, flat)
+        z = Exp(t)
+    }"""
+    weights = {"w": drawn(4, 8), "v": drawn(4, 4, seed=1)}
+    sizes: dict[str, NDArray[np.generic]] = {"shape": np.array([-1, 4, 2]), "flat": np.array([-1, 4])}
+    found = Quantized(text, TFLITE, {**weights, **sizes})
+    assert_one_scale_each(found, TFLITE, ops={"Reshape", "Split"})
+    assert {found.ranges[name] for name in "arpqs"} == {found.ranges["a"]}
+
+
 @pytest.mark.parametrize("scheme", [TFLITE, TFLITE_16X8], ids=lambda scheme: scheme.name)
 @pytest.mark.parametrize("other", ["Identity(x)", "LeakyRelu(a)"])
 def test_what_has_a_fixed_scale_is_rounded_again_for_a_concat(scheme: QuantScheme, other: str) -> None:

@@ -15,9 +15,10 @@ from retarget.compare import snr_db
 from retarget.passes import presets
 from retarget.passes.quantize import Quantize
 from retarget.passes.quantize_rules import SUMMED
-from retarget.schemes import COREML, NCNN, OPENVINO, TENSORRT, TFLITE, U8S8
+from retarget.passes.unify_scales import UnifyScales
+from retarget.schemes import COREML, NCNN, OPENVINO, TENSORRT, TFLITE, TFLITE_16X8, U8S8
 
-SCHEMES = (U8S8, OPENVINO, TENSORRT, TFLITE, COREML, NCNN)
+SCHEMES = (U8S8, OPENVINO, TENSORRT, TFLITE, TFLITE_16X8, COREML, NCNN)
 QUICK = {"bert", "lstm", "resnet"}
 FAMILIES_TO_RUN = [
     pytest.param(one.values[0], marks=() if one.values[0] in QUICK else pytest.mark.stress) for one in EXPORTED
@@ -59,3 +60,5 @@ def test_every_scheme_quantizes_every_family(name: str) -> None:
             assert all(abs(snr_db(a, fast[output]) - snr_db(a, found[output])) < 1 for output, a in expected.items())
         again = Quantize(scheme, choose)
         assert not again(copy).modified
+        if scheme.same_scale:
+            assert not UnifyScales()(copy).modified, "what needs one scale has it"
