@@ -152,15 +152,10 @@ class Lowering:
 
     def run(self) -> Program:
         """The program; what could not be taken stands in ``refusals``, and the program is then not whole."""
-        for value in self.model.graph.initializers.values():
-            if value.const_value is not None:
-                self.env[value] = constant_of(value.const_value)
         for value in self.model.graph.inputs:
             self._input(value)
         self.done.update(each for node, how in self.arrangement.items() for each in how.moving if each is not node)
-        for node in self.model.graph:
-            if node not in self.done:
-                self._node(node)
+        self.walk(self.model.graph)
         if not self.refusals:
             for value in self.model.graph.outputs:
                 self._output(value)
@@ -168,6 +163,16 @@ class Lowering:
         return self.program
 
     # ---- nodes
+
+    def walk(self, nodes: ir.Graph) -> list[Operand | None]:
+        """Write a graph's nodes here. Its outputs are None where they hang on what was refused."""
+        for value in nodes.initializers.values():
+            if value.const_value is not None:
+                self.env[value] = constant_of(value.const_value)
+        for node in nodes:
+            if node not in self.done:
+                self._node(node)
+        return [self.env.get(value) for value in nodes.outputs]
 
     def _node(self, node: ir.Node) -> None:
         name = legal.operator(node)
@@ -803,9 +808,13 @@ def quantization_of(node: ir.Node) -> Quantization | None:
     return Quantization.of(operands[0].numpy().item(), zero - shift)
 
 
+_NOT_FOLDED = frozenset({"Bernoulli", "DequantizeLinear", "If", "Loop", "Multinomial", "QuantizeLinear", "Scan"})
+"""Integers must be known behind their floats, subgraphs read values around them, and the rest is random."""
+
+
 def _fold(node: ir.Node, operands: Sequence[Operand | None]) -> list[Result] | None:
     """The results of a node without computed operands; None where it must be lowered all the same."""
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("Random"):
+    if node.op_type in _NOT_FOLDED or node.op_type.startswith("Random"):
         return None
     fed = {
         value.name or "": operand

@@ -177,6 +177,28 @@ def test_what_needs_the_number_of_rows_is_refused(behind: str, tmp_path: Path) -
         one_node.emitted(model, tmp_path)
 
 
+BRANCHES = """g (float[N,3] x, {input}) => (float[N,3] y) {{ {before}
+    y = If <then_branch = a () => (float[N,3] p) {{ p = Relu(x) }},
+        else_branch = b () => (float[N,3] q) {{ s = {operator}(x) q = Abs(s) }}> (c) }}"""
+
+
+@pytest.mark.parametrize("condition", [0, 1])
+def test_the_branch_of_a_constant_condition(condition: int, tmp_path: Path) -> None:
+    before = f"c = Constant <value = bool {{{condition}}}> ()"
+    model = t.model(BRANCHES.format(input="float z", before=before, operator="Neg"))
+    facts = one_node.emitted(model, tmp_path)
+    assert not facts.sizes
+    one_node.assert_same(model, t.feeds(model, 3), tmp_path, facts)
+
+
+def test_branches_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="the condition is computed"):
+        one_node.emitted(t.model(BRANCHES.format(input="bool c", before="", operator="Neg")), tmp_path)
+    before = "c = Constant <value = bool {0}> ()"
+    with pytest.raises(Unsupported, match="it is random"):
+        one_node.emitted(t.model(BRANCHES.format(input="float z", before=before, operator="Bernoulli")), tmp_path)
+
+
 COUNTED = {
     "places": ("float[4,5] x", "NonZero(x)", "int64 y"),
     "places in a row": ("bool[6] x", "NonZero(x)", "int64 y"),

@@ -1,10 +1,11 @@
-"""Operators that no TFLite file can hold, each with the reason; of constants alone they are folded."""
+"""Operators that are not written, each with the reason, and If of a constant condition."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from retarget.targets.tflite.lowering import TYPES, Call, Op, Refusal, Value
+from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal, Value
+from retarget.targets.tflite.program import Constant
 
 
 def _because(reason: str) -> Op:
@@ -15,14 +16,25 @@ def _because(reason: str) -> Op:
     return Op(lower, dtypes=TYPES)
 
 
+def if_(call: Call) -> list[Operand]:
+    """The branch that the condition takes is written in its place."""
+    condition = call.operand(0)
+    if not isinstance(condition, Constant):
+        raise Refusal("the condition is computed, and both branches would have to be written: take one before export")
+    name = "then_branch" if condition.array().item() else "else_branch"
+    results = [each for each in call.lowering.walk(call.attributes[name].as_graph()) if each is not None]
+    if len(results) < len(call.node.outputs):
+        raise Refusal("what its branch results in hangs on a node that is refused")
+    return results
+
+
 _COUNTED = "how large its result is depends on the data, and sizes must be known when the file is written"
-_BRANCHES = "the condition is computed, and both branches would have to be written: take the branch before the export"
 _LOOPS = "loops are not written: unroll it, or use the recurrent operators, before the export"
 _RANDOM = "it is random, and nothing could be held against the source: draw the numbers outside, as an input"
 
 OPS: Mapping[str, Op] = {
     "Bernoulli": _because(_RANDOM),
-    "If": _because(_BRANCHES),
+    "If": Op(if_, dtypes=TYPES),
     "Loop": _because(_LOOPS),
     "Multinomial": _because(_RANDOM),
     "RandomNormal": _because(_RANDOM),
