@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +55,8 @@ class _Lower:
     model: ir.Model
     job: EmitJob
     refusals: list[legal.Refusal] = field(default_factory=list)
+    halves: dict[Hashable, bool] = field(default_factory=dict)
+    """What float16 can hold of the weights, which are read for that once."""
 
     def __post_init__(self) -> None:
         self.sizes = {symbol: extent.opt for symbol, extent in self.job.shapes.items()}
@@ -63,7 +65,7 @@ class _Lower:
         self.arrangement = arrange(self.model.graph, _wish, self.sizes, self.border)
 
     def __call__(self, sizes: Mapping[str, int]) -> Program:
-        lowering = Lowering(self.model, self.job, sizes, OPS, self.arrangement, self.border)
+        lowering = Lowering(self.model, self.job, sizes, OPS, self.arrangement, self.border, halves=self.halves)
         program = lowering.run()
         self.refusals = lowering.refusals
         return program
@@ -90,7 +92,11 @@ def _facts(job: EmitJob, path: Path, program: Program, fixed: Mapping[str, str])
     inputs = tuple(_entry(spec, program.inputs[spec.name]) for spec in job.inputs)
     outputs = tuple(_entry(spec, program.outputs[spec.name]) for spec in job.outputs)
     sizes = {symbol: job.shapes[symbol].opt for symbol in fixed}
-    notes = [f"{symbol} is {sizes[symbol]} in the file: {reason}" for symbol, reason in fixed.items()]
+    notes = [
+        f"{symbol} is {sizes[symbol]} in the file: {reason}"
+        for symbol, reason in fixed.items()
+        if job.shapes[symbol].min < job.shapes[symbol].max
+    ]
     return EmitFacts(
         target="tflite",
         variant_precision=job.precision,

@@ -7,7 +7,7 @@ whether as floats or as the integers behind them, is the affair of `Call.emit`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
@@ -149,6 +149,8 @@ class Lowering:
     constants: dict[object, Tensor] = field(default_factory=dict)
     done: set[ir.Node] = field(default_factory=set)
     """Nodes that were written into others."""
+    halves: dict[Hashable, bool] = field(default_factory=dict)
+    """Constants by their keys: whether float16 holds them. Runs over one model share it."""
 
     def run(self) -> Program:
         """The program; what could not be taken stands in ``refusals``, and the program is then not whole."""
@@ -421,7 +423,9 @@ class Lowering:
     def _is_halved(self, constant: Constant) -> bool:
         if self.job.precision != "fp16" or constant.dtype != np.float32 or constant.size < WEIGHTS:
             return False
-        return bool(np.all(np.abs(constant.array()) <= np.finfo(np.float16).max))
+        if constant.key not in self.halves:
+            self.halves[constant.key] = bool(np.all(np.abs(constant.array()) <= np.finfo(np.float16).max))
+        return self.halves[constant.key]
 
     def add(
         self,
