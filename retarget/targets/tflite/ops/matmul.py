@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Layout
-from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Value
-from retarget.targets.tflite.ops.weights import bias_tensor, takes_integers, weight_tensor
+from retarget.targets.tflite.ops.weights import bias_tensor, is_hybrid, takes_integers, weight_tensor
 from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.values import Operand, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -53,7 +55,7 @@ def _fully_connected(call: Call, left: Value, weight: Constant, bias: Constant |
     if left.image is not None and (Layout.LAST, call.int8) in left.forms:
         layout = Layout.LAST
         weight = _for_channels_last(weight, left.image, axis=1 if is_turned else 0)
-    hybrid = call.lowering.job.precision == "int8_dynamic" and takes_integers(call, 0 if is_turned else 1)
+    hybrid = is_hybrid(call, weight, 0 if is_turned else 1)
     source = call.tensor(left, layout=layout)
     matrix = weight_tensor(call, weight, perm=None if is_turned else (1, 0), axis=0, hybrid=hybrid)
     added = bias_tensor(call, bias, outputs, weight) if bias is not None or call.int8 else None
@@ -70,10 +72,15 @@ def _for_channels_last(weight: Constant, image: Sequence[int], axis: int) -> Con
         parts = array.reshape(*array.shape[:axis], *image, *array.shape[axis + 1 :])
         return np.moveaxis(parts, axis, axis + len(image) - 1).reshape(array.shape)
 
-    return weight.then(("channels last", tuple(image), axis), moved, weight.shape)
+    what = ("channels last", tuple(image), axis)
+    made, codes = weight.then(what, moved, weight.shape), weight.codes
+    if codes is None:
+        return made
+    return replace(made, codes=replace(codes, integers=codes.integers.then(what, moved, weight.shape)))
 
 
 def _scaled(weight: Constant, factor: float) -> Constant:
+    """``weight`` times ``factor``, as floats."""
     if factor == 1:
         return weight
     return weight.then(("times", factor), lambda array: np.multiply(array, np.float32(factor)), weight.shape)
