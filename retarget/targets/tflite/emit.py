@@ -17,12 +17,14 @@ from retarget.spec import TensorSpec, batch_symbol
 from retarget.targets import legal
 from retarget.targets.tflite import Options
 from retarget.targets.tflite.arrangement import arrange
+from retarget.targets.tflite.custom import CUSTOM
 from retarget.targets.tflite.executed import executed
 from retarget.targets.tflite.layout import Layout, Wish
 from retarget.targets.tflite.lowering import Lowering
 from retarget.targets.tflite.ops import OPS
 from retarget.targets.tflite.program import Program, Tensor
 from retarget.targets.tflite.resizable import opened
+from retarget.targets.tflite.sharing import separated
 from retarget.targets.tflite.write import write, write_map
 
 FILE = "model.tflite"
@@ -66,7 +68,7 @@ class _Lower:
 
     def __call__(self, sizes: Mapping[str, int]) -> Program:
         lowering = Lowering(self.model, self.job, sizes, OPS, self.arrangement, self.border, halves=self.halves)
-        program = lowering.run()
+        program = separated(lowering.run())
         self.refusals = lowering.refusals
         return program
 
@@ -97,6 +99,9 @@ def _facts(job: EmitJob, path: Path, program: Program, fixed: Mapping[str, str])
         for symbol, reason in fixed.items()
         if job.shapes[symbol].min < job.shapes[symbol].max
     ]
+    custom = sorted({operator.custom for operator in program.operators if operator.custom})
+    if custom:
+        notes.append(f"the runtime must bring custom operators: {', '.join(custom)}")
     return EmitFacts(
         target="tflite",
         variant_precision=job.precision,
@@ -111,6 +116,7 @@ def _facts(job: EmitJob, path: Path, program: Program, fixed: Mapping[str, str])
         sizes=sizes,
         settings={"kernels": job.options.kernels},
         notes=tuple(notes),
+        not_executable=f"no kernels for its custom operators are here: {', '.join(custom)}" if custom else None,
     )
 
 
