@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -134,9 +135,9 @@ class _Trial:
         return program
 
     def _two(self, symbols: Sequence[str]) -> tuple[Sizes, Sizes]:
-        """Two sizes of each of ``symbols``, of no two the same ones, so that each is told by its sizes."""
+        """Two sizes of each of ``symbols``, of no two in the same proportion, so that each is told by its sizes."""
         one, other = dict(self.opt), dict(self.opt)
-        taken: set[tuple[int, int]] = set()
+        taken: set[Fraction] = set()
         for symbol in symbols:
             extent = self.shapes[symbol]
             likely = [extent.opt, extent.max, extent.min]
@@ -146,8 +147,8 @@ class _Trial:
             # What has one element is written otherwise: there is nothing to transpose or to repeat.
             sizes = sorted(dict.fromkeys(likely), key=lambda size: size == 1)
             pairs = list(itertools.permutations(sizes, 2))
-            pair = next((pair for pair in pairs if pair not in taken), pairs[0])
-            taken.add(pair)
+            pair = next((pair for pair in pairs if Fraction(*pair) not in taken), pairs[0])
+            taken.add(Fraction(*pair))
             one[symbol], other[symbol] = pair
         return one, other
 
@@ -162,17 +163,18 @@ class _Trial:
             for sizes in points:
                 wanted = self.border(sizes)
                 if sizes == self.opt or wanted.activations <= LARGE:
-                    _resize(loaded, program, wanted)
+                    try:
+                        _resize(loaded, program, wanted)
+                    except RetargetError as error:
+                        words = error.message.replace(f" {path}", "")
+                        raise OneSize(f"the runtime does not take another size: {words}") from error
             loaded.close()
 
 
 def _resize(loaded: Loaded, program: Program, wanted: _Border) -> None:
     """Give ``program`` the shapes that it has where its inputs have those of ``wanted``; outputs must then be equal."""
     index = {tensor: number for number, tensor in enumerate(program.tensors)}
-    try:
-        shapes = loaded.shapes({index[tensor]: wanted.inputs[name] for name, tensor in program.inputs.items()})
-    except RetargetError as error:
-        raise OneSize(f"the runtime does not take another size: {error.message}") from error
+    shapes = loaded.shapes({index[tensor]: wanted.inputs[name] for name, tensor in program.inputs.items()})
     for name, tensor in program.outputs.items():
         made, right = shapes[index[tensor]], wanted.outputs[name]
         if made != right:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from retarget.targets.tflite.lowering import Op
+from retarget.targets.tflite.call import Op
 from retarget.targets.tflite.ops import (
     activation,
     attention,

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way
-from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Value
 from retarget.targets.tflite.ops.elementwise import computes, unary
 from retarget.targets.tflite.ops.reduction import MOST_AXES, best_along, kept_way
 from retarget.targets.tflite.program import Constant, Options, Quantization
+from retarget.targets.tflite.values import Operand, Value
 
 
 def relu(call: Call) -> Value:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.program import Constant, Options, Tensor
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Layout, Way
-from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.weights import bias_tensor, is_hybrid, takes_integers, weight_tensor
 from retarget.targets.tflite.ops.windows import Window, bound, padded, sliced, windows
 from retarget.targets.tflite.program import Constant, Options, Tensor
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 LINE, IMAGE, VOLUME = 3, 4, 5
 """Axes of what has one, two or three that kernels slide along."""

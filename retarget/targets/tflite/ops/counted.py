@@ -13,10 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget import graph
-from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal, Value
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.ops.indexing import narrow_dtype
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.values import TYPES, Operand, Refusal, Value
 
 
 def compress(call: Call) -> Operand:

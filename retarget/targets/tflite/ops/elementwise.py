@@ -13,21 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget import graph
+from retarget.targets.tflite.call import FUSING, Call, Int8, Op
 from retarget.targets.tflite.fusing import activation_of
 from retarget.targets.tflite.layout import Way
-from retarget.targets.tflite.lowering import (
-    FUSING,
-    NARROW,
-    TYPES,
-    Call,
-    Int8,
-    Op,
-    Operand,
-    Refusal,
-    Value,
-    broadcast,
-)
 from retarget.targets.tflite.program import Codes, Constant, Options
+from retarget.targets.tflite.values import NARROW, TYPES, Operand, Refusal, Value, broadcast
 
 _NUMBERS = frozenset({"float32", "int32"})
 _INTEGERS = frozenset({"int32", "int16", "int8", "uint8"})

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way
-from retarget.targets.tflite.lowering import MOST_AXES, TYPES, Call, Op, Operand, Refusal, Value, narrow
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Shape
+from retarget.targets.tflite.values import MOST_AXES, TYPES, Operand, Refusal, Value, narrow
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way, order
-from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.reduction import MOST_AXES, kept_way, stored_as, without
 from retarget.targets.tflite.program import Constant, Options, Shape
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 IMAGE_AXES = 4
 """Of what LOCAL_RESPONSE_NORMALIZATION takes."""

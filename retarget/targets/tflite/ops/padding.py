@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from retarget.targets.tflite.lowering import TYPES, Call, Int8, Op, Operand, Refusal, Value
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.ops.parts import around, cut, three, up_to
 from retarget.targets.tflite.ops.shape import reshaped
 from retarget.targets.tflite.program import Codes, Constant, Options, Quantization, Tensor
+from retarget.targets.tflite.values import TYPES, Operand, Refusal, Value
 
 PADDED_AXES = 5
 """PAD and PADV2 take no more."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import FIRST_AXES, Way
-from retarget.targets.tflite.lowering import MOST_AXES, TYPES, Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Quantization, Shape, Tensor
+from retarget.targets.tflite.values import MOST_AXES, TYPES, Operand, Refusal, Value
 
 DELEGATED_AXES = 6
 """XNNPACK takes a CONCATENATION or SPLIT of more axes, and then fails."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Way
-from retarget.targets.tflite.lowering import Call, Int8, Op, Refusal, Value
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, POINT, VOLUME, as_image, as_line
 from retarget.targets.tflite.ops.windows import Window, bound, extended, kept, padded, padding, windows
 from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.values import Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import Way
-from retarget.targets.tflite.lowering import Call, Op, Refusal, Value, quantization_of
 from retarget.targets.tflite.program import Codes, Constant, Quantization
+from retarget.targets.tflite.values import Refusal, Value, quantization_of
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

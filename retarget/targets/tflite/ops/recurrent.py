@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retarget.targets import tflite
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import Layout
-from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
 from retarget.targets.tflite.program import Constant, Options, Tensor
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -222,7 +223,7 @@ def _gru(layer: Layer, steps: int) -> tuple[Value, Value]:
     from_input, from_state = layer.biases(3)
     is_linear = bool(call.attributes.get_int("linear_before_reset", 0))
     # What is added outside of the reset gate's product is added once for all steps.
-    early = np.add(from_input, np.multiply(from_state, np.float32([[1], [1], [0 if is_linear else 1]])))
+    early = np.add(from_input, np.multiply(from_state, np.array([[1], [1], [0 if is_linear else 1]], np.float32)))
     products = [
         _product(call, source, layer.weight(1, gate, 3), layer.constant(early[gate]), size) for gate in range(3)
     ]

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way, stored
-from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value, broadcast
 from retarget.targets.tflite.program import Constant, Options, Shape, Tensor
+from retarget.targets.tflite.values import Operand, Refusal, Value, broadcast
 
 MOST_AXES = 6
 """XNNPACK's reductions and SOFTMAX take values of no more axes, and fail when the model is loaded."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal, Value
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.program import Constant
+from retarget.targets.tflite.values import TYPES, Operand, Refusal, Value
 
 
 def _because(reason: str) -> Op:

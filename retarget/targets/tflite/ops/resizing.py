@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Layout, Way
-from retarget.targets.tflite.lowering import Call, Int8, Op, Refusal, Value
 from retarget.targets.tflite.ops import interpolation
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, VOLUME
 from retarget.targets.tflite.ops.interpolation import How, Scaled
 from retarget.targets.tflite.ops.windows import kept
 from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.values import Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retarget.targets.tflite.call import FUSING, Call, Op
 from retarget.targets.tflite.layout import Layout, Way, stored
-from retarget.targets.tflite.lowering import FUSING, Call, Op, Refusal, Value
 from retarget.targets.tflite.ops.convolution import IMAGE
 from retarget.targets.tflite.ops.weights import bias_tensor
 from retarget.targets.tflite.ops.windows import Window, windows
 from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.values import Refusal, Value
 
 EXACT = 1 << 24
 """Integers up to it are exact as float32."""

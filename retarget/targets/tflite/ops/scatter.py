@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.ops.indexing import flat_places, from_front, joined_places, narrow_dtype
 from retarget.targets.tflite.ops.shape import reshaped
 from retarget.targets.tflite.program import Constant, Options, Shape
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 
 def scatter_nd(call: Call) -> Operand:

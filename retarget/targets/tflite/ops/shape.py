@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from retarget.targets.tflite.lowering import TYPES, Call, Op, Operand, Refusal
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.program import Codes, Constant, Shape
+from retarget.targets.tflite.values import TYPES, Operand, Refusal
 
 
 def reshape(call: Call) -> Operand:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Value
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.ops.shape import nothing
 from retarget.targets.tflite.program import Constant, Options
+from retarget.targets.tflite.values import Operand, Value
 
 
 def top_k(call: Call) -> list[Operand]:

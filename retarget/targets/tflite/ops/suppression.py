@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from retarget.targets.tflite.lowering import Call, Op, Operand, Refusal, Value
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.ops.counted import settled
 from retarget.targets.tflite.ops.parts import cut
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.ops.sorting import best_of
 from retarget.targets.tflite.program import Constant, Options, Shape, Tensor
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 MOST = 256
 """Images times classes that are written one after the other."""

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import Way
-from retarget.targets.tflite.lowering import Call, Op, Operand, Value
 from retarget.targets.tflite.ops.elementwise import unary
+from retarget.targets.tflite.values import Operand, Value
 
 NEAR = 0.25
 """Below it the series of asinh and atanh are accurate to 1e-7 of the result, with the terms that are written here."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Layout, Way
-from retarget.targets.tflite.lowering import Call, Int8, Op, Operand, Refusal, Value
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, VOLUME, as_image, as_line, convolved
 from retarget.targets.tflite.ops.resizing import laid_out
 from retarget.targets.tflite.ops.weights import bias_tensor, is_hybrid, takes_integers, weight_tensor
 from retarget.targets.tflite.ops.windows import Window, extended, sliced
 from retarget.targets.tflite.program import Codes, Constant, Options, Quantization, Tensor
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.tflite.lowering import Call, Operand, Refusal, Value
+from retarget.targets.tflite.call import Call
 from retarget.targets.tflite.program import Codes, Constant, Quantization, Tensor
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retarget.targets.tflite.call import Call
 from retarget.targets.tflite.layout import order
-from retarget.targets.tflite.lowering import Call, Refusal, Value
 from retarget.targets.tflite.program import Codes, Constant, Options, Tensor
+from retarget.targets.tflite.values import Refusal, Value
 
 
 @dataclass(frozen=True)
