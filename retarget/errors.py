@@ -83,8 +83,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
 
 
-def unsupported(target: str, reasons: Sequence[tuple[str, str, str]]) -> Unsupported:
-    """``Unsupported`` that lists all offending nodes, each as (node name, operator, reason)."""
+def unsupported(target: str, reasons: Sequence[tuple[str, str, str]], hint: str | None = None) -> Unsupported:
+    """``Unsupported`` that lists all offending nodes, each as (node name, operator, reason). ``hint``: a further one."""
     lines = [f"{target} cannot take {len(reasons)} node{'s' if len(reasons) != 1 else ''}:"]
     lines += [f"  {name} ({op}): {reason}" for name, op, reason in reasons]
-    return Unsupported("\n".join(lines), "`retarget list targets` shows what each target takes")
+    shown = "`retarget list targets` shows what each target takes"
+    return Unsupported("\n".join(lines), shown if hint is None else f"{shown}; {hint}")

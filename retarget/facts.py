@@ -226,6 +226,8 @@ class EmitFacts(Fact, frozen=True, kw_only=True):
     """The symbolic dimensions that the artifact has at one size only, and that size."""
     settings: dict[str, str] = {}
     """What the recipe says of how it is executed, for the runner, such as ``{"kernels": "builtin"}``."""
+    not_executable: str | None = None
+    """Why no machine of retarget's can execute this artifact, whatever is installed; None if one can."""
     notes: tuple[str, ...] = ()
     """Every change and limit that a user must know, a sentence each."""
 

@@ -300,9 +300,9 @@ def compare(request: StepRequest) -> CompareFacts:
         with Session(graph.load(folder / MODEL), threads=options.threads) as runner:
             return verify(runner, source, tolerance)
 
-    if reason := catalog.target(options.target).not_executable():
-        return CompareFacts(verified="not verified", reason=reason, settings="", parity=())
     emitted = facts_of(folder, EmitFacts)
+    if reason := _not_executed(emitted):
+        return CompareFacts(verified="not verified", reason=reason, settings="", parity=())
     target = catalog.target_run(options.target)
     with target.open(folder, emitted, parity=True, threads=options.threads) as runner:
         facts = verify(runner, source, tolerance, emitted.sizes)
@@ -318,7 +318,7 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
     """The metric over the evaluation data, of the source framework or of an artifact at its runtime's default."""
     options = told.read(request.options, told.EvaluateOptions)
     source = facts_of(request.inputs["source"], ConvertFacts)
-    if options.target is not None and (reason := catalog.target(options.target).not_executable()):
+    if options.target is not None and (reason := _not_executed(facts_of(request.inputs["model"], EmitFacts))):
         return EvaluateFacts(metric=options.metric, value=None, samples=0, settings="", reason=reason)
     metric = open_metric(options.metric, request.files.get("metric"))
     samples = _samples(options.data, request.files, source.inputs, extra=(options.labels,))
@@ -558,7 +558,12 @@ def _not_timed(emitted: EmitFacts, sizes: Mapping[str, int]) -> str | None:
     """Why there is no latency of an artifact at ``sizes``; None if there is."""
     if any(sizes.get(symbol, size) != size for symbol, size in emitted.sizes.items()):
         return f"the artifact takes {sizes_text(emitted.sizes)} alone, and latency is measured at {sizes_text(sizes)}"
-    return catalog.target(emitted.target).not_executable()
+    return _not_executed(emitted)
+
+
+def _not_executed(emitted: EmitFacts) -> str | None:
+    """Why this machine cannot execute an artifact; None if it can."""
+    return emitted.not_executable or catalog.target(emitted.target).not_executable()
 
 
 def _latency(timing: Timing, base: Timing, batch: int, settings: str) -> Latency:
