@@ -16,9 +16,9 @@ import target_testing as t
     ("first", "second", "kind"), list(itertools.product(("Add", "Mul"), ("Add", "Sub"), ("int32", "float")))
 )
 def test_a_value_outlives_what_is_computed_of_its_reshape(first: str, second: str, kind: str, tmp_path: Path) -> None:
-    model = t.model(f"""g ({kind}[2,9] x, {kind}[1] w_a) => ({kind}[18] y, {kind}[2,9] z) {{
-        flat = Constant <value = int64[1] {{18}}> () a = Neg(x) b = {first}(a, x) c = Reshape(b, flat)
-        d = {second}(c, c) e = {second}(c, d) y = Neg(e) z = Neg(b)
+    model = t.model(f"""g ({kind}[2,9] x) => ({kind}[18] y, {kind}[2,9] z) {{
+        flat = Constant <value = int64[1] {{18}}> () three = Constant <value = {kind}[1] {{3}}> ()
+        a = Neg(x) b = {first}(a, three) c = Reshape(b, flat) d = {second}(c, three) y = Neg(d) z = Neg(b)
     }}""")
     facts = t.emit("tflite", model, tmp_path)
     feeds = t.feeds(model, 1)
