@@ -10,9 +10,9 @@ and a float16 file; nothing switches both off. Times are taken of:
 
 ``CPU`` is the whole process's time on all processors, which tells more where the machine has other work. Memory is
 anonymous: of the whole process and what it starts, and of ``work`` alone, above that of the imports. What came out is
-executed by LiteRT with XNNPACK and held against ONNX Runtime without optimizations; latency is taken in turns, with the
-other's file opened twice, whose two medians say what differs by noise. Ratios are onnx2tf's figure by retarget's: above
-1, retarget is better. The part ``memory`` holds the emitter's process against the model's weights.
+executed by LiteRT with XNNPACK and held against ONNX Runtime without optimizations; latency is taken in turns of a few
+milliseconds, with every file opened three times, whose ratios say what is noise. Ratios are onnx2tf's figure by
+retarget's: above 1, retarget is better. The part ``memory`` holds the emitter's process against the model's weights.
 
 ``python -m benchmarks.tflite --install`` makes onnx2tf's environment, in a folder that the project's others do not
 see; it pins every package that it needs itself. Its figures are kept in the folder of the models, ``--again`` takes
@@ -30,6 +30,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ NOISE = 0.03
 """Latencies that differ by less are the same, whatever the measured noise."""
 SECONDS = 4.0
 """Of timed calls of each file, at each number of threads."""
+TURN_MS, TURNS, OPENINGS = 2.0, 15, 3
+"""The least that a turn of a file takes, the least number of turns, and how often each file is opened."""
 _ERROR = re.compile(r"(?:[A-Za-z_.]+(?:Error|Exception)|ERROR|error)\b:? .*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -231,10 +234,13 @@ def install(folder: Path) -> None:
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Medians of calls in turn, in milliseconds. ``noise``: what two openings of the same file differ by."""
+    """Of calls in turns. Ratios are medians over the turns, so that what slows a turn slows both of its files."""
 
     ms: dict[str, float]
+    slower: float
+    """retarget's by the peer's."""
     noise: float
+    """The share by which the openings of one file differ from the first of them: where its memory lies is chance."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -340,14 +346,33 @@ def examine(who: Who, path: Path, feeds: Feeds, expected: Outputs) -> Found:
 
 
 def latency(paths: Mapping[Who, Path], feeds: Feeds, threads: int, seconds: float) -> Latency:
-    """Of every file, in turns."""
-    from retarget.bench import interleave
+    """Of every file. One thread is timed by the processor's clock, which other work on the machine hardly changes."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    opened = {(who, index): Opened(path, feeds, threads) for index in range(OPENINGS) for who, path in paths.items()}
 
-    calls: dict[str, Callable[[], object]] = {who: Opened(path, feeds, threads) for who, path in paths.items()}
-    calls["again"] = Opened(paths["onnx2tf"], feeds, threads)
-    taken = interleave(calls, seconds)
-    noise = abs(taken["again"].p50 / taken["onnx2tf"].p50 - 1)
-    return Latency({who: taken[who].p50 for who in paths}, noise)
+    def turn(which: tuple[Who, int], calls: int) -> float:
+        started = clock()
+        for _ in range(calls):
+            opened[which]()
+        return (clock() - started) / calls * 1e3
+
+    fastest = min(turn(which, 1) for which in opened for _ in range(3))
+    calls = max(1, round(TURN_MS / fastest))
+    turns = max(TURNS, round(seconds * 1e3 / (calls * fastest * OPENINGS)))
+    order = list(opened)
+    taken: dict[tuple[Who, int], list[float]] = {which: [] for which in order}
+    for _ in range(turns):
+        for which in order:
+            taken[which].append(turn(which, calls))
+        order.append(order.pop(0))
+    # [openings, turns]
+    times = {who: np.asarray([taken[who, index] for index in range(OPENINGS)]) for who in paths}
+    apart = [np.median(one / one[0], axis=1) for one in times.values()]
+    return Latency(
+        {who: float(np.median(one)) for who, one in times.items()},
+        float(np.median(np.median(times["retarget"], axis=0) / np.median(times["onnx2tf"], axis=0))),
+        float(max(np.abs(one - 1).max() for one in apart)),
+    )
 
 
 class Examined(msgspec.Struct, frozen=True):
@@ -406,7 +431,7 @@ class Row:
     def slower(self, threads: str) -> float | None:
         """Our latency by the peer's."""
         timed = self.examined.latency.get(threads)
-        return None if timed is None else timed.ms["retarget"] / timed.ms["onnx2tf"]
+        return None if timed is None else timed.slower
 
 
 FIGURES: Mapping[str, Callable[[Made], float]] = {
@@ -452,7 +477,8 @@ def row(name: str, place: Place, seconds: float) -> Row:
             continue
         line += f"{one.max_abs:>11.2g}{one.snr:>7.0f}"
         for timed in found.examined.latency.values():
-            line += f"{timed.ms[who]:>9.3f}{timed.ms['onnx2tf'] / timed.ms[who]:>7.2f}{timed.noise:>7.1%}"
+            ratio = 1 / timed.slower if who == "retarget" else 1.0
+            line += f"{timed.ms[who]:>9.3f}{ratio:>7.2f}{timed.noise:>7.1%}"
         print(line, flush=True)
     return found
 
