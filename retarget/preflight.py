@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from retarget import catalog
 from retarget import plan as plans
 from retarget.build import Display, check_store, execute
 from retarget.engine import Limits
@@ -112,7 +113,9 @@ def _answer(outcome: Outcome) -> Answer:
 
 def _what_to_do(target: str) -> str:
     page = f"docs/reference/support-{SUPPORT.get(target, target)}.md"
+    takes_custom = "custom_ops" in catalog.target(target).Options.__struct_fields__
+    bring = ", name in `custom_ops` what your own runtime has kernels for" if takes_custom else ""
     return (
-        f"{page} lists what {target} takes; rewrite these parts of the model with that, try `--optimize aggressive`, "
-        "or take another target"
+        f"{page} lists what {target} takes; rewrite these parts of the model with that, try `--optimize aggressive`"
+        f"{bring}, or take another target"
     )

@@ -12,13 +12,13 @@ from flatbuffers import flexbuffers
 
 from retarget import graph
 from retarget.targets import legal
+from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import Layout
-from retarget.targets.tflite.lowering import NARROW, TYPES, Call, Op, Refusal, Value
 from retarget.targets.tflite.program import Operator
+from retarget.targets.tflite.values import NARROW, TYPES, Refusal, Value
 
-_NUMBERS = (ir.AttributeType.INT, ir.AttributeType.FLOAT)
-_LISTS = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
-_TEXTS = (ir.AttributeType.STRING, ir.AttributeType.STRINGS)
+_ONE = (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING)
+_NUMBERS = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
 
 
 def custom(call: Call) -> list[Value | None]:
@@ -40,16 +40,17 @@ def attributes(node: ir.Node) -> bytes:
 
     Raises ``Refusal`` for tensors and graphs.
     """
+    for name, attribute in node.attributes.items():
+        if attribute.type not in (*_ONE, *_NUMBERS, ir.AttributeType.STRINGS):
+            raise Refusal(f"{name} is a {attribute.type.name.lower()}, which a custom operator cannot have")
     builder = flexbuffers.Builder()
     with builder.Map():
         for name, attribute in sorted(node.attributes.items()):
             builder.Key(name)
-            if attribute.type in _NUMBERS or attribute.type in _TEXTS:
-                builder.Add(attribute.value)
-            elif attribute.type in _LISTS:
+            if attribute.type in _NUMBERS:
                 builder.TypedVectorFromElements(list(attribute.value))
             else:
-                raise Refusal(f"{name} is a {attribute.type.name.lower()}, which a custom operator cannot have")
+                builder.Add(attribute.value)
     return bytes(builder.Finish())
 
 

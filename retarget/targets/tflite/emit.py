@@ -30,6 +30,8 @@ from retarget.targets.tflite.write import write, write_map
 FILE = "model.tflite"
 MAP = "tensors.json"
 
+_BRING = "the option `custom_ops` names operators for which your own runtime has kernels"
+
 
 def check(model: ir.Model, job: EmitJob) -> list[legal.Refusal]:
     """Every node that cannot be written, each with its reason."""
@@ -43,7 +45,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     lower = _Lower(model, job)
     lower(lower.sizes)
     if lower.refusals:
-        raise unsupported("tflite", lower.refusals)
+        raise unsupported("tflite", lower.refusals, _BRING)
     made = opened(lower, job.shapes, batch_symbol(job.inputs, job.outputs))
     write(made.program, out / FILE, description=f"retarget {__version__}")
     write_map(made.program, out / MAP)
@@ -67,7 +69,11 @@ class _Lower:
         self.arrangement = arrange(self.model.graph, _wish, self.sizes, self.border)
 
     def __call__(self, sizes: Mapping[str, int]) -> Program:
-        lowering = Lowering(self.model, self.job, sizes, OPS, self.arrangement, self.border, halves=self.halves)
+        assert isinstance(self.job.options, Options)
+        allowed = dict.fromkeys(self.job.options.custom_ops, CUSTOM)
+        lowering = Lowering(
+            self.model, self.job, sizes, OPS, self.arrangement, self.border, allowed, halves=self.halves
+        )
         program = separated(lowering.run())
         self.refusals = lowering.refusals
         return program
