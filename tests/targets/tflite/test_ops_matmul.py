@@ -28,7 +28,8 @@ CASES = {
         { y = Gemm(x, w_a, w_c) }""",
     "gemm, turned operand, activation": """g (float[5,4] x, float[5,7] w_a, float[7] w_c) => (float[4,7] y)
         { m = Gemm <transA = 1> (x, w_a, w_c) y = Relu(m) }""",
-    "gemm of computed operands": """g (float[4,5] x, float[7,5] z) => (float[4,7] y) { y = Gemm <transB = 1> (x, z) }""",
+    "gemm of computed operands": """g (float[4,5] x, float[7,5] z) => (float[4,7] y)
+        { y = Gemm <transB = 1> (x, z) }""",
     "einsum, product": """g (float[4,3,5] x, float[4,5,2] z) => (float[4,3,2] y)
         { y = Einsum <equation = "bij,bjk->bik"> (x, z) }""",
     "einsum, heads": """g (float[2,6,3,4] x, float[2,5,3,4] z) => (float[2,3,6,5] y)
@@ -36,11 +37,12 @@ CASES = {
     "einsum, sums what nothing else has": """g (float[2,6,3] x, float[3,5,4] z) => (float[5,2] y)
         { y = Einsum <equation = "abc,cde->da"> (x, z) }""",
     "einsum, transpose": """g (float[2,3,4] x) => (float[4,2,3] y) { y = Einsum <equation = "abc->cab"> (x) }""",
-    "einsum without an arrow": """g (float[4,3] x, float[3,2] z) => (float[4,2] y) { y = Einsum <equation = "ij,jk"> (x, z) }""",
+    "einsum without an arrow": """g (float[4,3] x, float[3,2] z) => (float[4,2] y)
+        { y = Einsum <equation = "ij,jk"> (x, z) }""",
     "attention": """g (float[N,6,4,8] q, float[N,2,5,8] k, float[N,2,5,3] v) => (float[N,6,4,3] y)
         { y = Attention <is_causal = 1, scale = 0.3> (q, k, v) }""",
-    "attention with heads side by side and a mask": """g (float[N,4,24] q, float[N,5,24] k, float[N,5,24] v, bool[4,5] m) =>
-        (float[N,4,24] y) { y = Attention <q_num_heads = 3, kv_num_heads = 3> (q, k, v, m) }""",
+    "attention with heads side by side and a mask": """g (float[N,4,24] q, float[N,5,24] k, float[N,5,24] v,
+        bool[4,5] m) => (float[N,4,24] y) { y = Attention <q_num_heads = 3, kv_num_heads = 3> (q, k, v, m) }""",
     "rotary embedding": """g (float[2,3,32] x, float[9,4] c, float[9,4] s, int64[2,3] p) => (float[2,3,32] y)
         { y = RotaryEmbedding <num_heads = 4> (x, c, s, p) }""",
 }
@@ -63,7 +65,10 @@ def test_products(name: str, tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ('g (float[3,3] x) => (float[3] y) { y = Einsum <equation = "ii->i"> (x) }', "no letter twice"),
-        ('g (float[2,3] x, float[2,3] z) => (float[2,2] y) { y = Einsum <equation = "...i,...i->..."> (x, z) }', "`...`"),
+        (
+            'g (float[2,3] x, float[2,3] z) => (float[2,2] y) { y = Einsum <equation = "...i,...i->..."> (x, z) }',
+            "`...`",
+        ),
         (
             """g (float[1,2,4,8] q, float[1,2,4,8] k, float[1,2,4,8] v) => (float[1,2,4,8] y)
             { y = Attention <softmax_precision = 10> (q, k, v) }""",

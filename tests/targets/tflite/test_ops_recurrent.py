@@ -34,19 +34,19 @@ def recurrent(op: str, *, directions: int = 1, attributes: str = "", state: bool
     )
 
 
+BOTH = ', direction = "bidirectional"'
+
 LAYERS = {
     "lstm": recurrent("LSTM"),
     "lstm with a state": recurrent("LSTM", state=True),
     "lstm from the end": recurrent("LSTM", attributes=', direction = "reverse"'),
-    "lstm both ways, with a state": recurrent("LSTM", directions=2, attributes=', direction = "bidirectional"', state=True),
+    "lstm both ways, with a state": recurrent("LSTM", directions=2, attributes=BOTH, state=True),
     "rnn": recurrent("RNN"),
-    "rnn with relu, both ways": recurrent(
-        "RNN", directions=2, attributes=', direction = "bidirectional", activations = ["Relu", "Tanh"]'
-    ),
+    "rnn with relu, both ways": recurrent("RNN", directions=2, attributes=f'{BOTH}, activations = ["Relu", "Tanh"]'),
     "rnn with a state": recurrent("RNN", state=True),
     "gru": recurrent("GRU"),
     "gru with a reset before the product": recurrent("GRU", attributes=", linear_before_reset = 1"),
-    "gru both ways, with a state": recurrent("GRU", directions=2, attributes=', direction = "bidirectional"', state=True),
+    "gru both ways, with a state": recurrent("GRU", directions=2, attributes=BOTH, state=True),
 }
 
 
@@ -69,7 +69,7 @@ def test_layers(name: str, kernels: str, tmp_path: Path) -> None:
 
 def test_a_long_gru_is_refused_with_the_option_that_allows_it(tmp_path: Path) -> None:
     model = recurrent("GRU", steps=70)
-    with pytest.raises(Unsupported, match="70 steps.*`unroll` lets 64"):
+    with pytest.raises(Unsupported, match=r"70 steps.*`unroll` lets 64"):
         t.emit("tflite", model, tmp_path)
     facts = catalog.target_emit("tflite").emit(
         model, _with(t.job("tflite", model), tflite.Options(unroll=70)), tmp_path
@@ -80,7 +80,11 @@ def test_a_long_gru_is_refused_with_the_option_that_allows_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("attributes", "reason"),
-    [(", clip = 1.0", "clip"), (", input_forget = 1", "input_forget=1"), (', activations = ["Relu", "Tanh", "Tanh"]', "Relu")],
+    [
+        (", clip = 1.0", "clip"),
+        (", input_forget = 1", "input_forget=1"),
+        (', activations = ["Relu", "Tanh", "Tanh"]', "Relu"),
+    ],
 )
 def test_what_the_kernel_has_not_is_refused(attributes: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=reason):
