@@ -6,8 +6,8 @@ speak of shapes. Of those
 - one number of a RESHAPE becomes -1;
 - bounds of slices are counted from the end (`slices`);
 - the size of a resized image is so many times that of the image;
-- where a number is the size of a dimension itself, an operator may read it from the shape of an input: SHAPE and what
-  follows it is computed when the kernels are prepared, so nothing becomes dynamic;
+- where a number is so many times the size of a dimension, an operator may read it from the shape of an input: SHAPE and
+  what follows it is computed when the kernels are prepared, so nothing becomes dynamic;
 - a constant that repeats itself is one period of it and a TILE, and one that begins as the largest does, such as
   positions, is cut from that;
 - with anything else the dimension has one size in the file.
@@ -19,7 +19,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,16 @@ _BROADCASTING = frozenset(
     {"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SELECT_V2", "EQUAL", "LESS", "GREATER", "SQUARED_DIFFERENCE"}
 )
 """Operators that repeat an operand of one element along an axis by themselves."""
+
+
+class Multiple(NamedTuple):
+    """So many times the size of an open dimension."""
+
+    symbol: str
+    times: int
+
+
+Extent: TypeAlias = int | Multiple
 
 
 @dataclass
@@ -175,12 +185,9 @@ class Common:
 
     def _shaped(self, operator: Operator, index: int, sizes: Sequence[Pair], where: str) -> Operator:
         """``operator`` with the shape ``sizes``, its operand ``index``, for all sizes."""
-        shape: list[int | str] = []
-        for number, another in sizes:
-            named = next((symbol for symbol, its in self.symbols.items() if its == (number, another)), None)
-            shape.append(number if number == another else -1 if named is None else named)
+        shape = self._extents(sizes)
         if operator.code == "RESHAPE" and sum(not isinstance(each, int) or each == -1 for each in shape) == 1:
-            shape = [-1 if isinstance(each, str) else each for each in shape]
+            shape = [-1 if isinstance(each, Multiple) else each for each in shape]
         elif shape.count(-1) > (operator.code == "RESHAPE"):
             raise OneSize(f"{where} holds it as a number")
         computed = self._shape(shape, operator.origin)
@@ -206,8 +213,7 @@ class Common:
         source = None if found is None else _widened(found)
         whole = None if source is None else source.constant
         extents = pairs(both[0].shape, both[1].shape)
-        named = {sizes: symbol for symbol, sizes in self.symbols.items()}
-        ends: list[int | str] = [named.get(sizes, -1) if differs(sizes) else sizes[0] for sizes in extents]
+        ends = self._extents(extents)
         if source is None or whole is None or -1 in ends or len(ends) != len(whole.shape) or len(ends) > slices.AXES:
             return None
         key = ("beginning", whole.key, tuple(ends))
@@ -227,21 +233,20 @@ class Common:
     def _repeated(self, operator: Operator, index: int, held: Tensor, both: tuple[Constant, Constant]) -> Tensor | None:
         """A constant that repeats itself along open dimensions: one period, and a TILE of it where it is read."""
         one, other = (each.array() for each in both)
-        times: list[int | str] = []
+        times: list[Extent] = []
         part = one
-        for axis, sizes in enumerate(pairs(one.shape, other.shape)):
-            symbol = next((symbol for symbol, its in self.symbols.items() if _is_multiple(sizes, its)), None)
-            if differs(sizes) and symbol is None:
+        for axis, extent in enumerate(self._extents(pairs(one.shape, other.shape))):
+            if extent == -1:
                 return None
-            times.append(symbol if symbol is not None and differs(sizes) else 1)
-            if symbol is not None and differs(sizes):
-                part = part.take(range(sizes[0] // self.symbols[symbol][0]), axis)
+            times.append(Multiple(extent.symbol, 1) if isinstance(extent, Multiple) else 1)
+            if isinstance(extent, Multiple):
+                part = part.take(range(extent.times), axis)
         for position, whole in enumerate((one, other)):
-            counts = [self.symbols[each][position] if isinstance(each, str) else each for each in times]
+            counts = [self.symbols[each.symbol][position] if isinstance(each, Multiple) else each for each in times]
             repeated = np.tile(part, counts)
             if not _same(repeated, whole):
                 return None
-        axes = tuple(axis for axis, each in enumerate(times) if isinstance(each, str))
+        axes = tuple(axis for axis, each in enumerate(times) if isinstance(each, Multiple))
         period = Constant.of(np.ascontiguousarray(part))
         small = replace(held, shape=period.shape, constant=period)
         is_one = all(part.shape[axis] == 1 and self._is_given(operator, index, axis - part.ndim) for axis in axes)
@@ -262,30 +267,39 @@ class Common:
 
     # ---- shapes
 
-    def _shape(self, shape: Sequence[int | str], origin: str) -> Tensor:
+    def _extents(self, sizes: Sequence[Pair]) -> list[Extent]:
+        """Sizes in the two programs as numbers and open dimensions; -1 where they are neither."""
+        return [(self._multiple(pair) or -1) if differs(pair) else pair[0] for pair in sizes]
+
+    def _multiple(self, sizes: Pair) -> Multiple | None:
+        found = (Multiple(name, sizes[0] // its[0]) for name, its in self.symbols.items() if _is_multiple(sizes, its))
+        return min(found, key=lambda each: each.times, default=None)
+
+    def _shape(self, shape: Sequence[Extent], origin: str) -> Tensor:
         """A shape of numbers and of open dimensions."""
         key = tuple(shape)
         if key not in self._read:
-            if all(isinstance(each, int) for each in shape):
-                return ints([int(each) for each in shape])
-            parts = [
-                self._size(name, origin) if isinstance(name, str) else ints([int(each) for each in run])
-                for name, run in _runs(shape)
-            ]
+            if not any(isinstance(each, Multiple) for each in shape):
+                return ints([each for each in shape if isinstance(each, int)])
+            parts = [self._size(part, origin) if isinstance(part, Multiple) else ints(part) for part in _runs(shape)]
             options = Options("ConcatenationOptions", {"axis": 0})
             self._read[key] = self._add("CONCATENATION", parts, len(shape), options, origin) if parts[1:] else parts[0]
         return self._read[key]
 
-    def _size(self, symbol: str, origin: str) -> Tensor:
-        """The size of an open dimension, read from an input that has it; of one axis."""
-        if symbol not in self._read:
+    def _size(self, extent: Multiple, origin: str) -> Tensor:
+        """So many times an open dimension, whose size is read from an input that has it; of one axis."""
+        symbol, times = extent
+        if times > 1 and extent not in self._read:
+            operands = [self._size(Multiple(symbol, 1), origin), ints([times])]
+            self._read[extent] = self._add("MUL", operands, 1, Options("MulOptions"), origin)
+        elif extent not in self._read:
             tensor, axis = next(self._axes(symbol))
             if tensor not in self._read:
                 options = Options("ShapeOptions", {"outType": "INT32"})
                 self._read[tensor] = self._add("SHAPE", [tensor], len(tensor.shape), options, origin)
             operands = [self._read[tensor], *(ints([number]) for number in (axis, axis + 1, 1))]
-            self._read[symbol] = self._add("STRIDED_SLICE", operands, 1, Options("StridedSliceOptions"), origin)
-        return self._read[symbol]
+            self._read[extent] = self._add("STRIDED_SLICE", operands, 1, Options("StridedSliceOptions"), origin)
+        return self._read[extent]
 
     def _axes(self, symbol: str) -> Iterator[tuple[Tensor, int]]:
         """Where among the inputs an open dimension stands."""
@@ -316,14 +330,13 @@ def _longer(one: Program, other: Program) -> str:
     return next((f"'{name}'" for name in counts if name and counts[name] != others[name]), "the model")
 
 
-def _runs(shape: Sequence[int | str]) -> Iterator[tuple[int | str, list[int | str]]]:
-    """The names in ``shape`` one by one, and numbers together with the numbers behind them."""
-    for name, run in itertools.groupby(shape, key=lambda each: each if isinstance(each, str) else 0):
-        if isinstance(name, str):
-            for each in run:
-                yield name, [each]
+def _runs(shape: Sequence[Extent]) -> Iterator[Multiple | list[int]]:
+    """The open dimensions in ``shape`` one by one, and numbers together with the numbers behind them."""
+    for extent, run in itertools.groupby(shape, key=lambda each: each if isinstance(each, Multiple) else None):
+        if isinstance(extent, Multiple):
+            yield from itertools.repeat(extent, sum(1 for _ in run))
         else:
-            yield 0, list(run)
+            yield [each for each in run if isinstance(each, int)]
 
 
 def _equal(one: Constant, other: Constant) -> bool:

@@ -105,6 +105,28 @@ OPEN = {
         m = Mul (x, low)
         y = Add (m, x)
     }""",
+    "positions of two heads a row": """g (float[N,2,S,1] x, float[2,1,1] w_a) => (float[M,S,4] wide, float[M,S,4] y) {
+        n = Shape <start = 0, end = 1> (x)
+        s = Shape <start = 2, end = 3> (x)
+        zero = Constant <value_int = 0> ()
+        one = Constant <value_int = 1> ()
+        last = Squeeze (s)
+        r = Range (zero, last, one)
+        f = Cast <to = 1> (r)
+        column = Constant <value_ints = [-1, 1]> ()
+        p = Reshape (f, column)
+        heads = Mul (p, w_a)
+        ones = Constant <value_ints = [1, 1]> ()
+        times = Concat <axis = 0> (n, ones)
+        all = Tile (heads, times)
+        rest = Constant <value_ints = [-1]> ()
+        single = Constant <value_ints = [1]> ()
+        joined = Concat <axis = 0> (rest, s, single)
+        rows = Reshape (x, joined)
+        width = Constant <value_ints = [1, 1, 4]> ()
+        wide = Expand (rows, width)
+        y = Add (wide, all)
+    }""",
     "images twice as large": """g (float[N,4,H,W] x, float[8,4,1,1] w_a) => (float[N,8,Y,X] y) {
         c = Conv (x, w_a)
         scales = Constant <value_floats = [1.0, 1.0, 2.0, 3.0]> ()
@@ -179,6 +201,19 @@ def test_file_has_the_likely_sizes_until_it_is_resized(tmp_path: Path) -> None:
         before.get(each["index"], list(each["shape"])) == list(each["shape"])
         for each in interpreter.get_tensor_details()
     )
+
+
+def test_dimensions_whose_sizes_are_in_proportion(tmp_path: Path) -> None:
+    """A length of 8 or 12 is no batch of 2 or 3 four times over."""
+    model = t.model(OPEN["positions"])
+    shapes = {"N": DimRange(1, 2, 3), "S": DimRange(5, 8, 12)}
+    facts = emit(model, replace(t.job("tflite", model), shapes=shapes), tmp_path)
+    assert not facts.sizes, facts.notes
+    for sizes in ({"N": 3, "S": 5}, {"N": 1, "S": 12}):
+        feeds = _feeds(model, sizes)
+        right = t.oracle(model, feeds)
+        for output, array in Interpreter(str(tmp_path / FILE)).get_signature_runner()(**feeds).items():
+            t.assert_close(array, right[output])
 
 
 FIXED = {
@@ -297,7 +332,8 @@ def test_what_the_runtime_does_not_resize_is_not_believed() -> None:
         bias = Tensor((3,), F4, constant=Constant.of(np.ones(3, "f4")))
         return (size, 4), Operator("ADD", (x, bias), (y,), Options("AddOptions"))
 
-    assert _fixed(lower).startswith("the runtime does not take another size: ")
+    reason = "the runtime does not take another size: the interpreter cannot resize: Given shapes, [3,4] and [3], "
+    assert _fixed(lower).startswith(reason)
 
 
 def test_models_that_cannot_be_written_at_another_size() -> None:
