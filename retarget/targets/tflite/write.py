@@ -8,13 +8,13 @@ are no part of the flatbuffer.
 Beside the file, `write_map` says what each of its tensors is, as JSON:
 
     {"schema": 1, "tensors": [{"index": 3, "name": "h", "value": "h", "layout": "last", "dtype": "int8",
-      "shape": [1, 8, 8, 16], "constant": false, "scale": 0.1, "zero_point": 0, "operator": 1, "code": "CONV_2D",
+      "shape": [1, 8, 8, 16], "scale": 0.1, "zero_point": 0, "operator": 1, "code": "CONV_2D",
       "node": "conv1"}, …]}
 
-One object for each tensor, by ``index``. ``value`` is the ONNX value that it holds, null where ONNX has none; where
-``layout`` is ``"last"`` its axis 1 stands last. ``scale`` and ``zero_point`` are numbers, or with ``axis`` lists along
-that one, and missing where the tensor holds no codes. ``operator`` is the index of the operator that makes it, ``code``
-its name and ``node`` the ONNX node behind it (empty where it was put in between); missing where nothing makes it.
+One object for each tensor that is computed, by ``index``. ``value`` is the ONNX value that it holds, null where ONNX
+has none; where ``layout`` is ``"last"`` its axis 1 stands last. ``scale`` and ``zero_point`` are missing where the
+tensor holds no codes. ``operator`` is the index of the operator that makes it, ``code`` its name and ``node`` the ONNX
+node behind it (empty where it was put in between); missing where nothing makes it.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ def write_map(program: Program, path: Path) -> None:
     }
     entries = []
     for index, (tensor, name) in enumerate(named(program).items()):
+        if tensor.constant is not None:
+            continue
         entry = {
             "index": index,
             "name": name,
@@ -98,7 +100,6 @@ def write_map(program: Program, path: Path) -> None:
             "layout": tensor.layout,
             "dtype": tensor.dtype.name,
             "shape": [-1 if axis in tensor.open_axes else size for axis, size in enumerate(tensor.shape)],
-            "constant": tensor.constant is not None,
             **_codes_of(tensor),
             **made_by.get(tensor, {}),
         }
@@ -112,9 +113,7 @@ def _codes_of(tensor: Tensor) -> dict[str, object]:
     quantization = tensor.quantization
     if quantization is None:
         return {}
-    if not quantization.per_channel:
-        return {"scale": quantization.scales[0], "zero_point": quantization.zero_points[0]}
-    return {"scale": quantization.scales, "zero_point": quantization.zero_points, "axis": quantization.axis}
+    return {"scale": quantization.scales[0], "zero_point": quantization.zero_points[0]}
 
 
 @dataclass(frozen=True)
