@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retarget.calibration.observers import PACK_LIMIT
-from retarget.errors import RetargetError
+from retarget.errors import RetargetError, ToolchainFailure
 from retarget.graph import initializer_bytes
 from retarget.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -51,9 +51,8 @@ def _channels(
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """(name, array of [channels, everything else]) of each value, a batch at a time."""
     names = list(values)
-    optimize = initializer_bytes(model) < PACK_LIMIT
     fed = False
-    with Session(model, extra_outputs=names, optimize=optimize, threads=threads, arena=False) as session:
+    with _opened(model, names, threads) as session:
         for batch in feeds:
             fed = True
             outputs = session.run(batch, names)
@@ -62,3 +61,14 @@ def _channels(
                 yield name, array.reshape(array.shape[0], -1)
     if not fed:
         raise RetargetError("there are no samples to take channels' statistics of")
+
+
+def _opened(model: ir.Model, names: Sequence[str], threads: int) -> Session:
+    if initializer_bytes(model) < PACK_LIMIT:
+        try:
+            return Session(model, extra_outputs=names, optimize=True, threads=threads, arena=False)
+        except ToolchainFailure:
+            # ONNX Runtime 1.31 turns int8 activations to uint8, and leaves the type behind a Reshape as it was. What
+            # is wrong with the model itself fails once more.
+            return Session(model, extra_outputs=names, threads=threads, arena=False)
+    return Session(model, extra_outputs=names, threads=threads, arena=False)
