@@ -44,7 +44,7 @@ def test_no_samples() -> None:
 
 
 def test_int8_codes_that_onnx_runtime_cannot_optimize() -> None:
-    """It would make them uint8 (1.31), and leaves the old type at the QuantizeLinear that it puts behind the Reshape."""
+    """It would make them uint8 (1.31), and leaves the old type at the QuantizeLinear that it puts behind Reshapes."""
     text = """
     <ir_version: 10, opset_import: ["" : 23]>
     g (float[N,4,2,2] x) => (float[N,4,1] z, float[N,4,2,2] y)
