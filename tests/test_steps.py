@@ -197,9 +197,14 @@ def test_a_gate_of_the_recipe_is_held_for_a_float16_source_too(tmp_path: Path) -
 
 def fixed(emitted: Path, folder: Path, sizes: dict[str, int]) -> Path:
     """A copy of an artifact that says that it takes ``sizes`` alone."""
+    return saying(emitted, folder, sizes=sizes)
+
+
+def saying(emitted: Path, folder: Path, **what: object) -> Path:
+    """A copy of an artifact that says something else of itself."""
     shutil.copytree(emitted, folder)
     manifest = read_manifest(folder)
-    facts = msgspec.structs.replace(manifest.facts_as(EmitFacts), sizes=sizes)
+    facts = msgspec.structs.replace(manifest.facts_as(EmitFacts), **what)
     told = msgspec.structs.replace(manifest, facts=msgspec.to_builtins(facts)).sealed()
     (folder / "manifest.json").unlink()
     (folder / "manifest.json").write_bytes(msgspec.json.encode(told))
@@ -253,6 +258,16 @@ COMPARE: dict[str, JSON] = {
     "tolerance": {"snr_db": 80.0},
     "threads": 1,
 }
+EVALUATE: dict[str, JSON] = {
+    "target": "onnxruntime",
+    "variant": "fp32",
+    "precision": "fp32",
+    "source": None,
+    "data": {"origin": "samples", "limit": None},
+    "labels": "label",
+    "metric": "top1",
+    "threads": 1,
+}
 
 
 @pytest.mark.usefixtures("strict")
@@ -275,26 +290,35 @@ def test_an_artifact_of_one_size_is_compared_and_timed_at_that_size(
         assert entry.reason == (None if rows == 2 else "the artifact takes N=3 alone, and latency is measured at N=2")
 
 
+def test_an_artifact_that_nothing_here_executes_is_never_called_executed(
+    built: Mapping[str, Outcome], tmp_path: Path
+) -> None:
+    source, emitted, lack = artifact(built["convert"]), artifact(built["emit onnxruntime/fp32"]), "no kernels are here"
+    model = saying(emitted, tmp_path / "emitted", not_executable=lack)
+    compared = steps.compare(
+        StepRequest("compare", COMPARE, {"model": model, "source": source}, files={}, out=tmp_path)
+    )
+    assert (compared.verified, compared.reason, compared.parity) == ("not verified", lack, ())
+    roles = {"source": source, "reference": artifact(built["optimize"]), "onnxruntime/fp32": model}
+    timed = steps.bench(StepRequest("bench", {"threads": 1, "seconds": 0.02}, roles, files={}, out=tmp_path))
+    (entry,) = (entry for entry in timed.entries if entry.subject == "onnxruntime/fp32")
+    assert (entry.latency, entry.reason) == (None, lack)
+    judged = steps.evaluate(
+        StepRequest("evaluate", EVALUATE, {"model": model, "source": source}, files={}, out=tmp_path)
+    )
+    assert (judged.value, judged.reason) == (None, lack)
+
+
 @pytest.mark.usefixtures("strict")
 def test_an_artifact_of_one_size_is_evaluated_on_every_row(built: Mapping[str, Outcome], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows, labels = rng.normal(size=(11, 64)).astype(np.float32), np.arange(11)
     np.savez(tmp_path / "data.npz", x=rows, label=labels)
-    options: dict[str, JSON] = {
-        "target": "onnxruntime",
-        "variant": "fp32",
-        "precision": "fp32",
-        "source": None,
-        "data": {"origin": "samples", "limit": None},
-        "labels": "label",
-        "metric": "top1",
-        "threads": 1,
-    }
     with Session(artifact(built["optimize"]) / "model.onnx") as session:
         expected = float((session.run({"x": rows})["y"].argmax(axis=1) == labels).mean())
     model = fixed(artifact(built["emit onnxruntime/fp32"]), tmp_path / "five", {"N": 5})
     roles = {"model": model, "source": artifact(built["convert"])}
-    request = StepRequest("evaluate", options, roles, {"data": tmp_path / "data.npz"}, out=tmp_path)
+    request = StepRequest("evaluate", EVALUATE, roles, {"data": tmp_path / "data.npz"}, out=tmp_path)
     facts = steps.evaluate(request)
     assert facts.samples == 11
     assert facts.value == pytest.approx(expected)
