@@ -238,7 +238,7 @@ def _budgets(artifacts: Sequence[ArtifactRow]) -> list[Chart]:
 
 
 def _budget(artifact: ArtifactRow, top: int) -> Chart:
-    width, left, right = 480, 112, 124
+    width, left, right = 480, 128, 124
 
     def x(snr_db: float) -> float:
         return round(left + (width - left - right) * min(max(snr_db, 0.0), top) / top, 1)
@@ -248,10 +248,11 @@ def _budget(artifact: ArtifactRow, top: int) -> Chart:
     for number, stage in enumerate(artifact.budget):
         kind, _, subject = stage.step.partition(" ")
         # Of `quantize int8/u8s8` the scheme is what the title does not say.
-        label = f"{kind} {subject.rpartition('/')[2]}" if kind == "quantize" else kind
+        scheme = subject.rpartition("/")
+        label = f"{kind} {scheme[2]}" if kind == "quantize" and scheme[0] else kind
         bars.append(
             BudgetBar(
-                label=_shortened(label, 17),
+                label=_shortened(label, 20),
                 x=left,
                 y=number * ROW,
                 length=round(x(stage.snr_db) - left, 1),
