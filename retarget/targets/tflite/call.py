@@ -178,6 +178,13 @@ class Call:
             return wanted is not None and (self.op.fixed is None or wanted == self.op.fixed)
         return len(found) == 1
 
+    @property
+    def is_widened(self) -> bool:
+        """Whether it stands between Dequantize- and QuantizeLinear and yet works on floats."""
+        values = [each for each in self.operands if isinstance(each, Value) and each.dtype == np.float32]
+        rounded = bool(values) and all(each.quantization is not None for each in values)
+        return rounded and self.quantization is not None and not self.int8
+
     def check_types(self) -> None:
         """Raise ``Refusal`` for operands of types that the kernels do not take."""
         for index, operand in enumerate(self.operands):

@@ -30,6 +30,9 @@ from retarget.targets.tflite.write import write, write_map
 FILE = "model.tflite"
 MAP = "tensors.json"
 
+MOST_NAMED = 5
+"""Of nodes that a note is about."""
+
 _BRING = "the option `custom_ops` names operators for which your own runtime has kernels"
 
 
@@ -49,7 +52,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     made = opened(lower, job.shapes, batch_symbol(job.inputs, job.outputs))
     write(made.program, out / FILE, description=f"retarget {__version__}")
     write_map(made.program, out / MAP)
-    return _facts(job, out / FILE, made.program, made.fixed)
+    return _facts(job, out / FILE, made.program, made.fixed, lower.widened)
 
 
 @dataclass
@@ -59,6 +62,7 @@ class _Lower:
     model: ir.Model
     job: EmitJob
     refusals: list[legal.Refusal] = field(default_factory=list)
+    widened: dict[str, str] = field(default_factory=dict)
     halves: dict[Hashable, bool] = field(default_factory=dict)
     """What float16 can hold of the weights, which are read for that once."""
 
@@ -75,7 +79,7 @@ class _Lower:
             self.model, self.job, sizes, OPS, self.arrangement, self.border, allowed, halves=self.halves
         )
         program = separated(lowering.run())
-        self.refusals = lowering.refusals
+        self.refusals, self.widened = lowering.refusals, lowering.widened
         return program
 
 
@@ -93,8 +97,10 @@ def _border(job: EmitJob) -> Mapping[str, Layout]:
     return {spec.name: Layout.LAST for spec in (*job.inputs, *job.outputs) if len(spec.shape) == 4}
 
 
-def _facts(job: EmitJob, path: Path, program: Program, fixed: Mapping[str, str]) -> EmitFacts:
-    """``fixed``: each dimension that has one size in the file → why."""
+def _facts(
+    job: EmitJob, path: Path, program: Program, fixed: Mapping[str, str], widened: Mapping[str, str]
+) -> EmitFacts:
+    """``fixed``: each dimension that has one size in the file → why. ``widened``: as the `Lowering` has them."""
     assert isinstance(job.options, Options)
     done = executed(path, job.precision)
     inputs = tuple(_entry(spec, program.inputs[spec.name]) for spec in job.inputs)
@@ -108,6 +114,13 @@ def _facts(job: EmitJob, path: Path, program: Program, fixed: Mapping[str, str])
     custom = sorted({operator.custom for operator in program.operators if operator.custom})
     if custom:
         notes.append(f"the runtime must bring custom operators: {', '.join(custom)}")
+    if widened:
+        named = [f"{operator} '{name}'" for name, operator in widened.items()]
+        rest = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        notes.append(
+            f"quantized, but computed in float32, as no kernel of integers is right for them: "
+            f"{', '.join(named[:MOST_NAMED])}{rest}"
+        )
     return EmitFacts(
         target="tflite",
         variant_precision=job.precision,

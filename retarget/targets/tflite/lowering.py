@@ -60,6 +60,8 @@ class Lowering:
     env: dict[ir.Value, Operand | None] = field(default_factory=dict)
     """None: of a node that was refused, and so unknown."""
     constants: dict[object, Tensor] = field(default_factory=dict)
+    widened: dict[str, str] = field(default_factory=dict)
+    """Nodes that are quantized, and compute in floats as no kernel of integers is right for them → their operators."""
     done: set[ir.Node] = field(default_factory=set)
     """Nodes that were written into others."""
     halves: dict[Hashable, bool] = field(default_factory=dict)
@@ -124,6 +126,8 @@ class Lowering:
             call.check_types()
             made = call.op.lower(call)
             results = list(made) if isinstance(made, Sequence) else [made]
+            if call.is_widened and any(isinstance(each, Value) and each not in operands for each in results):
+                self.widened[node.name or ""] = node.op_type
         self.done.update(call.absorbed)
         for value, result in zip(call.tail.outputs, results, strict=False):
             self._bind(value, result)

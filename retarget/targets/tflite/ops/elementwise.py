@@ -311,7 +311,9 @@ def _moves(call: Call) -> Int8:
 
 
 def _codes(call: Call) -> list[Codes | None]:
-    return [each.codes for each in call.operands if isinstance(each, Constant)]
+    """Of each constant, None where they are not such integers as activations are."""
+    found = [each.codes for each in call.operands if isinstance(each, Constant)]
+    return [each if each is not None and each.integers.dtype == call.lowering.integers else None for each in found]
 
 
 def _clips(call: Call) -> Int8:

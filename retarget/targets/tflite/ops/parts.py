@@ -179,7 +179,9 @@ def _of_one_quantization(call: Call) -> Int8:
     found: set[Quantization | None] = set()
     for operand in call.operands:
         if isinstance(operand, Constant) and operand.dtype == np.float32:
-            found.add(None if operand.codes is None else operand.codes.quantization)
+            codes = operand.codes
+            is_alike = codes is not None and codes.integers.dtype == call.lowering.integers
+            found.add(codes.quantization if codes is not None and is_alike else None)
         elif isinstance(operand, Value):
             found.add(operand.quantization)
     return "moves" if len(found) == 1 else "no"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget import graph
 from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import Way
 from retarget.targets.tflite.program import Codes, Constant, Quantization
@@ -24,6 +25,7 @@ def quantize_linear(call: Call) -> Value | Constant:
         raise Refusal("it quantizes a constant")
     if quantization is None:
         raise Refusal("activations have a scale for each channel, or a computed one")
+    _check_integers(call, quantization)
     if operand.quantization == quantization:
         return operand
     lowering = call.lowering
@@ -43,8 +45,20 @@ def dequantize_linear(call: Call) -> Value | Constant:
     if isinstance(operand, Value):
         if operand.quantization is None:
             raise Refusal("its operand is not the result of a QuantizeLinear")
+        if quantization_of(call.node) != operand.quantization:
+            raise Refusal("its scale or zero point is not that of the QuantizeLinear in front of it")
         return operand
     return _constant(call, operand)
+
+
+def _check_integers(call: Call, quantization: Quantization) -> None:
+    """Raise ``Refusal`` for integers that are not those of the precision that is written."""
+    dtype, integers = call.node.outputs[0].dtype, call.lowering.integers.name
+    name = integers if dtype is None else graph.dtype_name(dtype)
+    if name.removeprefix("u") != integers or (name, integers) == ("uint16", "int16"):
+        raise Refusal(f"it rounds to {name}, and activations of this precision are {integers}")
+    if integers == "int16" and any(quantization.zero_points):
+        raise Refusal("its zero point is not 0: the kernels of int16 have no other")
 
 
 def _constant(call: Call, integers: Constant) -> Constant:

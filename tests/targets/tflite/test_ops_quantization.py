@@ -1,0 +1,64 @@
+"""QuantizeLinear and DequantizeLinear of TFLite: what integers they may be of, and what is said of those in floats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import one_node
+import pytest
+import target_testing as t
+
+from retarget.errors import Unsupported
+
+LEVELS = "s = Constant <value = float {0.05}> () z = Constant <value = int8 {3}> ()"
+
+WIDE = f"""g (float[2,4] x) => (float[2,4] y) {{
+    {LEVELS} c = Constant <value = int32[4] {{100000, -5, 3, -70000}}> ()
+    cs = Constant <value = float {{0.00001}}> () cz = Constant <value = int32 {{0}}> ()
+    q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) k = DequantizeLinear(c, cs, cz)
+    [sum] a = Add(d, k)
+    qa = QuantizeLinear(a, s, z) y = DequantizeLinear(qa, s, z)
+}}"""
+
+DIVIDED = f"""g (float[2,4] x) => (float[2,4] y) {{
+    {LEVELS} q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)
+    [first] a = Softmax(d)
+    qa = QuantizeLinear(a, s, z) da = DequantizeLinear(qa, s, z)
+    [second] b = Exp(da)
+    qb = QuantizeLinear(b, s, z) y = DequantizeLinear(qb, s, z)
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [(WIDE, "Add 'sum'"), (DIVIDED, "Softmax 'first', Exp 'second'")], ids=["constant", "functions"]
+)
+def test_what_is_quantized_and_computed_in_floats_is_named(text: str, named: str, tmp_path: Path) -> None:
+    """Integers of 32 bits are none that an ADD takes; they are right as floats."""
+    model, feeds = t.model(text), {"x": t.normal(2, 4)}
+    facts = t.emit("tflite", model, tmp_path, "int8")
+    (note,) = facts.notes
+    assert note.startswith("quantized, but computed in float32")
+    assert note.endswith(named)
+    assert one_node.operators(tmp_path).count("DEQUANTIZE") == 1 + len(named.split(","))
+    np.testing.assert_array_equal(t.run("tflite", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"])
+
+
+@pytest.mark.parametrize(
+    ("zero", "scale", "precision", "reason"),
+    [
+        ("int16 {0}", 0.001, "int8", "it rounds to int16, and activations of this precision are int8"),
+        ("int8 {0}", 0.001, "int16x8", "it rounds to int8, and activations of this precision are int16"),
+        ("int16 {5}", 0.001, "int16x8", "its zero point is not 0: the kernels of int16 have no other"),
+        ("int8 {0}", 0.002, "int8", "its scale or zero point is not that of the QuantizeLinear in front of it"),
+    ],
+)
+def test_other_integers_are_refused(zero: str, scale: float, precision: str, reason: str, tmp_path: Path) -> None:
+    text = f"""g (float[2,4] x) => (float[2,4] y) {{
+        s = Constant <value = float {{0.001}}> () z = Constant <value = {zero}> ()
+        back = Constant <value = float {{{scale}}}> ()
+        q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, back, z)
+    }}"""
+    with pytest.raises(Unsupported) as caught:
+        t.emit("tflite", t.model(text), tmp_path, precision)
+    assert reason in str(caught.value)
