@@ -24,6 +24,7 @@ import struct
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,9 @@ _RUNTIME_BYTES = 16
 
 _UNSET = 1
 """The runtime takes positions and sizes up to it for unset."""
+
+_LATE = frozenset({"TOPK_V2"})
+"""Kernels that size no result before they run, nor then does any behind them, if their first input has open axes."""
 
 _OFFSET, _LENGTH, _WIDE = struct.Struct("<I"), struct.Struct("<I"), struct.Struct("<Q")
 _FIELDS = (4, 6, 8)
@@ -233,8 +237,16 @@ class _Model:
             operators=[self._operator(operator, index_of[_code(operator)]) for operator in self.program.operators],
         )
 
+    @cached_property
+    def _unsigned(self) -> set[Tensor]:
+        """Tensors whose open axes are not written, so that they are sized in time; of the border they must be."""
+        read = {operator.inputs[0] for operator in self.program.operators if operator.code in _LATE}
+        border = {*self.program.inputs.values(), *self.program.outputs.values()}
+        return {tensor for tensor in read if tensor is not None} - border
+
     def _tensor(self, tensor: Tensor) -> Table:
         signature = [-1 if axis in tensor.open_axes else size for axis, size in enumerate(tensor.shape)]
+        is_signed = bool(tensor.open_axes) and tensor not in self._unsigned
         return generated.TensorT(
             shape=np.array(tensor.shape, np.int32),
             type=schema.number_of(tensor.dtype),
@@ -242,7 +254,7 @@ class _Model:
             name=self.names[tensor],
             quantization=_quantization(tensor),
             isVariable=tensor.is_variable,
-            shapeSignature=np.array(signature, np.int32) if tensor.open_axes else None,
+            shapeSignature=np.array(signature, np.int32) if is_signed else None,
             hasRank=True,
         )
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Attribute: TypeAlias = int | float | str | list[int]
 
-SIZES = (2, 3)
+SIZES = (1, 3)
 """Of the batch, at which all values are known."""
 LARGEST = 4096
 """Elements of a value."""
@@ -102,9 +102,9 @@ class Maker:
     ) -> list[str] | None:
         """The names of its results; None, and no node, where they are not fit for comparison."""
         names = [f"v{len(self.nodes)}_{index}" if outputs > 1 else f"v{len(self.nodes)}" for index in range(outputs)]
-        node = helper.make_node(
-            operator, operands, names, name=f"n{len(self.nodes)}", **{**(given or {}), **attributes}
-        )
+        node = helper.make_node(operator, operands, names, f"n{len(self.nodes)}")
+        every = {**(given or {}), **attributes}
+        node.attribute.extend(helper.make_attribute(word, value) for word, value in every.items())
         fed = [name for name in dict.fromkeys(operands) if name in self.values]
         made = helper.make_graph(
             [node],
@@ -154,7 +154,7 @@ class Maker:
             if not np.isfinite(array).all() or not np.isfinite(changed[name]).all():
                 return False
             most = float(np.abs(array).max())
-            if not 1e-2 < most < 100 or array.std() < 0.02 * most:
+            if not 1e-2 < most < 100 or (array.size > 1 and array.std() < 0.02 * most):
                 return False
             if np.abs(np.subtract(array, changed[name])).max() > GAIN * self.change * most:
                 return False
@@ -572,7 +572,7 @@ QUANTIZABLE: tuple[Family, ...] = (
 )  # fmt: skip
 """What does not turn on small changes."""
 
-SHAPES = {"N": DimRange(2, 2, 3)}
+SHAPES = {"N": DimRange(1, 3, 4)}
 
 
 def specs(maker: Maker, names: Sequence[str]) -> tuple[TensorSpec, ...]:

@@ -41,6 +41,12 @@ OPEN = {
         f = Flatten(p)
         y = MatMul(f, w_b)
     }""",
+    "the best of each row": """g (float[N,3,6] x) => (float[N,3,2] y, int64[N,3,2] places) {
+        r = Relu(x)
+        k = Constant <value_ints = [2]> ()
+        b, places = TopK(r, k)
+        y = Exp(b)
+    }""",
     "image of any size": """g (float[N,4,H,W] x, float[8,4,3,3] w_a) => (float[N,8,H,W] y) {
         c = Conv <pads = [1, 1, 1, 1]> (x, w_a)
         y = Sigmoid(c)
@@ -201,6 +207,27 @@ def test_file_has_the_likely_sizes_until_it_is_resized(tmp_path: Path) -> None:
         before.get(each["index"], list(each["shape"])) == list(each["shape"])
         for each in interpreter.get_tensor_details()
     )
+
+
+def test_halves_are_widened_whatever_size_a_state_has(tmp_path: Path) -> None:
+    """The arena moves what it keeps when the batch, and with it the state of an LSTM, has another size."""
+    model = t.model("""g (float[S,N,12] x, float[1,64,12] w_i, float[1,64,16] w_r, float[16,8] w_o) => (float[S,N,8] y) {
+        h = LSTM <hidden_size = 16> (x, w_i, w_r)
+        axis = Constant <value_ints = [1]> ()
+        s = Squeeze (h, axis)
+        y = MatMul (s, w_o)
+    }""")
+    facts = emit(model, t.job("tflite", model, "fp16"), tmp_path)
+    assert facts.precision.weights == "float16"
+    assert not facts.sizes, facts.notes
+    with Session(model) as session:
+        for kernels in KERNELS.values():
+            interpreter = Interpreter(str(tmp_path / FILE), num_threads=1, experimental_op_resolver_type=kernels)
+            for sizes in ({"N": 4, "S": 4}, {"N": 5, "S": 3}, {"N": 8, "S": 5}, {"N": 4, "S": 4}):
+                feeds = _feeds(model, sizes)
+                right = session.run(feeds)
+                for output, array in interpreter.get_signature_runner()(**feeds).items():
+                    t.assert_close(array, right[output], 1e-3)
 
 
 def test_dimensions_whose_sizes_are_in_proportion(tmp_path: Path) -> None:
