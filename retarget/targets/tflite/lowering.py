@@ -311,15 +311,12 @@ class Lowering:
             return self.add("RESHAPE", (tensor, shape), made, Options("ReshapeOptions"), made.value or "")
         return self.add("TRANSPOSE", (tensor, self.ints(perm)), made, Options("TransposeOptions"), made.value or "")
 
-    def constant(self, constant: Constant, *, halved: bool = True) -> Tensor:
-        """The tensor of ``constant``, one for all equal constants; with precision fp16 float16, widened when loaded.
-
-        ``halved``: whether the kernel takes what was widened, which is no constant to it.
-        """
-        key = (constant.key, constant.shape, halved)
+    def constant(self, constant: Constant) -> Tensor:
+        """The tensor of ``constant``, one for all equal constants; with precision fp16 float16, widened when loaded."""
+        key = (constant.key, constant.shape)
         if key not in self.constants:
             narrowed = narrow(constant)
-            if halved and self._is_halved(narrowed):
+            if self._is_halved(narrowed):
                 half = Tensor(narrowed.shape, np.dtype(np.float16), constant=narrowed.cast("float16"))
                 wide = Tensor(narrowed.shape, narrowed.dtype)
                 self.constants[key] = self.add("DEQUANTIZE", (half,), wide, Options("DequantizeOptions"), "")

@@ -13,22 +13,21 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
+
+import numpy as np
 
 from retarget.errors import RetargetError
 from retarget.litert import Loaded
 from retarget.spec import DimRange
-from retarget.targets.tflite.program import Program, Shape
+from retarget.targets.tflite.program import Operator, Options, Program, Shape
 from retarget.targets.tflite.slices import OneSize
 from retarget.targets.tflite.unsized import Common
 from retarget.targets.tflite.write import write
-
-if TYPE_CHECKING:
-    pass
 
 Sizes: TypeAlias = Mapping[str, int]
 
@@ -124,7 +123,7 @@ class _Trial:
         largest = {**self.opt, **{symbol: self.shapes[symbol].max for symbol in symbols}}
         smallest = {**self.opt, **{symbol: self.shapes[symbol].min for symbol in symbols}}
         named = {symbol: (one[symbol], other[symbol]) for symbol in symbols}
-        program = Common(self.at(one), self.at(other), cache(lambda: self.at(largest)), named).program()
+        program = _cast(Common(self.at(one), self.at(other), cache(lambda: self.at(largest)), named).program())
         points = [other, largest]
         with suppress(OneSize):
             # Of few elements there may be nothing left, which no file can say.
@@ -169,6 +168,26 @@ class _Trial:
                         words = error.message.replace(f" {path}", "")
                         raise OneSize(f"the runtime does not take another size: {words}") from error
             loaded.close()
+
+
+def _cast(program: Program) -> Program:
+    """``program``, where it keeps a state, with halves widened by CAST.
+
+    DEQUANTIZE widens a constant once, in the arena, and takes no notice when a state of another size moves it there:
+    from then on it gives what happens to stand there. What CAST makes of a constant has memory of its own.
+    """
+    if not any(tensor.is_variable for tensor in program.tensors):
+        return program
+    operators = [
+        replace(operator, code="CAST", options=Options("CastOptions")) if _is_widening(operator) else operator
+        for operator in program.operators
+    ]
+    return replace(program, operators=operators)
+
+
+def _is_widening(operator: Operator) -> bool:
+    source = operator.inputs[0] if operator.code == "DEQUANTIZE" else None
+    return source is not None and source.dtype == np.float16
 
 
 def _resize(loaded: Loaded, program: Program, wanted: _Border) -> None:

@@ -211,7 +211,7 @@ def test_file_has_the_likely_sizes_until_it_is_resized(tmp_path: Path) -> None:
 
 def test_halves_are_widened_whatever_size_a_state_has(tmp_path: Path) -> None:
     """The arena moves what it keeps when the batch, and with it the state of an LSTM, has another size."""
-    model = t.model("""g (float[S,N,12] x, float[1,64,12] w_i, float[1,64,16] w_r, float[16,8] w_o) => (float[S,N,8] y) {
+    model = t.model("""g (float[S,N,9] x, float[1,64,9] w_i, float[1,64,16] w_r, float[16,8] w_o) => (float[S,N,8] y) {
         h = LSTM <hidden_size = 16> (x, w_i, w_r)
         axis = Constant <value_ints = [1]> ()
         s = Squeeze (h, axis)

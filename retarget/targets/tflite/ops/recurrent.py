@@ -72,7 +72,7 @@ class Layer:
             return np.ascontiguousarray(array[index, gate * size : (gate + 1) * size])
 
         made = whole.then(("gate", index, gate, gates), part, (size, whole.shape[2]))
-        return self.call.lowering.constant(made, halved=False)
+        return self.call.lowering.constant(made)
 
     def biases(self, gates: int) -> tuple[Array, Array]:
         """Those of W and of R, each [gates, size]; zeros where there are none."""
@@ -82,7 +82,7 @@ class Layer:
         return both[0], both[1]
 
     def constant(self, array: Array) -> Tensor:
-        return self.call.lowering.constant(Constant.of(np.ascontiguousarray(array)), halved=False)
+        return self.call.lowering.constant(Constant.of(np.ascontiguousarray(array)))
 
     def initial(self, operand: int) -> Value:
         """The initial state, [batch, size]."""
