@@ -15,7 +15,7 @@ from retarget.interface import to_channels_last
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec, batch_symbol
 from retarget.targets import legal
-from retarget.targets.tflite import Options
+from retarget.targets.tflite import Options, schemes
 from retarget.targets.tflite.arrangement import arrange
 from retarget.targets.tflite.custom import CUSTOM
 from retarget.targets.tflite.executed import executed
@@ -114,11 +114,13 @@ def _facts(
     custom = sorted({operator.custom for operator in program.operators if operator.custom})
     if custom:
         notes.append(f"the runtime must bring custom operators: {', '.join(custom)}")
-    if widened:
-        named = [f"{operator} '{name}'" for name, operator in widened.items()]
+    meant = schemes.get(job.precision)
+    integers = () if meant is None else (*meant.weighted, *meant.arithmetic, *meant.moving)
+    named = [f"{operator} '{name}'" for name, operator in widened.items() if operator in integers]
+    if named:
         rest = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
         notes.append(
-            f"quantized, but computed in float32, as no kernel of integers is right for them: "
+            "quantized, but computed in float32, as no kernel of integers is right for them: "
             f"{', '.join(named[:MOST_NAMED])}{rest}"
         )
     return EmitFacts(

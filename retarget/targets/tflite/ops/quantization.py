@@ -21,11 +21,13 @@ def quantize_linear(call: Call) -> Value | Constant:
     """The same value, known by its integers from here on. Its float form is what the integers mean."""
     quantization = quantization_of(call.node)
     operand = call.operand(0)
-    if isinstance(operand, Constant):
-        raise Refusal("it quantizes a constant")
     if quantization is None:
         raise Refusal("activations have a scale for each channel, or a computed one")
     _check_integers(call, quantization)
+    if isinstance(operand, Constant):
+        kind = call.lowering.integers
+        rounding = _quantize(quantization, kind.name)
+        return _meant(operand.then(("quantized", quantization), rounding, operand.shape, kind), quantization)
     if operand.quantization == quantization:
         return operand
     lowering = call.lowering
@@ -42,13 +44,14 @@ def quantize_linear(call: Call) -> Value | Constant:
 def dequantize_linear(call: Call) -> Value | Constant:
     """What the integers mean. Of a constant: the float array, with the integers kept behind it."""
     operand = call.operand(0)
-    if isinstance(operand, Value):
-        if operand.quantization is None:
-            raise Refusal("its operand is not the result of a QuantizeLinear")
-        if quantization_of(call.node) != operand.quantization:
-            raise Refusal("its scale or zero point is not that of the QuantizeLinear in front of it")
-        return operand
-    return _constant(call, operand)
+    if isinstance(operand, Constant) and operand.codes is None:
+        return _constant(call, operand)
+    of = operand.quantization if isinstance(operand, Value) else operand.codes and operand.codes.quantization
+    if of is None:
+        raise Refusal("its operand is not the result of a QuantizeLinear")
+    if quantization_of(call.node) != of:
+        raise Refusal("its scale or zero point is not that of the QuantizeLinear in front of it")
+    return operand
 
 
 def _check_integers(call: Call, quantization: Quantization) -> None:
@@ -76,20 +79,37 @@ def _constant(call: Call, integers: Constant) -> Constant:
         tuple(int(each) - shift for each in np.broadcast_to(zero, scale.shape)),
         axis,
     )
-    wide = integers.then(("dequantized", quantization), _dequantize(scale, zero, axis), integers.shape, _FLOAT)
-    return Constant(wide.shape, wide.dtype, wide.key, wide.make, Codes(signed, quantization))
+    return _meant(signed, quantization)
 
 
-def _dequantize(scale: Array, zero: Array, axis: int) -> Callable[[Array], Array]:
-    def change(array: Array) -> Array:
+def _meant(integers: Constant, quantization: Quantization) -> Constant:
+    """What ``integers`` stand for, and they behind it."""
+    scales, zeros = np.array(quantization.scales, np.float32), np.array(quantization.zero_points, np.int32)
+
+    def dequantized(array: Array) -> Array:
         along = [1] * array.ndim
-        if scale.size > 1:
-            along[axis] = -1
-        centred = array.astype(np.int32) - zero.astype(np.int32).reshape(along if zero.size > 1 else ())
-        product: Array = np.multiply(centred.astype(np.float32), scale.reshape(along if scale.size > 1 else ()))
+        if scales.size > 1:
+            along[quantization.axis] = -1
+        shape = along if scales.size > 1 else ()
+        product: Array = np.multiply(
+            (array.astype(np.int32) - zeros.reshape(shape)).astype(np.float32), scales.reshape(shape)
+        )
         return product
 
-    return change
+    wide = integers.then(("dequantized", quantization), dequantized, integers.shape, _FLOAT)
+    return Constant(wide.shape, wide.dtype, wide.key, wide.make, Codes(integers, quantization))
+
+
+def _quantize(quantization: Quantization, integers: str) -> Callable[[Array], Array]:
+    """Half to even, as QuantizeLinear has it."""
+    (scale,), (zero,), limits = quantization.scales, quantization.zero_points, np.iinfo(integers)
+
+    def rounded(array: Array) -> Array:
+        steps = np.rint(np.divide(array.astype(np.float32), np.float32(scale))) + zero
+        codes: Array = np.clip(steps, limits.min, limits.max).astype(integers)
+        return codes
+
+    return rounded
 
 
 _INTEGERS = frozenset({"int8", "uint8", "int16", "int32"})
