@@ -162,10 +162,9 @@ class Lowering:
         if declared is not None and declared != result.shape:
             raise AssertionError(f"'{value.name}' is {result.shape}, and ONNX has {declared}")
         if isinstance(result, Value):
-            for (layout, codes), tensor in result.forms.items():
+            for (layout, _), tensor in result.forms.items():
                 if tensor.value is None and not tensor.name:
                     tensor.value, tensor.layout = value.name, layout.value
-                    del codes
         self.env[value] = result
 
     def _refuse(self, node: ir.Node, reason: str) -> None:
