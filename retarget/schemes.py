@@ -213,16 +213,15 @@ TFLITE_16X8 = msgspec.structs.replace(
     headroom=2.0,
     # The kernels add int64 of the accumulator's scale: floats of 24 bits lose nothing that a step of int16 shows.
     bias="float32",
-    # Without those that have no int16 kernel (Elu, HardSwish) or one whose error is far beyond a step (Gelu, PRelu,
-    # linear Resize).
+    # Without those that have no int16 kernel (Elu, HardSwish) or one whose error is beyond a step (Tanh by two, Gelu,
+    # PRelu, linear Resize by more).
     arithmetic=(
         "Abs", "Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Max", "Min", "Mul", "ReduceMean",
-        "Relu", "Sigmoid", "Sub", "Tanh",
+        "Relu", "Sigmoid", "Sub",
     ),
     moving=tuple(op for op in TFLITE.moving if op not in ("DepthToSpace", "SpaceToDepth")),
     same_scale=("AveragePool", "Concat", "Max", "Min"),
-    # Both are right to within three steps of 32768.
-    fixed={"Sigmoid": (1 / 32768, 0), "Tanh": (1 / 32768, 0)},
+    fixed={"Sigmoid": (1 / 32768, 0)},
 )  # fmt: skip
 """TensorFlow Lite's int16 activations with int8 weights: zero point 0 everywhere."""
 

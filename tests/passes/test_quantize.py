@@ -259,23 +259,27 @@ def test_a_concat_has_the_union_of_its_inputs_where_the_scheme_says_so() -> None
 
 @pytest.mark.parametrize(
     ("scheme", "sigmoid", "tanh", "snr"),
-    [(TFLITE, (1 / 256, -128), (1 / 128, 0), 28), (TFLITE_16X8, (1 / 32768, 0), (1 / 32768, 0), 38)],
+    [(TFLITE, (1 / 256, -128), (1 / 128, 0), 28), (TFLITE_16X8, (1 / 32768, 0), None, 38)],
     ids=["int8", "int16"],
 )
 def test_sigmoid_and_tanh_have_fixed_scales_in_tflite(
-    scheme: QuantScheme, sigmoid: tuple[float, int], tanh: tuple[float, int], snr: float
+    scheme: QuantScheme, sigmoid: tuple[float, int], tanh: tuple[float, int] | None, snr: float
 ) -> None:
+    """With 16 bits a Tanh stays in float: the kernel of integers is up to three steps off."""
     text = """m (float[N,4,8] x) => (float[N,4,4] z, float[N,4,4] u) {
         [first] a = MatMul(x, w)
         s = Sigmoid(a)
         t = Transpose<perm = [0,2,1]>(s)
         z = MatMul(t, v)
-        h = Tanh(a)
+        [bent] h = Tanh(a)
         u = MatMul(h, v)
     }"""
     found = Quantized(text, scheme, {"w": drawn(8, 4), "v": drawn(4, 4, seed=1)})
     assert found.ranges["s"] == found.ranges["t"] == sigmoid
-    assert found.ranges["h"] == tanh
+    if tanh is None:
+        assert found.kept == {"bent": "tflite_16x8 has no int16 Tanh"}
+    else:
+        assert found.ranges["h"] == tanh
     assert found.snr > snr
 
 

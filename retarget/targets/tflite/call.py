@@ -52,6 +52,8 @@ class Op:
     """The only quantization that the int8 kernel gives its result."""
     int16: bool = True
     """Whether what ``int8`` says holds for integers of 16 bits, too."""
+    fixed16: Quantization | None = None
+    """``fixed`` of those."""
 
     def wish(self, node: ir.Node) -> Wish:
         return Wish(self.way if isinstance(self.way, Way) else self.way(node), self.operands)
@@ -174,8 +176,8 @@ class Call:
         if not found:
             return False
         if self.able == "computes":
-            wanted = self.quantization
-            return wanted is not None and (self.op.fixed is None or wanted == self.op.fixed)
+            wanted, fixed = self.quantization, self.op.fixed16 if self.lowering.integers == np.int16 else self.op.fixed
+            return wanted is not None and (fixed is None or wanted == fixed)
         return len(found) == 1
 
     @property

@@ -43,13 +43,14 @@ IMAGE = Data((2, 4, 6, 5))
 LINE = Data((2, 4, 7))
 ROWS = Data((3, 10))
 ONES = Data((2, 4, 1, 1))
-NEITHER, NARROW = (False, False), (True, False)
+NEITHER, NARROW, WIDE = (False, False), (True, False), (False, True)
 """Whether integers are computed with: of 8 bits, and of 16."""
 
 AROUND = [0, 0, 1, 2, 0, 0, 0, 1]
 DOUBLED = [1.0, 1.0, 2.0, 2.0]
 
 OTHERS = Levels(0.0613, -9)
+SHARE_OF_16 = Levels(256 / 32768, 0)
 SHARE, LOGARITHM = Levels(1 / 256, -128), Levels(1 / 16, 127)
 
 
@@ -266,6 +267,7 @@ PROBES: Mapping[str, Sequence[Probe]] = {
     ],
     "Sigmoid": [
         *(Probe([data], results=SHARE, integers=NARROW) for data in (IMAGE, LINE, ROWS)),
+        *(Probe([data], results=SHARE_OF_16, integers=WIDE) for data in (IMAGE, LINE, ROWS)),
         Probe([IMAGE], integers=NEITHER),
     ],
     "Slice": [

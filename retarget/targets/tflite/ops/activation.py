@@ -181,7 +181,7 @@ OPS: Mapping[str, Op] = {
     "Relu": Op(relu, Way.EITHER, dtypes=frozenset({"float32", "int32", "int16", "int8"}), int8="computes"),
     "Selu": Op(selu, Way.EITHER),
     "Shrink": Op(shrink, Way.EITHER),
-    "Sigmoid": Op(unary("LOGISTIC"), Way.EITHER, int8="computes", fixed=_SHARES, int16=False),
+    "Sigmoid": Op(unary("LOGISTIC"), Way.EITHER, int8="computes", fixed=_SHARES, fixed16=Quantization.of(1 / 32768, 0)),
     "Softmax": Op(softmax, _along_way, int8="computes", fixed=_SHARES, int16=False),
     "Softplus": Op(softplus, Way.EITHER),
     "Softsign": Op(softsign, Way.EITHER),
