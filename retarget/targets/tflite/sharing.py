@@ -1,15 +1,15 @@
 """Keep LiteRT's kernels from writing over what is still read.
 
-Its memory planner lets some kernels write their result over their operand, and lets a RESHAPE share its operand's
-memory. It miscounts the readers where the two meet: of ADD → RESHAPE → MUL the last writes over the sum, though other
-operators read that later. What XNNPACK takes, all float32, it plans on its own and rightly; integers are wrong with it,
-too (LiteRT 2.3).
+Its memory planner lets some kernels write their result over an operand, and lets a RESHAPE share its operand's memory.
+Before a kernel writes over an operand it counts who reads that, and who reads the tensor whose memory it is; but not
+who reads what else has the same memory. Of ADD → RESHAPE → MUL the last writes over the sum, though other operators
+read that later, and of RESHAPE → RESHAPE → SOFTMAX the last writes over what the first made. What XNNPACK takes, all
+float32, it plans on its own and rightly; integers are wrong with it, too (LiteRT 2.3).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
 
 from retarget.targets.tflite.program import Operator, Options, Program, Tensor
 
@@ -20,24 +20,14 @@ SHARES = frozenset({"EXPAND_DIMS", "RESHAPE", "SQUEEZE"})
 
 
 def separated(program: Program) -> Program:
-    """The same, with a copy in front of each RESHAPE whose operand would be written over too early."""
-    makers = {tensor: operator for operator in program.operators for tensor in operator.outputs}
-    rooms: dict[Tensor, Tensor] = {}
-    reads: dict[Tensor, list[tuple[int, Operator, Tensor]]] = defaultdict(list)
-    for place, operator in enumerate(program.operators):
-        for tensor in dict.fromkeys(each for each in operator.inputs if each is not None):
-            room = rooms.setdefault(tensor, _room(tensor, makers))
-            reads[room].append((place, operator, tensor))
-    end = len(program.operators)
-    for tensor in program.outputs.values():
-        reads[_room(tensor, makers)].append((end, Operator("", (), ()), tensor))
-    unsafe = {room for room, readers in reads.items() if room in makers and _is_unsafe(makers[room], readers)}
+    """The same, with a copy in front of each RESHAPE whose result a kernel would write over too early."""
+    unsafe = _unsafe(program)
     if not unsafe:
         return program
     operators: list[Operator] = []
     for operator in program.operators:
-        source = operator.inputs[0] if operator.code in SHARES else None
-        if source is None or rooms[source] not in unsafe:
+        source = operator.inputs[0] if operator.outputs[0] in unsafe else None
+        if source is None:
             operators.append(operator)
             continue
         # The larger of a value and itself is a copy, which a TRANSPOSE that moves nothing would be, too.
@@ -57,18 +47,36 @@ def separated(program: Program) -> Program:
     return Program(operators, program.inputs, program.outputs)
 
 
-def _room(tensor: Tensor, makers: Mapping[Tensor, Operator]) -> Tensor:
-    """The tensor whose memory it has."""
-    while (maker := makers.get(tensor)) is not None and maker.code in SHARES and maker.inputs[0] is not None:
-        tensor = maker.inputs[0]
-    return tensor
+def _unsafe(program: Program) -> set[Tensor]:
+    """Results of RESHAPEs that a kernel writes over while what has the same memory is still read.
 
-
-def _is_unsafe(maker: Operator, readers: list[tuple[int, Operator, Tensor]]) -> bool:
-    """Whether a kernel writes over what ``maker`` made, through one tensor, before it is read through another."""
-    if maker.code not in OVERWRITES:
-        return False
-    return any(
-        operator.code in OVERWRITES and any(later > place and other is not tensor for later, _, other in readers)
-        for place, operator, tensor in readers
-    )
+    Whether a kernel can write over an operand depends on shapes, which are others at other sizes: any of the two may
+    be.
+    """
+    readers: Counter[Tensor] = Counter(program.outputs.values())
+    last = dict.fromkeys(program.outputs.values(), len(program.operators))
+    for place, operator in enumerate(program.operators):
+        for tensor in operator.inputs:
+            if tensor is not None:
+                readers[tensor] += 1
+                last[tensor] = max(last.get(tensor, 0), place)
+    rooms: dict[Tensor, set[Tensor]] = {}
+    """The tensors whose memory each may have."""
+    sharing: dict[Tensor, set[Tensor]] = defaultdict(set)
+    found: set[Tensor] = set()
+    makers = {tensor: operator.code for operator in program.operators for tensor in operator.outputs}
+    for place, operator in enumerate(program.operators):
+        made, taken = operator.outputs[0], [tensor for tensor in operator.inputs[:2] if tensor is not None]
+        rooms[made] = {made}
+        if operator.code in SHARES:
+            rooms[made] = rooms.get(taken[0], {taken[0]})
+        elif operator.code in OVERWRITES:
+            for tensor in taken:
+                free = {room for room in rooms.get(tensor, {tensor}) if readers[room] == readers[tensor] == 1}
+                rooms[made] = rooms[made] | free
+                others = (other for room in free for other in sharing[room] - {tensor})
+                if makers.get(tensor) in SHARES and any(last.get(other, 0) > place for other in others):
+                    found.add(tensor)
+        for room in rooms[made]:
+            sharing[room] |= {room, made}
+    return found

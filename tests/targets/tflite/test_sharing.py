@@ -29,6 +29,16 @@ def test_a_value_outlives_what_is_computed_of_its_reshape(first: str, second: st
             np.testing.assert_array_equal(array, right[name], err_msg=f"{name} by {kernels}")
 
 
+def test_a_reshape_outlives_what_is_computed_of_its_own_reshape(tmp_path: Path) -> None:
+    model = t.model("""g (float[N,3] x) => (float[N,6,1] y) {
+        axis = Constant <value_ints = [2]> () low = Constant <value_float = -1.0> ()
+        a = Clip(x, low) b = Unsqueeze(a, axis) c = Softmax <axis = 1> (b) y = Concat <axis = 1> (b, c)
+    }""")
+    facts = t.emit("tflite", model, tmp_path)
+    for size in (1, 4):
+        one_node.assert_same(model, t.feeds(model, size), tmp_path, facts)
+
+
 def test_what_is_read_once_is_not_copied(tmp_path: Path) -> None:
     model = t.model("""g (float[2,9] x) => (float[18] y) {
         flat = Constant <value = int64[1] {18}> () b = Add(x, x) c = Reshape(b, flat) y = Mul(c, c)
