@@ -255,10 +255,14 @@ class Lowering:
             layout = Layout.FIRST
         wanted = (layout, codes)
         if wanted not in value.forms:
+            source = next((key for key in value.forms if key[1] == codes), next(iter(value.forms)))
             if (layout, not codes) in value.forms:
                 value.forms[wanted] = self._recoded(value, value.forms[layout, not codes], codes=codes)
+            elif source[1] and not codes:
+                # Turned as integers, which are a fourth of the bytes.
+                turned = self.form(value, layout, codes=True)
+                value.forms[wanted] = self._recoded(value, turned, codes=False)
             else:
-                source = next((key for key in value.forms if key[1] == codes), next(iter(value.forms)))
                 if source[1] != codes:
                     value.forms[source[0], codes] = self._recoded(value, value.forms[source], codes=codes)
                 value.forms[wanted] = self._turned(value, value.forms[source[0], codes], source[0], layout)

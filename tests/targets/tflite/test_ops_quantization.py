@@ -78,3 +78,16 @@ def test_constants_that_are_rounded(tmp_path: Path) -> None:
     facts = t.emit("tflite", model, tmp_path, "int8")
     assert one_node.operators(tmp_path) == ["QUANTIZE", "ADD", "DEQUANTIZE"]
     np.testing.assert_array_equal(t.run("tflite", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"])
+
+
+def test_integers_are_turned_rather_than_floats(tmp_path: Path) -> None:
+    text = f"""g (float[2,4,5,6] x) => (float[2,4,2,3] y) {{
+        {LEVELS} q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)
+        a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (d)
+        qa = QuantizeLinear(a, s, z) y = DequantizeLinear(qa, s, z)
+    }}"""
+    model = t.model(text)
+    feeds = t.feeds(model, 1)
+    facts = t.emit("tflite", model, tmp_path, "int8")
+    assert one_node.operators(tmp_path) == ["QUANTIZE", "TRANSPOSE", "MAX_POOL_2D", "TRANSPOSE", "DEQUANTIZE"]
+    np.testing.assert_array_equal(t.run("tflite", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"])
