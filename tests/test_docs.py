@@ -37,7 +37,12 @@ def commands(page: Path) -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     typed = [line.partition("  #")[0].strip() for line in lines]
-    return [line for line in typed if line and not line.startswith((". .venv", "make test"))]
+    return [line for line in typed if line and not line.startswith((". .venv", "make test", "pip "))]
+
+
+def programs(page: Path) -> list[str]:
+    """The page's blocks of Python."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +56,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("README.md", "build/readme"),
         ("docs/guides/int8.md", "build/int8"),
+        ("docs/guides/to-tflite.md", "build/tflite"),
         ("examples/bert/README.md", "build/bert"),
     ],
 )
@@ -73,4 +79,6 @@ def test_the_commands_of_a_page_work(page: str, leaves: str, tmp_path: Path, cac
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+    for program in programs(ROOT / page):
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
     assert (tmp_path / leaves / "report.html").is_file()
