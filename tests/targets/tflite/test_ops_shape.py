@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +202,38 @@ def test_integers_are_moved(name: str, tmp_path: Path) -> None:
     if name != "tile":
         assert [each for each in one_node.operators(tmp_path) if "QUANTIZE" in each] == ["QUANTIZE", "DEQUANTIZE"]
     one_node.assert_same(model, t.feeds(model, 4), tmp_path, facts)
+
+
+@pytest.mark.parametrize(
+    ("shape", "to", "codes"),
+    [
+        ("N,2,1,3", "1,2,2,3", ["CONCATENATION"]),
+        ("N,2,1,3", "1,2,8,3", ["CONCATENATION", "CONCATENATION"]),
+        ("1,5", "12,5", ["CONCATENATION", "CONCATENATION"]),
+        ("3,5", "1,1", []),
+        # A prime of which XNNPACK joins no such number, and two axes at once.
+        ("N,1,5", "1,7,5", ["BROADCAST_TO"]),
+        ("3,1", "4,3,4", ["BROADCAST_TO"]),
+    ],
+)
+def test_what_is_repeated_a_few_times_is_joined(shape: str, to: str, codes: list[str], tmp_path: Path) -> None:
+    target = [int(size) for size in to.split(",")]
+    source = ["1"] * (len(target) - shape.count(",") - 1) + shape.split(",")
+    out = ",".join(own if size == 1 else str(size) for own, size in zip(source, target, strict=True))
+    model = t.model(
+        f"""g (float[{shape}] x) => (float[{out}] y) {{
+            to = Constant <value = int64[{len(target)}] {{{to}}}> ()
+            a = Relu(x)
+            b = Expand(a, to)
+            y = Neg(b)
+        }}"""
+    )
+    facts = t.emit("tflite", model, tmp_path)
+    assert not facts.sizes
+    found = json.loads((tmp_path / "tensors.json").read_text())["tensors"]
+    made = [each["code"] for each in found if each.get("node") and each["value"] not in ("x", "a", "y")]
+    assert [code for code in made if code in ("BROADCAST_TO", "CONCATENATION")][-max(len(codes), 1) :] == codes
+    for size in (4, 2):
+        feeds = t.feeds(model, size)
+        right = t.oracle(model, feeds)["y"]
+        np.testing.assert_array_equal(t.run("tflite", tmp_path, facts, feeds)["y"], right)

@@ -14,6 +14,9 @@ from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Quantization, Shape, Tensor
 from retarget.targets.tflite.values import MOST_AXES, TYPES, Operand, Refusal, Value
 
+PARTS = 4
+"""XNNPACK joins so many at a time."""
+
 DELEGATED_AXES = 6
 """XNNPACK takes a CONCATENATION or SPLIT of more axes, and then fails."""
 
@@ -134,8 +137,42 @@ def expand(call: Call) -> Operand:
         return reshaped(call, operand, shape)
     if 0 in shape:
         return nothing(call, shape, operand)
+    if (axis := _grown(call, operand, shape)) is not None:
+        return _repeated(call, operand, shape, axis)
     sizes = call.ints(call.placed(shape))
     return call.emit("BROADCAST_TO", [operand, sizes], shape, options=Options("BroadcastToOptions"))
+
+
+def _grown(call: Call, operand: Operand, shape: Shape) -> int | None:
+    """The one axis of a fixed size along which floats are repeated a few times: XNNPACK has no BROADCAST_TO.
+
+    So heads of keys are shared by heads of queries, which took twice as long with the builtin kernel.
+    """
+    if operand.dtype != np.float32 or len(shape) > DELEGATED_AXES:
+        return None
+    whole = (1,) * (len(shape) - len(operand.shape)) + operand.shape
+    axes = [axis for axis, (size, to) in enumerate(zip(whole, shape, strict=True)) if size != to]
+    declared = call.node.outputs[0].shape
+    if len(axes) != 1 or declared is None or not isinstance(declared[axes[0]], int):
+        return None
+    return axes[0] if _factors(shape[axes[0]]) else None
+
+
+def _repeated(call: Call, operand: Operand, shape: Shape, axis: int) -> Operand:
+    """``operand`` joined with itself, and that with itself again."""
+    size = 1
+    made = reshaped(call, operand, (*(shape[:axis]), size, *shape[axis + 1 :]))
+    for times in _factors(shape[axis]):
+        size *= times
+        options = Options("ConcatenationOptions", {"axis": call.position(axis, len(shape))})
+        made = call.emit("CONCATENATION", [made] * times, (*shape[:axis], size, *shape[axis + 1 :]), options=options)
+    return made
+
+
+def _factors(times: int) -> list[int]:
+    """``times`` as a product of at most two numbers of parts that XNNPACK joins; empty if it is none."""
+    pairs = ([each, times // each] for each in range(PARTS, 1, -1) if times % each == 0 and times // each <= PARTS)
+    return [each for each in next(pairs, []) if each > 1]
 
 
 def tile(call: Call) -> Operand:
