@@ -48,6 +48,8 @@ class ConvertFacts(Fact, frozen=True, kw_only=True):
     origin: DataOrigin
     rows_depend: str | None = None
     """How far the source's own outputs for rows together and alone lie apart, in words; None where they agree."""
+    layouts: dict[str, Literal["nchw", "nhwc"]] = {}
+    """Of each input and output of 4 axes."""
     narrow: str | None = None
     """``float16`` or ``bfloat16`` where the source is in that, and the model was widened to float32; ``int8`` where it
     is quantized."""

@@ -24,7 +24,7 @@ Layout: TypeAlias = Literal["nchw", "nhwc"]
 Layouts: TypeAlias = Layout | dict[str, Layout]
 """For all inputs and outputs of rank 4, or for those named: channels after the batch, or last, of 3 to 5 axes."""
 
-_IMAGE = 4
+IMAGE_AXES = 4
 """Axes of what is a batch of images where nobody says otherwise."""
 
 
@@ -127,6 +127,10 @@ class Interface:
         """The layout of tensor ``name`` in the source."""
         return self.source if isinstance(self.source, str) else self.source.get(name, "nchw")
 
+    def layout_of(self, name: str, rank: int) -> Layout:
+        """The layout of tensor ``name`` in the user's view."""
+        return self._wanted(name, rank) or self.source_layout(name)
+
     def normalized(self, inputs: Sequence[TensorSpec]) -> str | None:
         """The input that ``normalize`` is of; None where there is none. Raises ``RetargetError`` if that is unclear."""
         if self.normalize is None or not inputs:
@@ -138,10 +142,11 @@ class Interface:
                     f"normalize: there is no input '{self.normalize.input}'", did_you_mean(self.normalize.input, names)
                 )
             return self.normalize.input
-        images = [spec.name for spec in inputs if len(spec.shape) == _IMAGE]
+        images = [spec.name for spec in inputs if len(spec.shape) == IMAGE_AXES]
         if len(images) != 1:
             raise RetargetError(
-                f"normalize: {len(images)} inputs have {_IMAGE} axes", f"say which one `input` is: {', '.join(names)}"
+                f"normalize: {len(images)} inputs have {IMAGE_AXES} axes",
+                f"say which one `input` is: {', '.join(names)}",
             )
         return images[0]
 
@@ -155,7 +160,7 @@ class Interface:
     def _wanted(self, name: str, rank: int) -> Layout | None:
         if isinstance(self.layout, Mapping):
             return self.layout.get(name)
-        return self.layout if rank == _IMAGE else None
+        return self.layout if rank == IMAGE_AXES else None
 
     def _as_source(self, spec: TensorSpec) -> TensorSpec:
         assert self.normalize is not None

@@ -9,7 +9,7 @@ only a worker imports: ``export.py`` (``FrontendExport``) and ``load.py`` (``Fro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias
@@ -201,8 +201,11 @@ class EmitJob:
     options: msgspec.Struct
     """An instance of the target's ``Options``."""
     io: str = "float32"
-    """Type of the float inputs and outputs. Where fp16 is the graph's, the model has it already; where it is an integer,
-    the model has floats still, with a QuantizeLinear behind each input and a DequantizeLinear in front of each output."""
+    """Type of the float inputs and outputs. Where fp16 is the graph's, the model has it already; where it is an
+    integer, the model has floats still, with a QuantizeLinear behind each input and a DequantizeLinear in front of each
+    output."""
+    layouts: Mapping[str, Literal["nchw", "nhwc"]] = field(default_factory=dict)
+    """Of each input and output of 4 axes; ``nchw`` where one is missing."""
 
 
 class Target(Protocol):

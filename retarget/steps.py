@@ -48,7 +48,7 @@ from retarget.facts import (
     Refusal,
 )
 from retarget.figures import sizes_text
-from retarget.interface import Interface
+from retarget.interface import IMAGE_AXES, Interface
 from retarget.interface_graph import apply, source_layouts
 from retarget.interface_runner import source_feeds, wrap
 from retarget.metrics import open_metric
@@ -99,6 +99,8 @@ def convert(request: StepRequest) -> ConvertFacts:
         exported = frontend.export(source, example, Path(folder))
         progress(0, 0, "to the normal form")
         model = catalog.frontend_load(options.source.frontend).load(Path(folder), source, exported)
+        own = catalog.frontend(options.source.frontend).layout or source_layouts(model)
+        shown = interface if interface.changes else Interface(own)
         apply(model, interface)
         inputs = interface.user_inputs(exported.inputs)
         if unknown := sorted(source.shapes.keys() - set(symbols(inputs))):
@@ -142,6 +144,11 @@ def convert(request: StepRequest) -> ConvertFacts:
         cases=tuple(case for case, _ in cases),
         origin=origin,
         rows_depend=depend,
+        layouts={
+            spec.name: shown.layout_of(spec.name, len(spec.shape))
+            for spec in (*inputs, *outputs)
+            if len(spec.shape) == IMAGE_AXES
+        },
         narrow=exported.narrow,
         reference=reference_settings,
         notes=tuple(notes),
@@ -286,6 +293,7 @@ def _lowered(options: told.EmitOptions, request: StepRequest) -> tuple[ir.Model,
         shapes=source.shapes,
         options=msgspec.convert(options.options, target.Options),
         io=options.io,
+        layouts=source.layouts,
     )
     return model, job
 

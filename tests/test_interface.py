@@ -259,3 +259,11 @@ def test_wrapped_source_keeps_settings_and_closes() -> None:
         feed = np.arange(2 * 3 * 8 * 6, dtype="f4").reshape(2, 3, 8, 6)
         assert np.array_equal(runner.run({"image": feed})["image"], feed)
     assert echo.closed
+
+
+def test_the_layout_that_users_see() -> None:
+    own = Interface(source={"image": "nhwc"})
+    assert own.layout_of("image", 4) == "nhwc"
+    assert own.layout_of("other", 4) == "nchw"
+    assert Interface(source="nhwc", layout="nchw").layout_of("image", 4) == "nchw"
+    assert Interface(source="nhwc", layout={"other": "nchw"}).layout_of("image", 4) == "nhwc"

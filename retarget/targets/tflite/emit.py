@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from retarget import __version__
-from retarget.errors import unsupported
+from retarget.errors import RetargetError, unsupported
 from retarget.facts import EmitFacts, IoEntry, Precision
-from retarget.interface import to_channels_last
+from retarget.interface import IMAGE_AXES, to_channels_last
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec, batch_symbol
 from retarget.targets import legal
@@ -90,11 +90,22 @@ def _wish(node: ir.Node) -> Wish | None:
 
 
 def _border(job: EmitJob) -> Mapping[str, Layout]:
-    """Inputs and outputs that the file has in another order of axes than the model."""
+    """Inputs and outputs that the file has in another order of axes than the model.
+
+    Raises ``RetargetError`` where channels that stand last are to stand first, which is the model's own ``io_layout``.
+    """
     assert isinstance(job.options, Options)
-    if job.options.io_layout != "nhwc":
-        return {}
-    return {spec.name: Layout.LAST for spec in (*job.inputs, *job.outputs) if len(spec.shape) == 4}
+    wanted, border = job.options.io_layout, {}
+    for spec in (*job.inputs, *job.outputs):
+        if wanted is None or len(spec.shape) != IMAGE_AXES or job.layouts.get(spec.name, "nchw") == wanted:
+            continue
+        if wanted == "nchw":
+            raise RetargetError(
+                f"tflite: io_layout is nchw, and the channels of '{spec.name}' stand last in the model",
+                "write `io_layout: nchw` in `model`, or --io-layout nchw",
+            )
+        border[spec.name] = Layout.LAST
+    return border
 
 
 def _facts(
