@@ -48,6 +48,7 @@ def extending(family: str, folder: Path) -> Path:
     checkpoint = folder / f"{family}.pt"
     torch.save(model.build().state_dict(), checkpoint)
     sizes = {name: {"min": extent.min, "opt": extent.opt, "max": extent.max} for name, extent in model.shapes.items()}
+    base = yaml.safe_load((RECIPES / f"{BASES[family]}.yaml").read_text())
     own = {
         "extends": str(RECIPES / f"{BASES[family]}.yaml"),
         "name": family,
@@ -59,7 +60,10 @@ def extending(family: str, folder: Path) -> Path:
             "options": {"factory_args": {"family": family}},
         },
         "outputs": list(model.outputs),
-        "targets": ["onnxruntime", "openvino", {"tensorrt_rtx": {"compute_capability": ["8.9"], "optional": True}}],
+        "targets": [
+            *(target for target in base["targets"] if "tensorrt_rtx" not in target),
+            {"tensorrt_rtx": {"compute_capability": ["8.9"], "optional": True}},
+        ],
     }
     path = folder / f"{family}.yaml"
     path.write_text(yaml.safe_dump(own, sort_keys=False))
@@ -111,7 +115,7 @@ def test_every_recipe_builds_and_passes_its_gates(families: tuple[str, ...], tmp
     for family, made in build_all(families, tmp_path).items():
         assert [row.name for row in made.artifacts] == [
             f"{target}/{variant}"
-            for target in ("onnxruntime", "openvino", "tensorrt_rtx")
+            for target in ("onnxruntime", "openvino", "tflite", "tensorrt_rtx")
             for variant in ("fp32", "fp16")
         ]
         if made.verdict != "pass":
@@ -135,8 +139,8 @@ def test_a_recipe_lacks_only_what_its_user_knows(base: str, tmp_path: Path) -> N
     own.write_text(f"extends: {RECIPES / base}.yaml\nname: mine\nmodel: {{path: model.pt}}\n")
     read = recipe.load(own)
     assert [variant.name for variant in read.variants] == ["fp32", "fp16"]
-    assert [target.name for target in read.targets] == ["onnxruntime", "openvino", "tensorrt_rtx"]
-    assert set(read.gates.verified) == {"onnxruntime", "openvino"}
+    assert [target.name for target in read.targets] == ["onnxruntime", "openvino", "tflite", "tensorrt_rtx"]
+    assert set(read.gates.verified) == {"onnxruntime", "openvino", "tflite"}
     symbols = {symbol for spec in read.input_specs() for symbol in spec.symbols}
     assert "N" in symbols
     assert symbols == set(read.model.shapes)
