@@ -7,7 +7,8 @@ models. XNNPACK, the default of the library, ends the process on valid int8 file
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from retarget.errors import MissingToolchain, RetargetError, ToolchainFailure
@@ -35,10 +36,15 @@ class Loaded:
         self.settings = f"{library}, CPU, {words}, {threads} thread{'s' if threads != 1 else ''}"
         self._path = path
         self._sizes: dict[int, tuple[int, ...]] = {}
+        kind = getattr(resolvers, resolver)
+        self._open: Callable[[], Any] = partial(
+            maker, model_path=path, num_threads=threads, experimental_op_resolver_type=kind
+        )
+        # Resized beyond the sizes that it was prepared with, XNNPACK goes on with memory that was let go: values are
+        # wrong, or the process ends (LiteRT 2.3, where only parts of the graph are XNNPACK's).
+        self._grows = kernels != "xnnpack"
         try:
-            self._interpreter: Any = maker(
-                model_path=path, num_threads=threads, experimental_op_resolver_type=getattr(resolvers, resolver)
-            )
+            self._interpreter: Any = self._open()
         except (RuntimeError, ValueError) as error:
             raise failure(f"the interpreter cannot load {path}", error) from error
 
@@ -103,10 +109,17 @@ class Loaded:
 
     def _resize(self, sizes: dict[int, tuple[int, ...]]) -> None:
         if sizes != self._sizes:
+            if not self._grows and _grow(self._sizes, sizes):
+                self._interpreter = self._open()
             for index, shape in sizes.items():
                 self._interpreter.resize_tensor_input(index, list(shape), strict=True)
             self._interpreter.allocate_tensors()
             self._sizes = sizes
+
+
+def _grow(before: Mapping[int, Sequence[int]], after: Mapping[int, Sequence[int]]) -> bool:
+    """Whether any axis is longer than it was, if it was anything."""
+    return any(new > old for index, shape in before.items() for old, new in zip(shape, after.get(index, ())))
 
 
 def _library() -> tuple[str, Any, Any]:
