@@ -12,7 +12,7 @@ from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Layout
 from retarget.targets.tflite.ops.weights import bias_tensor, is_hybrid, takes_integers, weight_tensor
 from retarget.targets.tflite.program import Constant, Options
-from retarget.targets.tflite.values import Operand, Value
+from retarget.targets.tflite.values import Operand, Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -101,6 +101,8 @@ def _batched(call: Call, left: Operand, right: Operand, turned: tuple[bool, bool
     matrices = _matrix(call, left, (1, -1)), _matrix(call, right, (-1, 1))
     (*front, rows, inner), (*behind, others, columns) = (each.shape for each in matrices)
     shape = (*np.broadcast_shapes(tuple(front), tuple(behind)), inner if turned[0] else rows)
+    if len(shape) >= 5:
+        raise Refusal(f"there are {len(shape) + 1} axes, and the kernel takes 5")
     options = Options("BatchMatMulOptions", {"adjX": turned[0], "adjY": turned[1]})
     tensors = [call.tensor(each) for each in matrices]
     product = call.emit("BATCH_MATMUL", tensors, (*shape, others if turned[1] else columns), np.float32, options)
