@@ -95,8 +95,7 @@ def _int8(model: ir.Model, samples: Path, target: str) -> ir.Model:
     from retarget.equalization import equalize
     from retarget.options import DataOptions, Int8Options
 
-    scheme = catalog.target(target).scheme
-    assert scheme is not None
+    scheme = catalog.target(target).schemes["int8"]
     array = np.load(samples, mmap_mode="r")
     batches: list[Feeds] = [{"x": np.asarray(array[at : at + 8])} for at in range(0, len(array), 8)]
     given = [batch for index, batch in enumerate(batches) if not int8.is_held_out(index)] or batches

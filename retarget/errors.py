@@ -84,7 +84,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def unsupported(target: str, reasons: Sequence[tuple[str, str, str]], hint: str | None = None) -> Unsupported:
-    """``Unsupported`` that lists all offending nodes, each as (node name, operator, reason). ``hint``: a further one."""
+    """``Unsupported`` that lists all offending nodes, each as (node name, operator, reason).
+
+    ``hint`` is what the target itself can do.
+    """
     lines = [f"{target} cannot take {len(reasons)} node{'s' if len(reasons) != 1 else ''}:"]
     lines += [f"  {name} ({op}): {reason}" for name, op, reason in reasons]
     shown = "`retarget list targets` shows what each target takes"

@@ -53,7 +53,7 @@ class Unified:
         LiftConstants()(self.model)
         # Within all ranges: what was cut off before need not be any more.
         self.feeds = {
-            name: array if array.dtype == np.int8 else np.clip(array, -1, 1) * np.float32(0.9)
+            name: array if array.dtype == np.int8 else np.multiply(np.clip(array, -1, 1), np.float32(0.9))
             for name, array in testing.feeds_for(self.model, {"N": 2}).items()
         }
         self.before = run(self.model, self.feeds)
