@@ -122,6 +122,12 @@ def _facts(
         for symbol, reason in fixed.items()
         if job.shapes[symbol].min < job.shapes[symbol].max
     ]
+    free = [symbol for symbol, extent in job.shapes.items() if extent.min < extent.max and symbol not in fixed]
+    if free:
+        notes.append(
+            f"{', '.join(free)} may have any size, the largest first: XNNPACK of LiteRT 2.3 can compute wrong values in"
+            " an interpreter that is resized beyond the sizes of its first call"
+        )
     custom = sorted({operator.custom for operator in program.operators if operator.custom})
     if custom:
         notes.append(f"the runtime must bring custom operators: {', '.join(custom)}")

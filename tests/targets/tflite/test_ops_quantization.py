@@ -39,7 +39,7 @@ def test_what_is_quantized_and_computed_in_floats_is_named(text: str, named: str
     model = t.model(text)
     feeds = t.feeds(model, 1)
     facts = t.emit("tflite", model, tmp_path, "int8")
-    (note,) = facts.notes
+    (*_, note) = facts.notes
     assert note.startswith("quantized, but computed in float32")
     assert note.endswith(named)
     np.testing.assert_array_equal(t.run("tflite", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"])
