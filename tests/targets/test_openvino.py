@@ -475,7 +475,7 @@ def test_nothing_is_sent_anywhere(tmp_path: Path) -> None:
         run("openvino", Path(sys.argv[2]), facts, {"image": normal(1, 4, 8, 8)})
         """
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
+    command = [sys.executable, "-c", script, str(Path(__file__).parents[1]), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == ""
 
