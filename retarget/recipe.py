@@ -233,6 +233,11 @@ class Fp16(Settings, frozen=True, kw_only=True):
     io: Annotated[Literal["float32", "float16"], Meta(description="Type of inputs and outputs.")] = "float32"
 
 
+HowClipped: TypeAlias = Annotated[
+    Choice, Meta(description="How clipping ranges are found; auto: by mse or minmax, whichever measures better.")
+]
+
+
 class Calibrated(Settings, frozen=True, kw_only=True):
     """What the precisions have in common whose activations are integers, on ranges that calibration data gave."""
 
@@ -266,10 +271,7 @@ class Calibrated(Settings, frozen=True, kw_only=True):
 class Int8(Calibrated, frozen=True, kw_only=True):
     """int8 weights and activations, on ranges that calibration data gave."""
 
-    method: Annotated[
-        Choice,
-        Meta(description="How clipping ranges are found; auto: by mse or minmax, whichever measures better."),
-    ] = "auto"
+    method: HowClipped = "auto"
     io: Annotated[
         Literal["float32", "int8"],
         Meta(description="Type of the float inputs and outputs in the artifact, where the format has int8 ones."),
@@ -279,10 +281,7 @@ class Int8(Calibrated, frozen=True, kw_only=True):
 class Int16x8(Calibrated, frozen=True, kw_only=True):
     """int16 activations and int8 weights, on ranges that calibration data gave."""
 
-    method: Annotated[
-        Choice,
-        Meta(description="How clipping ranges are found; auto: by mse or minmax, whichever measures better."),
-    ] = "minmax"
+    method: HowClipped = "minmax"
     io: Annotated[
         Literal["float32", "int16"],
         Meta(description="Type of the float inputs and outputs in the artifact, where the format has int16 ones."),

@@ -49,10 +49,11 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     lower(lower.sizes)
     if lower.refusals:
         raise unsupported("tflite", lower.refusals, _BRING)
+    widened = lower.widened  # of other sizes, which may be refused, nothing is said
     made = opened(lower, job.shapes, batch_symbol(job.inputs, job.outputs))
     write(made.program, out / FILE, description=f"retarget {__version__}")
     write_map(made.program, out / MAP)
-    return _facts(job, out / FILE, made.program, made.fixed, lower.widened)
+    return _facts(job, out / FILE, made.program, made.fixed, widened)
 
 
 @dataclass
