@@ -20,7 +20,7 @@ from retarget import catalog, graph, int8, reference
 from retarget import options as told
 from retarget.bench import Timing, interleave
 from retarget.budget import Batch
-from retarget.calibration.cases import MAX_DATA_CASES, batch_symbol, batched_inputs, parity_cases
+from retarget.calibration.cases import MAX_DATA_CASES, parity_cases
 from retarget.calibration.data import Samples, open_samples
 from retarget.calibration.observers import observe
 from retarget.calibration.plot import plot
@@ -63,7 +63,7 @@ from retarget.repeats import check_repeats
 from retarget.rows import InRows
 from retarget.session import Session
 from retarget.source import Exported, Source
-from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
+from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, batch_symbol, batched_inputs, symbols
 from retarget.store import read_manifest
 from retarget.tolerance import DEFAULT_TOLERANCE, Tolerance
 from retarget.verification import Recorded, batch_case, parity, rows_depend, verify

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from retarget import reference
 from retarget.adapt import NO_SIZES
-from retarget.calibration.cases import batch_symbol, batched_inputs
 from retarget.compare import check_batch, compare_outputs
 from retarget.facts import Case, CompareFacts, Comparison, ConvertFacts
 from retarget.figures import sizes_text
+from retarget.spec import batch_symbol, batched_inputs
 from retarget.tolerance import Tolerance
 
 if TYPE_CHECKING:

@@ -21,9 +21,7 @@ from retarget.calibration.roles import Role, role
 from retarget.errors import RetargetError
 from retarget.facts import Case
 from retarget.graph import value_spec
-from retarget.spec import DEFAULT_RANGE, symbols
-from retarget.spec import batch_symbol as batch_symbol
-from retarget.spec import batched_inputs as batched_inputs
+from retarget.spec import DEFAULT_RANGE, batch_symbol, batched_inputs, symbols
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,13 +18,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from retarget import graph
-from retarget.calibration.cases import batch_symbol, batched_inputs
 from retarget.calibration.ranges import Ranges, TensorRange
 from retarget.calibration.statistics import rows
 from retarget.errors import RetargetError
 from retarget.memory import anonymous_bytes
 from retarget.processor import cores
 from retarget.session import Session
+from retarget.spec import batch_symbol, batched_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retarget.calibration.cases import SEED, batch_symbol, batched_inputs, generate
+from retarget.calibration.cases import SEED, generate
 from retarget.calibration.data import Samples
 from retarget.graph import value_spec
+from retarget.spec import batch_symbol, batched_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

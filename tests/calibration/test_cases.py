@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from retarget.calibration.cases import batch_symbol, generate, parity_cases
+from retarget.calibration.cases import generate, parity_cases
 from retarget.calibration.data import open_samples
 from retarget.errors import RetargetError
 from retarget.session import Session
-from retarget.spec import DimRange, TensorSpec
+from retarget.spec import DimRange, TensorSpec, batch_symbol
 
 HEADER = '<ir_version: 10, opset_import: ["": 23]>\n'
 IMAGE = TensorSpec.parse("x=float32[N,2]")

@@ -102,8 +102,6 @@ def _counted(call: Call, code: str, inputs: Sequence[Operand | Tensor], shape: S
     return call.emit(code, inputs, shape, np.int32, options).counted()
 
 
-_GATHER = Options("GatherOptions", {"axis": 0})
-
 OPS: Mapping[str, Op] = {
     "NonMaxSuppression": Op(non_max_suppression),
 }
