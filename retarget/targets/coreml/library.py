@@ -1,0 +1,43 @@
+"""The one place that imports coremltools.
+
+It imports every framework that it finds (PyTorch, TensorFlow, scikit-learn, transformers), for its own frontends: up to
+17 s and 800 MB in an environment that has them. None of that is needed here, so while it is imported they are hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_FRAMEWORKS = ("libsvm", "sklearn", "tensorflow", "torch", "transformers", "xgboost")
+
+
+@contextmanager
+def _hidden(names: tuple[str, ...]) -> Iterator[None]:
+    """Make ``import`` of these fail, also where they are imported already."""
+    kept = {name: sys.modules[name] for name in names if name in sys.modules}
+    sys.modules.update(dict.fromkeys(names))  # None: what importlib takes as "not to be found"
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
+# Its native parts for macOS are missing elsewhere, which it says once for each of them.
+logging.getLogger("coremltools").setLevel(logging.ERROR)
+
+if "coremltools" in sys.modules:
+    import coremltools as ct
+else:
+    with _hidden(_FRAMEWORKS):
+        import coremltools as ct
+
+from coremltools import proto
+from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - what all of its users call it
+from coremltools.converters.mil.mil import Function, Operation, Program, Var, types
+
+__all__ = ["Function", "Operation", "Program", "Var", "ct", "mb", "proto", "types"]
