@@ -1,0 +1,16 @@
+"""How each MIL operation is computed, by family; an op function is named after its operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from retarget.targets.coreml.interpreter.call import OpFunction
+from retarget.targets.coreml.interpreter.ops import elementwise, reduction, shape
+
+FAMILIES: tuple[Mapping[str, OpFunction], ...] = (
+    elementwise.OPS,
+    reduction.OPS,
+    shape.OPS,
+)
+
+OPS: Mapping[str, OpFunction] = {name: function for family in FAMILIES for name, function in family.items()}
