@@ -55,6 +55,7 @@ PASSES = {
 """Name in recipes → "module:Class"; the class's constructor arguments are the options."""
 
 TARGETS = {
+    "coreml": "retarget.targets.coreml",
     "onnxruntime": "retarget.targets.onnxruntime",
     "openvino": "retarget.targets.openvino",
     "tensorrt": "retarget.targets.tensorrt",

@@ -36,8 +36,9 @@ else:
     with _hidden(_FRAMEWORKS):
         import coremltools as ct
 
-from coremltools import proto
-from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - what all of its users call it
-from coremltools.converters.mil.mil import Function, Operation, Program, Var, types
+from coremltools import proto  # noqa: E402
+from coremltools.converters.mil.mil import Builder as mb  # noqa: E402, N813 - what all of its users call it
+from coremltools.converters.mil.mil import Function, Operation, Program, Var, types  # noqa: E402
+from coremltools.converters.mil.mil import get_new_symbol as new_symbol  # noqa: E402
 
-__all__ = ["Function", "Operation", "Program", "Var", "ct", "mb", "proto", "types"]
+__all__ = ["Function", "Operation", "Program", "Var", "ct", "mb", "new_symbol", "proto", "types"]

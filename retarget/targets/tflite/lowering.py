@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from retarget import graph
-from retarget.errors import ToolchainFailure
 from retarget.protocols import EmitJob
-from retarget.session import Session
 from retarget.targets import legal
+from retarget.targets.folding import folded, is_foldable
 from retarget.targets.tflite.arrangement import steps
 from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import FIRST_AXES, Arranged, Layout, order, stays, stored
@@ -34,10 +31,6 @@ from retarget.targets.tflite.values import (
     narrow,
     quantization_of,
 )
-
-if TYPE_CHECKING:
-    from retarget.protocols import Array, Feeds
-
 
 WEIGHTS = 16
 """Constants of at least so many elements are stored as float16 where the precision is that."""
@@ -366,33 +359,14 @@ class Lowering:
         return outputs[0]
 
 
-_NOT_FOLDED = frozenset({"Bernoulli", "DequantizeLinear", "If", "Loop", "Multinomial", "QuantizeLinear", "Scan"})
-"""Integers must be known behind their floats, subgraphs read values around them, and the rest is random."""
-
-
 def _fold(node: ir.Node, operands: Sequence[Operand | None]) -> list[Result] | None:
     """The results of a node without computed operands; None where it must be lowered all the same."""
-    if node.op_type in _NOT_FOLDED or node.op_type.startswith("Random"):
+    if not is_foldable(node):
         return None
     fed = {
-        value.name or "": operand
+        value.name or "": operand.array()
         for value, operand in zip(node.inputs, operands, strict=True)
         if value is not None and isinstance(operand, Constant)
     }
-    alone = legal.isolated(node, {"": graph.OPSET})
-    if alone is None:
-        return None
-    for value in list(alone.graph.initializers.values()):
-        # Small constants may have been folded from others: the operand is what counts.
-        value.const_value = ir.tensor(fed[value.name or ""].array(), name=value.name)
-    feeds = {value.name or "": fed[value.name or ""].array() for value in alone.graph.inputs}
-    return [Constant.of(np.asarray(array)) for array in _computed(alone, feeds)]
-
-
-def _computed(alone: ir.Model, feeds: Feeds) -> Sequence[Array]:
-    """The outputs of a model of one node. ONNX's own evaluator is wrong in places, and asked only where it must be."""
-    try:
-        with Session(alone) as session:
-            return list(session.run(feeds).values())
-    except ToolchainFailure:  # ONNX Runtime lacks kernels of rare types
-        return [np.asarray(array) for array in ReferenceEvaluator(ir.to_proto(alone)).run(None, dict(feeds))]
+    results = folded(node, fed)
+    return None if results is None else [Constant.of(array) for array in results]

@@ -1,0 +1,289 @@
+"""Walk an ONNX graph and write each node with coremltools' builder.
+
+An op function (``ops``) gets a `Call` and gives back MIL values. Dimensions that are open stay open: MIL's own shape
+inference carries them, and a function that must know one raises `Open` with its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from retarget import graph
+from retarget.protocols import EmitJob
+from retarget.targets import legal
+from retarget.targets.coreml.call import Call, Op
+from retarget.targets.coreml.library import Function, Program, Var, ct, mb, new_symbol, types
+from retarget.targets.coreml.values import (
+    MOST_AXES,
+    NARROW,
+    TYPES,
+    WIDE,
+    Open,
+    Operand,
+    Refusal,
+    Result,
+    dtype_of,
+    is_known,
+)
+from retarget.targets.folding import folded, is_foldable
+
+_MIL = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32, "bool": types.int32}
+"""Types of inputs; a bool comes as an integer."""
+
+_NOT_A_NAME = re.compile(r"\W", re.ASCII)
+
+
+@dataclass(eq=False)
+class Lowering:
+    """One run over a graph. ``sizes``: the symbolic dimensions that are fixed; the others are open."""
+
+    model: ir.Model
+    job: EmitJob
+    target: str
+    sizes: Mapping[str, int]
+    ops: Mapping[str, Op]
+    refusals: list[legal.Refusal] = field(default_factory=list)
+    closed: dict[str, str] = field(default_factory=dict)
+    """Symbolic dimensions that a refused node must know → the node and its reason, in words."""
+    env: dict[ir.Value, Operand | None] = field(default_factory=dict)
+    """None: of a node that was refused, and so unknown."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """The model's inputs → their names in the program; ``outputs`` the same."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """Names in the program → ONNX values."""
+    _taken: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.ios = int(self.target.removeprefix("iOS"))
+        self.free = [symbol for symbol in self.job.shapes if symbol not in self.sizes]
+        self.symbols = {symbol: new_symbol() for symbol in self.free}
+        """What coremltools knows an open dimension by."""
+
+    def run(self) -> Program:
+        """The program; what could not be taken stands in ``refusals``, and the program is then not whole."""
+        mb.name_count.clear()  # coremltools counts the names that it gives over the life of the process
+        program = Program()
+        placeholders = dict(self._placeholders())
+        with Function(placeholders, opset_version=getattr(ct.target, self.target)) as function:
+            for value in self.model.graph.inputs:
+                self._input(value, function)
+            self.walk(self.model.graph)
+            held = [self._output(value) for value in self.model.graph.outputs] if not self.refusals else []
+            function.set_outputs([var for var in held if var is not None])
+        program.add_function("main", function)
+        return program
+
+    # ---- nodes
+
+    def walk(self, nodes: ir.Graph) -> list[Operand | None]:
+        """Write a graph's nodes here. Its outputs are None where they hang on what was refused."""
+        for value in nodes.initializers.values():
+            if value.const_value is not None:
+                self.env[value] = np.asarray(value.const_value.numpy())
+        for node in nodes:
+            self._node(node)
+        return [self.env.get(value) for value in nodes.outputs]
+
+    def _node(self, node: ir.Node) -> None:
+        name = legal.operator(node)
+        if name == "Constant" and (tensor := ir.convenience.get_const_tensor(node.outputs[0])) is not None:
+            self.env[node.outputs[0]] = np.asarray(tensor.numpy())
+            return
+        op = self.ops.get(name)
+        if op is None:
+            self._refuse(node, "there is no such operator in the target")
+            return
+        operands = [None if value is None else self.env[value] for value in node.inputs]
+        if any(value is not None and operand is None for value, operand in zip(node.inputs, operands, strict=True)):
+            # What it needs was refused: nothing can be said of it.
+            self._forget(node)
+            return
+        try:
+            for value, result in zip(node.outputs, self._results(Call(self, node, op, tuple(operands))), strict=False):
+                self._bind(value, result)
+        except Open as refusal:
+            reason = f"{refusal}: {', '.join(sorted(refusal.symbols)) or 'it'} is open"
+            for symbol in refusal.symbols:
+                self.closed.setdefault(symbol, f"{node.op_type} '{node.name}': {refusal}")
+            self._refuse(node, reason)
+        except Refusal as refusal:
+            self._refuse(node, str(refusal))
+
+    def _results(self, call: Call) -> Sequence[Result]:
+        """What one node gives. Raises ``Refusal``."""
+        given = [each for each in call.operands if each is not None]
+        if is_foldable(call.node) and all(isinstance(each, np.ndarray) for each in given):
+            known = {
+                value.name or "": operand
+                for value, operand in zip(call.node.inputs, call.operands, strict=True)
+                if value is not None and isinstance(operand, np.ndarray)
+            }
+            if (computed := folded(call.node, known)) is not None:
+                return computed
+        call.check_types()
+        is_bool = bool(given) and call.dtype(0) == np.bool_
+        if call.op.moves and is_bool:
+            call.operands = tuple(self._as_integer(each) for each in call.operands)
+        made = call.op.lower(call)
+        results = list(made) if isinstance(made, Sequence) else [made]
+        return [self._as_bool(each) for each in results] if call.op.moves and is_bool else results
+
+    def _as_integer(self, operand: Operand | None) -> Operand | None:
+        if isinstance(operand, np.ndarray):
+            return operand.astype(np.int32) if operand.dtype == np.bool_ else operand
+        is_bool = isinstance(operand, Var) and dtype_of(operand) == np.bool_
+        return mb.cast(x=operand, dtype="int32") if is_bool else operand
+
+    def _as_bool(self, result: Result) -> Result:
+        is_moved = isinstance(result, Var) and dtype_of(result) == np.int32
+        return mb.cast(x=result, dtype="bool") if is_moved else result
+
+    def _bind(self, value: ir.Value, result: Result) -> None:
+        if result is None:
+            if value.uses() or value.is_graph_output():
+                raise AssertionError(f"'{value.name}' is used, and nothing was made for it")
+            return
+        if isinstance(result, Var):
+            if any(is_known(dim) and dim == 0 for dim in result.shape):
+                raise Refusal("its result is empty, and Core ML has no empty tensors")
+            if result.rank > MOST_AXES:
+                raise Refusal(f"its result has {result.rank} axes, and Core ML has at most {MOST_AXES}")
+            self._check(value, result)
+            self._name(value, result)
+        self.env[value] = result
+
+    def _check(self, value: ir.Value, result: Var) -> None:
+        """Hold what was built against what ONNX says of it: what differs is a mistake here."""
+        own = graph.dtype_name(value.dtype)
+        meant, found = NARROW.get(own) or WIDE.get(own) or own, dtype_of(result).name
+        if value.dtype is not None and found not in (meant, own):
+            raise AssertionError(f"'{value.name}' is {found}, and ONNX has {own}")
+        if value.shape is None:
+            return
+        declared = [dim if isinstance(dim, int) else self.sizes.get(str(dim.value)) for dim in value.shape]
+        fits = len(declared) == result.rank and all(
+            ours is None or not is_known(dim) or ours == dim for ours, dim in zip(declared, result.shape, strict=True)
+        )
+        if not fits:
+            raise AssertionError(f"'{value.name}' is {list(result.shape)}, and ONNX has {value.shape}")
+
+    def _name(self, value: ir.Value, result: Var) -> None:
+        """Call a result after the value, unless it is one that has a name already."""
+        if result.op is None or result.name in self.names or result.op.op_type == "const":
+            return
+        name = self._own(value.name or "value")
+        if len(result.op.outputs) == 1:
+            result.op.name = name
+        result.set_name(name)
+        self.names[name] = value.name or ""
+
+    def _own(self, name: str) -> str:
+        """``name`` as the package can have it: letters, digits and underscores, no digit first, and no other's."""
+        plain = _NOT_A_NAME.sub("_", name)
+        plain = f"_{plain}" if not plain or plain[0].isdigit() else plain
+        found, count = plain, 0
+        while found in self._taken:
+            count += 1
+            found = f"{plain}_{count}"
+        self._taken.add(found)
+        return found
+
+    def _refuse(self, node: ir.Node, reason: str) -> None:
+        self.refusals.append(legal.refusal(node, reason))
+        self._forget(node)
+
+    def _forget(self, node: ir.Node) -> None:
+        """Take for the outputs of ``node`` what ONNX says of them, so that what follows is judged too."""
+        for value in node.outputs:
+            shape = graph.static_shape(value, self.sizes)
+            own = graph.dtype_name(value.dtype)
+            dtype = NARROW.get(own) or WIDE.get(own) or own
+            self.env[value] = None
+            if shape is not None and dtype in TYPES and len(shape) <= MOST_AXES and all(shape):
+                # Not known when the program is built, and of this shape: what computes with it can be tried.
+                var = mb.random_uniform(shape=np.array(shape or (1,), np.int32))
+                var = var if shape else mb.squeeze(x=var)
+                name = {"float32": "fp32", "float16": "fp16"}.get(dtype, dtype)
+                self.env[value] = mb.cast(x=var, dtype=name)
+
+    # ---- the border
+
+    def _placeholders(self) -> Iterator[tuple[str, object]]:
+        for value in self.model.graph.inputs:
+            name, own = value.name or "", graph.dtype_name(value.dtype)
+            dtype = NARROW.get(own) or WIDE.get(own) or own
+            shape = value.shape
+            reason = None
+            if dtype not in _MIL or shape is None:
+                reason = f"Core ML has no inputs of {own}"
+            elif dtype == "float16" and self.ios < 16:
+                reason = f"inputs of float16 need minimum_deployment_target iOS16 or newer, and {self.target} is asked for"
+            elif len(shape) > MOST_AXES:
+                reason = f"it has {len(shape)} axes, and Core ML has at most {MOST_AXES}"
+            elif any(dim == 0 for dim in shape):
+                reason = "it is empty, and Core ML has no empty tensors"
+            if reason is not None or shape is None:
+                self.refusals.append((name, "input", reason or "its shape is not known"))
+                self.env[value] = None
+                continue
+            # A scalar is an array of one element at the border.
+            dims = [self._dim(dim) for dim in shape] or [1]
+            self.inputs[name] = self._own(name)
+            yield self.inputs[name], mb.placeholder(shape=tuple(dims), dtype=_MIL[dtype])
+
+    def _dim(self, dim: int | ir.SymbolicDim) -> object:
+        symbol = dim if isinstance(dim, int) else str(dim.value)
+        return symbol if isinstance(symbol, int) else self.sizes.get(symbol) or self.symbols[symbol]
+
+    def _input(self, value: ir.Value, function: Function) -> None:
+        name = value.name or ""
+        if name not in self.inputs:
+            return
+        var = function.inputs[self.inputs[name]]
+        self.names[self.inputs[name]] = name
+        if value.dtype == ir.DataType.BOOL:
+            var = mb.cast(x=var, dtype="bool")
+        self.env[value] = mb.squeeze(x=var, axes=[0]) if value.shape is not None and not len(value.shape) else var
+
+    def _output(self, value: ir.Value) -> Var | None:
+        """The program's output for ``value``, of its own name, a scalar as one element; None where it is refused."""
+        name, held = value.name or "", self.env[value]
+        try:
+            var = Call(self, ir.Node("", "Identity", [value]), Op(_nothing), (held,)).var(0)
+        except Refusal as refusal:
+            self.refusals.append((name, "output", str(refusal)))
+            return None
+        if any(is_known(dim) and dim == 0 for dim in var.shape):
+            self.refusals.append((name, "output", "it is empty, and Core ML has no empty tensors"))
+            return None
+        own = self._own(name) if self.names.get(var.name) != name or var.op is None else var.name
+        is_bool, is_scalar = dtype_of(var) == np.bool_, not var.rank
+        if own == var.name and (is_bool or is_scalar):
+            var.set_name(self._own(f"{own}_inside"))
+        if is_bool:
+            var = mb.cast(x=var, dtype="int32", name=self._own(f"{own}_int32") if is_scalar else own)
+        if is_scalar:
+            var = mb.expand_dims(x=var, axes=[0], name=own)
+        if var.name != own:
+            var = mb.identity(x=var, name=own)
+        self.names[own], self.outputs[name] = name, own
+        return var
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is written inside a block of a computed `If` or `Loop` is known there alone."""
+        known = dict(self.env)
+        yield
+        self.env = known
+
+
+def _nothing(call: Call) -> Result:
+    raise AssertionError(f"{call.node.op_type} is not lowered")
+
