@@ -1,0 +1,59 @@
+"""What the tests of Core ML share: a model written for a deployment target, and what the interpreter makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import target_testing
+
+from retarget import catalog
+from retarget.facts import EmitFacts
+from retarget.protocols import EmitJob
+from retarget.spec import DimRange
+from retarget.targets.coreml import DeploymentTarget, Options
+
+if TYPE_CHECKING:
+    from retarget.protocols import Feeds, Outputs
+
+TARGETS: tuple[DeploymentTarget, ...] = ("iOS15", "iOS16", "iOS17", "iOS18")
+
+
+def job(model: ir.Model, target: DeploymentTarget = "iOS17", precision: str = "fp32", **shapes: DimRange) -> EmitJob:
+    """As in `target_testing`, with ranges of ``shapes`` in place of its own."""
+    made = target_testing.job("coreml", model, precision)
+    options = Options(minimum_deployment_target=target)
+    return EmitJob(made.precision, made.inputs, made.outputs, {**made.shapes, **shapes}, options)
+
+
+def written(
+    model: ir.Model, out: Path, target: DeploymentTarget = "iOS17", precision: str = "fp32", **shapes: DimRange
+) -> EmitFacts:
+    """The package in the folder ``out``."""
+    return catalog.target_emit("coreml").emit(model, job(model, target, precision, **shapes), out)
+
+
+def interpreted(model: ir.Model, *fed: Feeds, target: DeploymentTarget = "iOS17", **shapes: DimRange) -> list[Outputs]:
+    """What the saved package gives for each of ``fed``."""
+    with TemporaryDirectory() as folder:
+        facts = written(model, Path(folder), target, **shapes)
+        return [target_testing.run("coreml", Path(folder), facts, feeds) for feeds in fed]
+
+
+def check(
+    model: ir.Model, *fed: Feeds, target: DeploymentTarget = "iOS17", atol: float = 1e-5, **shapes: DimRange
+) -> None:
+    """Hold the saved package against ONNX Runtime, NaN and infinities included. ``atol`` is times the largest value."""
+    for feeds, found in zip(fed, interpreted(model, *fed, target=target, **shapes), strict=True):
+        expected = target_testing.oracle(model, feeds)
+        assert list(found) == list(expected)
+        for name, right in expected.items():
+            assert found[name].dtype == right.dtype
+            finite = np.abs(right[np.isfinite(right)].astype(np.float64)) if right.dtype.kind == "f" else right
+            scale = max(1.0, float(finite.max())) if right.dtype.kind == "f" and finite.size else 1.0
+            tolerance = atol * scale if right.dtype.kind == "f" else 0
+            np.testing.assert_allclose(found[name], right, rtol=0, atol=tolerance, err_msg=name)
