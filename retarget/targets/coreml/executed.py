@@ -11,8 +11,8 @@ from pathlib import Path
 
 from retarget.facts import Precision
 from retarget.targets import work
+from retarget.targets.coreml.interpreter.declared import TensorType, ValueType
 from retarget.targets.coreml.interpreter.program import Block, Constant, Function, Operation, read
-from retarget.targets.coreml.interpreter.types import TensorType, ValueType
 
 _DATA = ("quantized_data", "data", "indices", "nonzero_data")
 """Which operand of a ``constexpr_…`` holds the integers."""
@@ -87,10 +87,7 @@ class Executed:
         elif operation.type.startswith("constexpr_"):
             named = next((operation.inputs[name] for name in _DATA if name in operation.inputs), ())
             kinds = [
-                (each.type, kind)
-                for each in named
-                if isinstance(each, Constant)
-                for kind in operation.outputs.values()
+                (each.type, kind) for each in named if isinstance(each, Constant) for kind in operation.outputs.values()
             ]
         for stored, meant in kinds:
             held = _held(meant)

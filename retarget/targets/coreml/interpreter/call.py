@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from retarget.errors import RetargetError, ToolchainFailure
+from retarget.targets.coreml.interpreter.declared import TensorType
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from retarget.protocols import Array
+    from retarget.targets.coreml.interpreter.declared import ValueType
     from retarget.targets.coreml.interpreter.program import Block
-    from retarget.targets.coreml.interpreter.types import ValueType
 
 
 class NotInterpreted(RetargetError):
@@ -27,6 +30,9 @@ class Dictionary:
     keys: Array
     values: Array
 
+
+Tensor: TypeAlias = "NDArray[np.floating]"
+"""A tensor to compute with. Integers and truths go by this name, too: which of them it is shows only when it runs."""
 
 Value: TypeAlias = "Array | list[Array] | Dictionary"
 """What a name in a program stands for. Strings are arrays, too: of no axes where there is one."""
@@ -61,32 +67,32 @@ class Call:
         """Whether the parameter is given."""
         return bool(self.operands.get(name))
 
-    def array(self, name: str) -> Array:
+    def array(self, name: str) -> Tensor:
         """A tensor to compute with: one of float16 as float32."""
         return widened(self.stored(name))
 
-    def optional(self, name: str) -> Array | None:
+    def optional(self, name: str) -> Tensor | None:
         """``array``, or None where the parameter is not given."""
         return self.array(name) if self.has(name) else None
 
-    def arrays(self, name: str) -> list[Array]:
+    def arrays(self, name: str) -> list[Tensor]:
         """All the tensors of a parameter that takes several."""
         return [widened(each) for each in self.all_stored(name)]
 
-    def stored(self, name: str) -> Array:
+    def stored(self, name: str) -> Tensor:
         """A tensor as it is held, float16 also: for what moves elements and does not compute with them."""
         values = self.all_stored(name)
         if len(values) != 1:
             raise ToolchainFailure(f"parameter '{name}' is {len(values)} values rather than one")
         return values[0]
 
-    def all_stored(self, name: str) -> list[Array]:
+    def all_stored(self, name: str) -> list[Tensor]:
         """``stored`` of a parameter that takes several."""
-        found = []
+        found: list[Tensor] = []
         for value in self.values(name):
             if not isinstance(value, np.ndarray):
                 raise ToolchainFailure(f"parameter '{name}' is a {type(value).__name__.lower()} rather than a tensor")
-            found.append(value)
+            found.append(value)  # type: ignore[arg-type]  # `Tensor` says so
         return found
 
     def values(self, name: str) -> tuple[Value, ...]:
@@ -179,12 +185,16 @@ class Call:
 
     def dtype(self, output: int = 0) -> np.dtype[np.generic]:
         """What an op function returns as ``output``: the declared type of elements, float32 for float16."""
-        from retarget.targets.coreml.interpreter.types import TensorType
-
         declared = self.outputs[output]
         if not isinstance(declared, TensorType):
             raise ToolchainFailure(f"output {output} is declared {declared}, a tensor is expected")
         return np.dtype(np.float32) if declared.dtype == np.float16 else declared.dtype
+
+    def hold(self, shape: Sequence[int], output: int = 0) -> None:
+        """Raise ``ToolchainFailure`` if ``output`` is not declared as of ``shape``: before so much memory is taken."""
+        declared = self.outputs[output]
+        if not isinstance(declared, TensorType) or not declared.fits(tuple(shape)):
+            raise ToolchainFailure(f"output {output} is declared {declared}, it would be {list(shape)}")
 
     def run_block(self, block: Block, operands: Sequence[Value]) -> tuple[Value, ...]:
         """What one of ``blocks`` gives for its inputs; it sees what is computed around it, too."""
@@ -193,6 +203,6 @@ class Call:
         return self.evaluate(block, operands)
 
 
-def widened(array: Array) -> Array:
+def widened(array: Tensor) -> Tensor:
     """float16 as float32, which arithmetic is done in; everything else as it is."""
     return array.astype(np.float32) if array.dtype == np.float16 else array

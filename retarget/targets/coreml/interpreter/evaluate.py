@@ -10,9 +10,9 @@ import numpy as np
 
 from retarget.errors import ToolchainFailure, did_you_mean
 from retarget.targets.coreml.interpreter.call import Call, Dictionary, NotInterpreted, Value
+from retarget.targets.coreml.interpreter.declared import DictionaryType, ListType, TensorType, ValueType
 from retarget.targets.coreml.interpreter.ops import OPS
 from retarget.targets.coreml.interpreter.program import Block, Constant, Function, Operation, Program
-from retarget.targets.coreml.interpreter.types import DictionaryType, ListType, TensorType, ValueType
 
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds

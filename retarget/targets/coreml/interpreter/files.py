@@ -19,7 +19,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from retarget.errors import DAMAGED, ToolchainFailure
-from retarget.targets.coreml.interpreter.types import BITS, HELD
+from retarget.targets.coreml.interpreter.declared import BITS, HELD
 from retarget.targets.coreml.library import proto
 
 if TYPE_CHECKING:

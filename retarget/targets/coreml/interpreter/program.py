@@ -14,8 +14,7 @@ import numpy as np
 
 from retarget.errors import DAMAGED, ToolchainFailure
 from retarget.targets.coreml.interpreter.call import Dictionary, Value
-from retarget.targets.coreml.interpreter.files import Package, restored
-from retarget.targets.coreml.interpreter.types import (
+from retarget.targets.coreml.interpreter.declared import (
     BITS,
     HELD,
     DictionaryType,
@@ -25,6 +24,7 @@ from retarget.targets.coreml.interpreter.types import (
     TupleType,
     ValueType,
 )
+from retarget.targets.coreml.interpreter.files import Package, restored
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from retarget.targets.coreml.interpreter.call import OpFunction
-from retarget.targets.coreml.interpreter.ops import elementwise, reduction, shape
+from retarget.targets.coreml.interpreter.ops import (
+    attention,
+    convolution,
+    elementwise,
+    linear,
+    normalization,
+    pooling,
+    reduction,
+    shape,
+)
 
 FAMILIES: tuple[Mapping[str, OpFunction], ...] = (
+    attention.OPS,
+    convolution.OPS,
     elementwise.OPS,
+    linear.OPS,
+    normalization.OPS,
+    pooling.OPS,
     reduction.OPS,
     shape.OPS,
 )
