@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from retarget.targets.coreml.call import Op
-from retarget.targets.coreml.ops import elementwise, quantization
+from retarget.targets.coreml.ops import elementwise, matmul, quantization
 
 FAMILIES: tuple[Mapping[str, Op], ...] = (
     elementwise.OPS,
+    matmul.OPS,
     quantization.OPS,
 )
 

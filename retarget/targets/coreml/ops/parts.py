@@ -1,0 +1,75 @@
+"""Axes and parts of values, written for whatever operator needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from retarget.targets.coreml.call import Call
+from retarget.targets.coreml.library import Var
+from retarget.targets.coreml.values import Dim, Refusal, is_known
+
+
+def reshaped(call: Call, x: Var, shape: Sequence[Dim], *sources: Var) -> Var:
+    """``x`` of another shape. Its open dimensions are those of ``x`` and of ``sources``; at most one may be another."""
+    if len(shape) == x.rank and all(one == other for one, other in zip(shape, x.shape, strict=True)):
+        return x
+    if not shape:
+        return call.mil.squeeze(x=x)
+    return call.mil.reshape(x=x, shape=lengths_of(call, shape, x, *sources))
+
+
+def lengths_of(call: Call, shape: Sequence[Dim], *sources: Var) -> Var | list[int]:
+    """``shape`` as an operand: numbers, -1 for one that is open, and more of them read from ``sources``."""
+    unknown = [dim for dim in shape if not is_known(dim)]
+    if len(unknown) <= 1:
+        return [int(dim) if isinstance(dim, int | np.integer) else -1 for dim in shape]
+    parts, strange = [], 0
+    for dim in shape:
+        part = None if is_known(dim) else length(call, dim, *sources)
+        strange += part is None and not is_known(dim)
+        parts.append(np.array([dim if is_known(dim) else -1], np.int32) if part is None else part)
+    if strange > 1:
+        raise Refusal("several dimensions are open, and no operand has them")
+    return call.mil.concat(values=parts, axis=0)
+
+
+def length(call: Call, dim: Dim, *sources: Var) -> Var | None:
+    """One dimension that is open, as a vector of one number; None where none of ``sources`` has it."""
+    for source in sources:
+        for axis, found in enumerate(source.shape):
+            if found is dim or (not is_known(found) and found == dim):
+                return call.mil.slice_by_index(x=call.mil.shape(x=source), begin=[axis], end=[axis + 1])
+    return None
+
+
+def transposed(call: Call, x: Var, perm: Sequence[int]) -> Var:
+    """``x`` with its axes as ``perm`` says."""
+    return x if list(perm) == list(range(x.rank)) else call.mil.transpose(x=x, perm=list(perm))
+
+
+def concatenated(call: Call, values: Sequence[Var], axis: int) -> Var:
+    """``values`` one behind the other along ``axis``."""
+    return values[0] if len(values) == 1 else call.mil.concat(values=list(values), axis=axis)
+
+
+def part(call: Call, x: Var, axis: int, kept: slice) -> Var:
+    """A range of ``x`` along ``axis``, whose ends are numbers; what ends nowhere goes on to the end."""
+    axis %= x.rank
+    size = x.shape[axis]
+    if is_known(size) and range(*kept.indices(int(size))) == range(int(size)):
+        return x
+    others = [at != axis for at in range(x.rank)]
+    begin, end, stride = [0] * x.rank, [0] * x.rank, [1] * x.rank
+    begin[axis], end[axis], stride[axis] = kept.start or 0, kept.stop or 0, kept.step or 1
+    end_mask = list(others)
+    end_mask[axis] = kept.stop is None
+    return call.mil.slice_by_index(
+        x=x,
+        begin=begin,
+        end=end,
+        stride=stride if stride[axis] != 1 else None,
+        begin_mask=others,
+        end_mask=end_mask,
+    )
