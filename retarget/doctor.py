@@ -119,7 +119,8 @@ def _target(name: str) -> Examined:
         return Examined("target", name, _versions(target.requires), f"no: {reason}", remedy)
     # fp32 first: it is what the others are held against.
     builds = f"builds {', '.join(sorted(target.precisions, key=PRECISIONS.index))}"
-    executes = "executes" if idle is None else f"does not execute: {idle}"
+    runs = "executes" if target.interpreted is None else f"interprets: {target.interpreted}"
+    executes = runs if idle is None else f"does not execute: {idle}"
     return Examined("target", name, _versions(target.requires), f"{builds}; {executes}")
 
 

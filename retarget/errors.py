@@ -66,6 +66,10 @@ class ToolchainFailure(RetargetError):
     """A library, the user's own code or a worker process failed: crashed, ran out of its limits or raised."""
 
 
+class NotExecutable(RetargetError):
+    """What this machine cannot execute, or not with these inputs: a limit, no failure of the artifact."""
+
+
 class GateFailed(RetargetError):
     """A bound that the recipe sets was not held."""
 

@@ -274,7 +274,7 @@ class Comparison(Fact, frozen=True, kw_only=True):
 class CompareFacts(Fact, frozen=True, kw_only=True):
     verified: Verified
     reason: str | None
-    """Why it was not verified."""
+    """Why it was not verified, or interpreted rather than executed."""
     settings: str
     """How the runner executed, such as ``CPU, f32, 2 threads``."""
     parity: tuple[Comparison, ...]

@@ -134,6 +134,8 @@ def _latency(artifact: ArtifactRow, max_ratio: float, baseline: Difference | Non
     if artifact.latency is None:
         if artifact.verified == "not verified":
             return _unjudged(artifact, "latency")
+        if artifact.verified == "interpreted":
+            return _row(artifact, "latency", "skipped", f"interpreted: {artifact.reason}")
         return _row(artifact, "latency", "unchecked", artifact.latency_reason or "no latency was measured")
     if change is None or change.latency_ratio is None:
         return _row(artifact, "latency", "skipped", "the baseline has no latency of this artifact")
@@ -156,7 +158,10 @@ def _verified(artifact: ArtifactRow) -> GateRow:
         )
     if artifact.status == "built":
         status: GateStatus = "unchecked" if artifact.check_failed else "failed"
-        return _row(artifact, "verified", status, f"{artifact.verified}: {artifact.reason or 'no reason'}")
+        detail = f"{artifact.verified}: {artifact.reason or 'no reason'}"
+        if artifact.verified == "interpreted":
+            detail += "; build where it is executed, or leave it out of `gates.verified`: parity is held without that"
+        return _row(artifact, "verified", status, detail)
     tolerated = artifact.optional and artifact.status == "skipped"  # elsewhere, but here the gate demands it
     return _row(artifact, "verified", "failed" if tolerated else "unchecked", f"not built: {artifact.reason}")
 
@@ -238,4 +243,7 @@ def _headline(
         parts.append(f"{skipped} skipped")
     if waived:
         parts.append(f"{waived} waived")
-    return f"{', '.join(parts)}; {built} of {count_text(len(artifacts), 'artifact')} built, {verified} of them verified"
+    interpreted = sum(artifact.verified == "interpreted" for artifact in artifacts)
+    how = f", {interpreted} of these interpreted" if interpreted else ""
+    whole = count_text(len(artifacts), "artifact")
+    return f"{', '.join(parts)}; {built} of {whole} built, {verified} of them verified{how}"

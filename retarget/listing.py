@@ -94,7 +94,7 @@ def _target(name: str) -> TargetRow:
         name=name,
         precisions=tuple(sorted(target.precisions, key=PRECISIONS.index)),
         build="yes" if lack is None else f"no: {lack[0]}",
-        execute="yes" if idle is None else f"no: {idle}",
+        execute=f"no: {idle}" if idle else f"interpreted: {target.interpreted}" if target.interpreted else "yes",
     )
 
 

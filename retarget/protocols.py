@@ -223,6 +223,9 @@ class Target(Protocol):
     """Whether inputs and outputs can be the integers themselves."""
     lower: tuple[str, ...]
     """Passes to run before emit, by name."""
+    interpreted: str | None
+    """Why artifacts are read back and interpreted on this machine, rather than executed by their runtime (``Core ML
+    runs on macOS alone``); None where the runtime executes them."""
 
     @staticmethod
     def fingerprint() -> Mapping[str, str]:
@@ -254,4 +257,7 @@ class TargetRun(Protocol):
 
     @staticmethod
     def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Runner:
-        """Execute the artifact: as exactly as the runtime can when ``parity``, else at the runtime's default."""
+        """Execute the artifact: as exactly as the runtime can when ``parity``, else at the runtime's default.
+
+        It, and its ``run``, raise ``NotExecutable`` for what this machine cannot execute.
+        """

@@ -44,6 +44,8 @@ def _artifact(row: ArtifactRow, step: StepRow | None) -> ET.Element:
         message = f"{count_text(len(broken), 'output')} out of tolerance"
         text = "\n".join(f"{parity.output}: {parity.reason}" for parity in broken)
         ET.SubElement(case, "failure", message=message).text = _clean(text)
+    if row.status == "built" and row.verified == "interpreted":
+        ET.SubElement(case, "system-out").text = _clean(f"interpreted: {row.reason}")
     return case
 
 

@@ -184,7 +184,7 @@ class ArtifactRow(Row, frozen=True, kw_only=True):
     precision: Precision | None
     verified: Verified
     reason: str | None
-    """Why it is not verified, or was not built."""
+    """Why it is not verified, or interpreted rather than executed, or was not built."""
     hint: str | None = None
     parity: tuple[ParityRow, ...] = ()
     accuracy: AccuracyRow | None = None

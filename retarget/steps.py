@@ -29,7 +29,7 @@ from retarget.calibration.statistics import Statistics
 from retarget.calibration.synthetic import SyntheticSamples
 from retarget.dimensions import name_output_dimensions
 from retarget.equalization import equalize
-from retarget.errors import RetargetError
+from retarget.errors import NotExecutable, RetargetError
 from retarget.facts import (
     BenchEntry,
     BenchFacts,
@@ -311,10 +311,13 @@ def compare(request: StepRequest) -> CompareFacts:
     emitted = facts_of(folder, EmitFacts)
     if reason := _not_executed(emitted):
         return CompareFacts(verified="not verified", reason=reason, settings="", parity=())
-    target = catalog.target_run(options.target)
-    with target.open(folder, emitted, parity=True, threads=options.threads) as runner:
-        facts = verify(runner, source, tolerance, emitted.sizes)
-    if facts.verified == "not verified":
+    target, interpreted = catalog.target_run(options.target), catalog.target(options.target).interpreted
+    try:
+        with target.open(folder, emitted, parity=True, threads=options.threads) as runner:
+            facts = verify(runner, source, tolerance, emitted.sizes, interpreted=interpreted)
+    except NotExecutable as error:
+        return CompareFacts(verified="not verified", reason=error.message, settings="", parity=())
+    if facts.verified != "executed":
         return facts
     with target.open(folder, emitted, parity=False, threads=options.threads) as runner:
         if runner.settings == facts.settings:
@@ -331,11 +334,14 @@ def evaluate(request: StepRequest) -> EvaluateFacts:
     metric = open_metric(options.metric, request.files.get("metric"))
     samples = _samples(options.data, request.files, source.inputs, extra=(options.labels,))
     statistics = Statistics(source.inputs)
-    with _evaluated(options, source, request) as runner:
-        rows = runner.rows if isinstance(runner, InRows) else _batch(source)
-        for batch in _watched(samples, rows, statistics):
-            labels = batch.pop(options.labels)
-            metric.add(runner.run(batch), labels)
+    try:
+        with _evaluated(options, source, request) as runner:
+            rows = runner.rows if isinstance(runner, InRows) else _batch(source)
+            for batch in _watched(samples, rows, statistics):
+                labels = batch.pop(options.labels)
+                metric.add(runner.run(batch), labels)
+    except NotExecutable as error:
+        return EvaluateFacts(metric=options.metric, value=None, samples=0, settings="", reason=error.message)
     return EvaluateFacts(
         metric=options.metric,
         value=metric.value(),
@@ -403,8 +409,14 @@ def bench(request: StepRequest) -> BenchFacts:
                 runners: dict[str, Runner] = {"reference": base}
                 for role in turn:
                     run = catalog.target_run(emitted[role].target)
-                    opened = run.open(artifacts[role], emitted[role], parity=False, threads=options.threads)
-                    runners[role] = stack.enter_context(opened)
+                    try:
+                        opened = run.open(artifacts[role], emitted[role], parity=False, threads=options.threads)
+                        runner = stack.enter_context(opened)
+                        runner.run(feeds)
+                    except NotExecutable as error:
+                        reasons[role] = error.message
+                    else:
+                        runners[role] = runner
                 calls = {role: partial(runner.run, feeds) for role, runner in runners.items()}
                 timings = interleave(calls, options.seconds)
             for role, timing in timings.items():
@@ -564,6 +576,8 @@ def _batch(source: ConvertFacts) -> int | None:
 
 def _not_timed(emitted: EmitFacts, sizes: Mapping[str, int]) -> str | None:
     """Why there is no latency of an artifact at ``sizes``; None if there is."""
+    if (interpreted := catalog.target(emitted.target).interpreted) is not None:
+        return f"interpreted, not executed: {interpreted}"
     if any(sizes.get(symbol, size) != size for symbol, size in emitted.sizes.items()):
         return f"the artifact takes {sizes_text(emitted.sizes)} alone, and latency is measured at {sizes_text(sizes)}"
     return _not_executed(emitted)

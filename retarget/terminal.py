@@ -82,9 +82,9 @@ def show(report: Report, *, place: str | None = None, out: Console | None = None
         err.print(Text(f"  {reason}"))
     consequences = {step.id for step in report.steps if step.error is not None and not step.is_cause}
     for row in report.artifacts:
-        if row.status == "built" and row.verified == "not verified":
-            err.print(Text(f"  {row.name} not verified: {row.reason}", style="dim"))
-        elif row.unheld is not None:
+        if row.status == "built" and row.verified != "executed":
+            err.print(Text(f"  {row.name} {row.verified}: {row.reason}", style="dim"))
+        if row.unheld is not None:
             err.print(Text(f"  {row.name} {row.unheld}", style="dim"))
         elif row.status == "skipped" and f"emit {row.name}" not in consequences:
             err.print(Text(f"  {row.name} skipped: {row.reason}", style="dim"))

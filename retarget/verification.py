@@ -32,8 +32,18 @@ class Recorded:
     facts: ConvertFacts
 
 
-def verify(runner: Runner, source: Recorded, tolerance: Tolerance, sizes: Mapping[str, int] = NO_SIZES) -> CompareFacts:
-    """Parity and the batch check of ``runner``, which has the dimensions in ``sizes`` at one size only."""
+def verify(
+    runner: Runner,
+    source: Recorded,
+    tolerance: Tolerance,
+    sizes: Mapping[str, int] = NO_SIZES,
+    *,
+    interpreted: str | None = None,
+) -> CompareFacts:
+    """Parity and the batch check of ``runner``, which has the dimensions in ``sizes`` at one size only.
+
+    ``interpreted``: why it is an interpreter rather than the runtime; None for the runtime.
+    """
     others = tuple(_named(case) for case in source.facts.cases if not fits(case, sizes))
     if len(others) == len(source.facts.cases):
         return CompareFacts(
@@ -45,8 +55,8 @@ def verify(runner: Runner, source: Recorded, tolerance: Tolerance, sizes: Mappin
         )
     batch, passed = _check_batch(runner, source, tolerance, sizes)
     return CompareFacts(
-        verified="executed",
-        reason=None,
+        verified="executed" if interpreted is None else "interpreted",
+        reason=None if interpreted is None else f"in numpy on this machine, not executed: {interpreted}",
         settings=runner.settings,
         parity=parity(runner, source, tolerance, sizes),
         tolerance=tolerance.bounds(),

@@ -456,6 +456,17 @@ def _log(folder: Path) -> Path:
     return log
 
 
+def interpreted(made: Report, name: str, reason: str) -> Report:
+    """``made`` where artifact ``name`` was interpreted rather than executed."""
+    return msgspec.structs.replace(
+        made,
+        artifacts=tuple(
+            msgspec.structs.replace(row, verified="interpreted", reason=reason) if row.name == name else row
+            for row in made.artifacts
+        ),
+    )
+
+
 def of_one_size(made: Report, name: str, left_out: tuple[str, ...]) -> Report:
     """``made`` where artifact ``name`` takes N=8 alone, and so parity is without the cases ``left_out``."""
     return msgspec.structs.replace(

@@ -209,8 +209,27 @@ def test_verified_excuses_no_missing_toolchain(full: MadeBuild) -> None:
 def test_interpreted_is_not_executed(tmp_path: Path) -> None:
     facts = msgspec.structs.replace(executed(121.0, 118.0), verified="interpreted", reason="not on a Mac")
     made = built(one_artifact(tmp_path, facts), made_recipe(accuracy=None))
-    assert gate(made, "verified", "openvino/fp32").status == "failed"
+    row = gate(made, "verified", "openvino/fp32")
+    assert row.status == "failed"
+    assert row.detail.startswith("interpreted: not on a Mac; build where it is executed, or leave it out of")
     assert gate(made, "parity", "openvino/fp32").status == "passed"
+    assert made.headline.endswith("1 of 1 artifact built, 1 of them verified, 1 of these interpreted")
+
+
+def test_what_is_interpreted_has_no_latency_and_that_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "then").mkdir()
+    baseline = with_latency(tmp_path / "then", 3.0)
+    (tmp_path / "now").mkdir()
+    facts = msgspec.structs.replace(executed(121.0, 118.0), verified="interpreted", reason="not on a Mac")
+    build = one_artifact(tmp_path / "now", facts)
+    left_out = BenchEntry(subject="openvino/fp32", latency=None, reason="interpreted, not executed: not on a Mac")
+    build.add("bench", "bench", BenchFacts(batch=8, sizes={"N": 8}, entries=(left_out,)))
+    recipe = made_recipe(accuracy=None, verified=(), latency=LatencyGate(max_ratio=1.10))
+    made = built(build, recipe, baseline=baseline)
+    row = gate(made, "latency", "openvino/fp32")
+    assert (row.status, row.detail) == ("skipped", "interpreted: not on a Mac")
+    assert made.artifacts[0].latency_reason == left_out.reason
+    assert made.verdict == "pass"
 
 
 # ---- waivers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from made_build import ENVIRONMENT, full_build, made_recipe, of_one_size
+from made_build import ENVIRONMENT, full_build, interpreted, made_recipe, of_one_size
 
 from retarget import report, report_html
 from retarget.facts import Int8Facts
@@ -210,6 +210,11 @@ def test_parity_cases_that_were_left_out_are_said(made: Report) -> None:
     said = "Parity: not held against max (N=32): it takes N=8 alone"
     assert said not in Page(report_html.render(made)).text
     assert said in Page(report_html.render(of_one_size(made, "openvino/fp32", ("max (N=32)",)))).text
+
+
+def test_what_was_interpreted_is_said(made: Report) -> None:
+    text = Page(report_html.render(interpreted(made, "openvino/fp32", "there is no Mac here"))).text
+    assert "interpreted there is no Mac here" in " ".join(text.replace("≈", "").split())
 
 
 def test_how_inputs_stand_in_the_artifact_is_said(made: Report) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from made_build import ENVIRONMENT, NO_GPU, full_build, made_recipe
+from made_build import ENVIRONMENT, NO_GPU, full_build, interpreted, made_recipe
 
 from retarget import report, report_junit
 from retarget.report_schema import Report
@@ -43,6 +43,13 @@ def test_only_what_was_verified_is_a_success(made: Report) -> None:
     assert case(root, "tensorrt/fp16").find("skipped") is not None
     assert case(root, "parity tensorrt_rtx/fp16").find("skipped") is not None
     assert case(root, "accuracy ncnn/fp16").find("skipped") is not None
+
+
+def test_what_was_interpreted_is_said(made: Report) -> None:
+    root = ET.fromstring(report_junit.render(interpreted(made, "openvino/fp32", "there is no Mac here")))
+    assert [(said.tag, said.text) for said in case(root, "openvino/fp32")] == [
+        ("system-out", "interpreted: there is no Mac here")
+    ]
 
 
 def test_a_failure_says_what_and_why(made: Report) -> None:

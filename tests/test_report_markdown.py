@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from made_build import ENVIRONMENT, full_build, made_recipe, of_one_size
+from made_build import ENVIRONMENT, full_build, interpreted, made_recipe, of_one_size
 
 from retarget import report, report_markdown
 from retarget.figures import ratio_text
@@ -71,6 +71,11 @@ def test_a_baseline_has_its_table(made: Report) -> None:
     assert "### Since detector of 2026-11-21T10:15:00+00:00 (the same machine)" in text
     change = next(row for table in tables(text) for row in table if row[0] == "openvino / fp32")
     assert change[2] == ratio_text(1.0)
+
+
+def test_what_was_interpreted_is_said(made: Report) -> None:
+    text = report_markdown.render(interpreted(made, "openvino/fp32", "there is no Mac here"))
+    assert "| interpreted: there is no Mac here |" in text
 
 
 def test_parity_cases_that_were_left_out_are_said(made: Report) -> None:

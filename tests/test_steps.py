@@ -15,6 +15,7 @@ import pytest
 
 from retarget import catalog, engine, recipe, reference, steps
 from retarget.engine import Limits
+from retarget.errors import NotExecutable
 from retarget.facts import CompareFacts, ConvertFacts, EmitFacts
 from retarget.plan import Invocation, make
 from retarget.protocols import JSON, Outcome, Runner, StepRequest, TargetRun
@@ -307,6 +308,59 @@ def test_an_artifact_that_nothing_here_executes_is_never_called_executed(
         StepRequest("evaluate", EVALUATE, {"model": model, "source": source}, files={}, out=tmp_path)
     )
     assert (judged.value, judged.reason) == (None, lack)
+
+
+def test_what_is_interpreted_is_called_so_and_is_not_timed(
+    built: Mapping[str, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog.target("onnxruntime"), "interpreted", "there is no Mac here")
+    source, emitted = artifact(built["convert"]), artifact(built["emit onnxruntime/fp32"])
+    compared = steps.compare(
+        StepRequest("compare", COMPARE, {"model": emitted, "source": source}, files={}, out=tmp_path)
+    )
+    assert compared.verified == "interpreted"
+    assert compared.reason == "in numpy on this machine, not executed: there is no Mac here"
+    assert [row.passed for row in compared.parity] == [True]
+    roles = {"source": source, "reference": artifact(built["optimize"]), "onnxruntime/fp32": emitted}
+    timed = steps.bench(StepRequest("bench", {"threads": 1, "seconds": 0.02}, roles, files={}, out=tmp_path))
+    (entry,) = (entry for entry in timed.entries if entry.subject == "onnxruntime/fp32")
+    assert (entry.latency, entry.reason) == (None, "interpreted, not executed: there is no Mac here")
+
+
+class Refusing:
+    """A runner that cannot execute what it is fed."""
+
+    settings = "a machine without pixels"
+
+    def run(self, feeds: Feeds) -> Outputs:
+        raise NotExecutable("the feeds are no pixels")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+def test_what_a_runner_cannot_execute_is_not_verified(
+    built: Mapping[str, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = catalog.target_run("onnxruntime")
+    monkeypatch.setattr(run, "open", lambda artifact, facts, *, parity, threads: Refusing())
+    source, emitted = artifact(built["convert"]), artifact(built["emit onnxruntime/fp32"])
+    roles = {"model": emitted, "source": source}
+    compared = steps.compare(StepRequest("compare", COMPARE, roles, files={}, out=tmp_path))
+    assert (compared.verified, compared.reason) == ("not verified", "the feeds are no pixels")
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, 64), np.float32), label=np.zeros(2, np.int64))
+    data = {"data": tmp_path / "data.npz"}
+    judged = steps.evaluate(StepRequest("evaluate", EVALUATE, roles, data, out=tmp_path))
+    assert (judged.value, judged.reason) == (None, "the feeds are no pixels")
+    roles = {"source": source, "reference": artifact(built["optimize"]), "onnxruntime/fp32": emitted}
+    timed = steps.bench(StepRequest("bench", {"threads": 1, "seconds": 0.02}, roles, files={}, out=tmp_path))
+    told = {entry.subject: (entry.latency is None, entry.reason) for entry in timed.entries}
+    assert told == {"reference": (False, None), "onnxruntime/fp32": (True, "the feeds are no pixels")}
 
 
 @pytest.mark.usefixtures("strict")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from made_build import ENVIRONMENT, MadeBuild, full_build, made_recipe, of_one_size
+from made_build import ENVIRONMENT, MadeBuild, full_build, interpreted, made_recipe, of_one_size
 from rich.console import Console
 
 from retarget import report, report_markdown, terminal
@@ -53,6 +53,13 @@ def test_data_goes_to_stdout_and_words_to_stderr(made: Report) -> None:
     assert "report: build/detector/report.html" in err
     assert "tensorrt_rtx/fp16 not verified: no NVIDIA GPU on this machine" in err
     assert "warning: [bold]N[/bold]" in err
+
+
+def test_what_was_interpreted_is_not_called_executed(made: Report) -> None:
+    out, err = shown(interpreted(made, "openvino/fp32", "there is no Mac here"))
+    (row,) = (line for line in out.splitlines() if "openvino/fp32" in line)
+    assert row.split()[1] == "interpreted"
+    assert "openvino/fp32 interpreted: there is no Mac here" in err
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

@@ -19,6 +19,7 @@ fp16: Literal["graph", "weights"] = "graph"
 schemes: Mapping[str, QuantScheme] = {"int8": COREML}
 integer_io = False
 lower: tuple[str, ...] = ()
+interpreted: str | None = None if sys.platform == "darwin" else "Core ML runs on macOS alone"
 
 DeploymentTarget: TypeAlias = Literal["iOS15", "iOS16", "iOS17", "iOS18"]
 """The oldest system that is to run the model; macOS 12 to 15 stand for iOS 15 to 18."""

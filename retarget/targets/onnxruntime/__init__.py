@@ -19,6 +19,7 @@ fp16: Literal["graph", "weights"] = "graph"
 schemes: Mapping[str, QuantScheme] = {"int8": U8S8}
 integer_io = False
 lower: tuple[str, ...] = ("delay_transposes", "pick_codes", "unsigned_activations")
+interpreted: str | None = None
 """No fusion: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
 
 

@@ -19,6 +19,7 @@ fp16: Literal["graph", "weights"] = "weights"
 schemes: Mapping[str, QuantScheme] = {"int8": OPENVINO}
 integer_io = False
 lower: tuple[str, ...] = ("keep_reduced_axes",)
+interpreted: str | None = None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

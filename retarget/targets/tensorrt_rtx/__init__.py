@@ -22,6 +22,7 @@ fp16: Literal["graph", "weights"] = "graph"
 schemes: Mapping[str, QuantScheme] = {"int8": SCHEME}
 integer_io = False
 lower: tuple[str, ...] = ()
+interpreted: str | None = None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,6 +21,7 @@ fp16: Literal["graph", "weights"] = "weights"
 schemes: Mapping[str, QuantScheme] = {"int8": TFLITE, "int16x8": TFLITE_16X8}
 integer_io = True
 lower: tuple[str, ...] = ("unify_scales",)
+interpreted: str | None = None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from retarget.errors import RetargetError, ToolchainFailure
+from retarget.errors import NotExecutable, ToolchainFailure
 from retarget.targets.coreml.interpreter.declared import TensorType
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retarget.targets.coreml.interpreter.program import Block
 
 
-class NotInterpreted(RetargetError):
+class NotInterpreted(NotExecutable):
     """An operation, or a mode of one, of which it is not certain what Core ML computes: it is never guessed."""
 
 
