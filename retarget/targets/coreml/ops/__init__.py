@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from retarget.targets.coreml.call import Op
-from retarget.targets.coreml.ops import elementwise, matmul, quantization
+from retarget.targets.coreml.ops import (
+    attention,
+    convolution,
+    elementwise,
+    matmul,
+    padding,
+    pooling,
+    quantization,
+    transposed_convolution,
+)
 
 FAMILIES: tuple[Mapping[str, Op], ...] = (
+    attention.OPS,
+    convolution.OPS,
     elementwise.OPS,
     matmul.OPS,
+    padding.OPS,
+    pooling.OPS,
     quantization.OPS,
+    transposed_convolution.OPS,
 )
 
 OPS: Mapping[str, Op] = {name: op for family in FAMILIES for name, op in family.items()}

@@ -1,0 +1,142 @@
+"""How windows slide along axes: the pads that Core ML is given, also where the size of an axis is open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retarget.targets.coreml.call import Call
+from retarget.targets.coreml.library import Var
+from retarget.targets.coreml.values import Dim, Refusal
+
+AXES = 3
+"""The most axes that windows slide along."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One axis."""
+
+    size: int | None
+    """Of the operand; None where it is open."""
+    kernel: int
+    stride: int
+    dilation: int
+    begin: int
+    end: int
+    """Pads that the node asks for."""
+    extra: int
+    """Pads at the end with which the windows are as many as the node has. More than ``end`` where that rounds up."""
+
+    @property
+    def span(self) -> int:
+        """From the first element of a window to behind its last."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def out(self) -> int | None:
+        """How many windows there are."""
+        return None if self.size is None else (self.size + self.begin + self.extra - self.span) // self.stride + 1
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a node. With a ``kind`` other than ``custom`` MIL finds the pads itself, for whatever size."""
+
+    along: tuple[Window, ...]
+    kind: str = "custom"
+
+    @property
+    def strides(self) -> list[int]:
+        return [each.stride for each in self.along]
+
+    @property
+    def kernel(self) -> list[int]:
+        return [each.kernel for each in self.along]
+
+    @property
+    def is_dilated(self) -> bool:
+        return any(each.dilation != 1 for each in self.along)
+
+    @property
+    def padding(self) -> dict[str, str | list[int]]:
+        """The parameters that say it."""
+        pads = [number for each in self.along for number in (each.begin, each.extra)]
+        if self.kind != "custom":
+            return {"pad_type": self.kind}
+        return {"pad_type": "custom", "pad": pads} if any(pads) else {"pad_type": "valid"}
+
+
+def windows(call: Call, kernel: Sequence[int], *, ceil: bool = False) -> Windows:
+    """The windows over the axes of operand 0 from the third on. Raises ``Refusal`` where none fits."""
+    sizes = call.shape(0)[2:]
+    rank, attributes = len(sizes), call.attributes
+    if not 1 <= rank <= AXES:
+        raise Refusal(f"{rank} spatial axes: Core ML has one to {AXES}")
+    strides = attributes.get_ints("strides") or [1] * rank
+    dilations = attributes.get_ints("dilations") or [1] * rank
+    pads = attributes.get_ints("pads") or [0] * (2 * rank)
+    auto = attributes.get_string("auto_pad") or "NOTSET"
+    if min(pads) < 0:
+        raise Refusal(f"pads={list(pads)}: negative pads are not written")
+    spans = [(taps - 1) * dilation + 1 for taps, dilation in zip(kernel, dilations, strict=True)]
+    if auto.startswith("SAME"):
+        kind = _kind(call, auto, sizes, strides)
+        if kind is not None:
+            found = [
+                Window(None, taps, stride, dilation, 0, 0, 0)
+                for taps, stride, dilation in zip(kernel, strides, dilations, strict=True)
+            ]
+            return Windows(tuple(found), kind)
+    along = []
+    for axis, (size, taps, stride, span) in enumerate(zip(sizes, kernel, strides, spans, strict=True)):
+        begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
+        if auto.startswith("SAME"):
+            begin, end = _same(auto, size, stride, span)
+        extra = _extra(call, axis, size, stride, span, begin, end) if ceil else end
+        known = size if isinstance(size, int) else None
+        found_window = Window(known, taps, stride, dilations[axis], begin, end, extra)
+        if found_window.out is not None and found_window.out < 1:
+            raise Refusal(f"a window of {span} does not fit on an axis of {size}: the result is empty")
+        along.append(found_window)
+    return Windows(tuple(along))
+
+
+def _kind(call: Call, auto: str, sizes: Sequence[Dim], strides: Sequence[int]) -> str | None:
+    """How MIL calls pads that hang on a size that is open; None where the pads can be written as numbers."""
+    hanging = [axis for axis, size in enumerate(sizes) if strides[axis] != 1 and not isinstance(size, int)]
+    if not hanging:
+        return None
+    if auto == "SAME_LOWER" and call.ios < 16:
+        call.sizes(0, [axis + 2 for axis in hanging])
+    return "same" if auto == "SAME_UPPER" else "same_lower"
+
+
+def _same(auto: str, size: Dim, stride: int, span: int) -> tuple[int, int]:
+    total = span - 1
+    if isinstance(size, int):
+        total = max((-(-size // stride) - 1) * stride + span - size, 0)
+    less, more = total // 2, total - total // 2
+    return (less, more) if auto == "SAME_UPPER" else (more, less)
+
+
+def _extra(call: Call, axis: int, size: Dim, stride: int, span: int, begin: int, end: int) -> int:
+    """Pads at the end for as many windows as there are when their number is rounded up."""
+    if not isinstance(size, int) and end + stride <= span:
+        # The last window then starts inside of the operand, whatever its size.
+        return end + stride - 1
+    (known,) = call.sizes(0, [axis + 2])
+    out = -(-(known + begin + end - span) // stride) + 1
+    # The last window must start inside of the operand or its first pads.
+    out -= (out - 1) * stride >= known + begin
+    missing = (out - 1) * stride + span - known - begin
+    return min(max(end, missing), missing + stride - 1)
+
+
+def zero_padded(call: Call, x: Var, begins: Sequence[int], ends: Sequence[int], value: float = 0.0) -> Var:
+    """``x`` with ``value`` around its axes from the third on."""
+    if not any((*begins, *ends)):
+        return x
+    # Written for all axes: Core ML's runtime wants that of constants.
+    pads = [0, 0] * 2 + [number for pair in zip(begins, ends, strict=True) for number in pair]
+    return call.mil.pad(x=x, pad=pads, mode="constant", constant_val=value)
