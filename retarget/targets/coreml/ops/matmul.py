@@ -11,7 +11,7 @@ import numpy as np
 from retarget.targets.coreml.call import FLOATS, NUMBERS, Call, Op
 from retarget.targets.coreml.compressed import expanded, stored
 from retarget.targets.coreml.library import Var
-from retarget.targets.coreml.values import Codes, Joined, Operand, Result, dtype_of
+from retarget.targets.coreml.values import Codes, Joined, Operand, Result
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -56,9 +56,9 @@ def mat_mul_integer(call: Call) -> Var:
     left, right = call.var(0), call.var(1)
     if call.has(2):
         zero = call.var(2)
-        # A row of the left matrix may have a zero point of its own.
-        rows = call.mil.expand_dims(x=zero, axes=[-1]) if zero.rank and left.rank > 1 and zero.rank < left.rank else zero
-        left = call.mil.sub(x=left, y=rows)
+        if 0 < zero.rank < left.rank:  # each row of the left matrix has its own
+            zero = call.mil.expand_dims(x=zero, axes=[-1])
+        left = call.mil.sub(x=left, y=zero)
     if call.has(3):
         right = call.mil.sub(x=right, y=call.var(3))
     return product(call, left, right)

@@ -11,6 +11,11 @@ from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.values import Dim, Refusal, is_known
 
 
+def known(dim: Dim) -> int | None:
+    """The size of one dimension; None where it is open."""
+    return int(dim) if isinstance(dim, int | np.integer) else None
+
+
 def reshaped(call: Call, x: Var, shape: Sequence[Dim], *sources: Var) -> Var:
     """``x`` of another shape. Its open dimensions are those of ``x`` and of ``sources``; at most one may be another."""
     if len(shape) == x.rank and all(one == other for one, other in zip(shape, x.shape, strict=True)):
