@@ -5,48 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.interpolation import CLOSE, Along, How, Scaled, along, of_scales, of_sizes
 from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Layout, Way
 from retarget.targets.tflite.ops import interpolation
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, VOLUME
-from retarget.targets.tflite.ops.interpolation import How, Scaled
 from retarget.targets.tflite.ops.windows import kept
 from retarget.targets.tflite.program import Constant, Options
 from retarget.targets.tflite.values import Refusal, Value
 
 if TYPE_CHECKING:
-    from retarget.protocols import Array
-
-CLOSE = 1e-6
-"""How far weights of a kernel may be from those of the node: less than what float32 makes of them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Along:
-    """What happens along one axis: each result is one element, or a sum of several."""
-
-    axis: Scaled
-    indices: Array | None = None
-    matrix: Array | None = None
-    """[out, size]. Without it and ``indices`` each result is the element of its number."""
-    inside: Array | None = None
-    """Which results lie inside of the operand, where there are others, which have a value of their own."""
-
-    @cached_property
-    def is_nothing(self) -> bool:
-        """Whether each result is the element of its number."""
-        if self.axis.out != self.axis.size or self.inside is not None:
-            return False
-        if self.indices is not None:
-            return bool(np.array_equal(self.indices, np.arange(self.axis.size)))
-        return self.matrix is None or bool(np.allclose(self.matrix, np.eye(self.axis.size), rtol=0, atol=CLOSE))
+    pass
 
 
 def resize(call: Call) -> Value:
@@ -73,33 +47,10 @@ def resize(call: Call) -> Value:
 # ---- what the node says
 
 
-def _how(call: Call) -> How:
-    attributes = call.attributes
-    return How(
-        attributes.get_string("mode") or "nearest",
-        attributes.get_string("coordinate_transformation_mode") or "half_pixel",
-        attributes.get_string("nearest_mode") or "round_prefer_floor",
-        attributes.get_float("cubic_coeff_a", -0.75),
-        exclude_outside=bool(attributes.get_int("exclude_outside", 0)),
-        antialias=bool(attributes.get_int("antialias", 0)),
-    )
-
-
 def _along(call: Call) -> list[Along]:
     """What happens along each axis of operand 0."""
-    how, found = _how(call), []
-    for axis in _scaled(call, how):
-        if axis.out == axis.size and axis.scale == 1:
-            found.append(Along(axis))
-            continue
-        at = interpolation.places(axis, how.coordinates)
-        outside = interpolation.outside(axis, at)
-        inside = ~outside if how.coordinates == "tf_crop_and_resize" and outside.any() else None
-        if how.mode == "nearest":
-            found.append(Along(axis, indices=interpolation.nearest(axis, at, how.rounding), inside=inside))
-        else:
-            found.append(Along(axis, matrix=interpolation.weights(axis, at, how), inside=inside))
-    return found
+    how = How.of(call.node)
+    return [along(axis, how) for axis in _scaled(call, how)]
 
 
 def _scaled(call: Call, how: How) -> list[Scaled]:
@@ -108,10 +59,10 @@ def _scaled(call: Call, how: How) -> list[Scaled]:
     rois = call.array(1, "the region").reshape(-1) if how.coordinates == "tf_crop_and_resize" else None
     sizes = call.numbers(3, "the size") if call.has(3) else None
     if sizes:
-        scales, outs = _of_sizes(call, [shape[axis] for axis in axes], sizes)
+        scales, outs = of_sizes(call.node, [shape[axis] for axis in axes], sizes)
     else:
         scales = [float(scale) for scale in call.array(2, "the scale").reshape(-1)]
-        outs = [math.floor(np.float32(shape[axis]) * np.float32(s)) for axis, s in zip(axes, scales, strict=True)]
+        outs = of_scales([shape[axis] for axis in axes], scales)
     if any(out < 1 for out in outs):
         raise Refusal("the result has no elements")
     found = [Scaled(size, size, 1.0) for size in shape]
@@ -123,15 +74,6 @@ def _scaled(call: Call, how: How) -> list[Scaled]:
             raise Refusal("roi of an axis that keeps its size, or with antialias: ONNX Runtime differs from ONNX in it")
         found[axis] = Scaled(shape[axis], outs[index], scales[index], *part)
     return found
-
-
-def _of_sizes(call: Call, shape: Sequence[int], sizes: Sequence[int]) -> tuple[list[float], list[int]]:
-    policy = call.attributes.get_string("keep_aspect_ratio_policy") or "stretch"
-    scales = [float(np.float32(out) / np.float32(size)) for out, size in zip(sizes, shape, strict=True)]
-    if policy == "stretch":
-        return scales, list(sizes)
-    scale = min(scales) if policy == "not_larger" else max(scales)
-    return [scale] * len(scales), [math.floor(np.float32(scale) * size + 0.5) for size in shape]
 
 
 # ---- writing
