@@ -47,7 +47,7 @@ def _softplus(x: Tensor) -> Tensor:
     return np.logaddexp(np.float32(0), x)
 
 
-_GRID = 256
+_GRID = 512
 _FURTHEST = 6
 """Beyond it, erf is 1 in float64."""
 _POINTS = np.arange(_FURTHEST * _GRID + 1) / _GRID
@@ -58,7 +58,7 @@ _SLOPE = 2 / math.sqrt(math.pi) * np.exp(-(_POINTS**2))
 def error_function(x: Tensor) -> Tensor:
     """erf of each element, exact to some 1e-16: numpy has none.
 
-    A Taylor polynomial of degree 4 around the nearest of points that are 1/256 apart.
+    A Taylor polynomial of degree 4 around the nearest of points that are 1/512 apart.
     """
     size = np.minimum(np.abs(x.astype(np.float64)), _FURTHEST)
     index = np.rint(np.nan_to_num(size) * _GRID).astype(np.intp)
