@@ -128,6 +128,9 @@ class EmitOptions(Options, frozen=True, kw_only=True):
     precision: str
     io: str
     options: dict[str, object]
+    block: int | None = None
+    """Of a precision that the target compresses, as `EmitJob` has it; so is ``keep``."""
+    keep: tuple[str, ...] = ()
 
 
 class CompareOptions(Options, frozen=True, kw_only=True):

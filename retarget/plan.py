@@ -23,7 +23,7 @@ from retarget.facts import DataOrigin
 from retarget.identity import framework_versions, host, require, version
 from retarget.preprocess import READERS, Classes, check_folder
 from retarget.protocols import JSON, Kind, Step
-from retarget.recipe import Evaluation, Int8, Int8Dynamic, Int16x8, WeightsOnly
+from retarget.recipe import Evaluation, Int8, Int8Dynamic, Int16x8, Palette, WeightsOnly
 from retarget.recognise import recognise
 from retarget.tolerance import DEFAULT_TOLERANCE
 
@@ -288,6 +288,8 @@ class _Planner:
     def model_of(self, target: TargetEntry, variant: Variant, convert: Step, optimize: Step) -> Step:
         """The step whose model is emitted: artifacts that need the same one share it."""
         light = catalog.target(target.name)
+        if variant.precision in light.compresses:
+            return optimize
         if isinstance(variant.options, Int8 | Int16x8):
             return self.int8(variant, variant.options, light.schemes[variant.precision], convert, optimize)
         if isinstance(variant.options, Int8Dynamic):
@@ -416,6 +418,7 @@ class _Planner:
     ) -> Step:
         """Hand ``model`` to the target, to be written or only to be judged."""
         light = catalog.target(target.name)
+        own = variant.options if variant.precision in light.compresses else None
         return self.add(
             f"{kind} {target.name}/{variant.name}",
             kind,
@@ -426,6 +429,8 @@ class _Planner:
                 precision=variant.precision,
                 io=_io(variant),
                 options=msgspec.structs.asdict(target.options),
+                block=variant.block if own else None,
+                keep=own.keep if isinstance(own, WeightsOnly | Palette) else (),
             ),
             inputs={"model": model, "source": convert},
             requires=light.requires,

@@ -206,6 +206,10 @@ class EmitJob:
     output."""
     layouts: Mapping[str, Literal["nchw", "nhwc"]] = field(default_factory=dict)
     """Of each input and output of 4 axes; ``nchw`` where one is missing."""
+    block: int | None = None
+    """Of a precision that the target compresses: how many weights share a scale; None: all of an output channel."""
+    keep: tuple[str, ...] = ()
+    """Of such a precision: nodes whose weights stay as they are, by name or operator."""
 
 
 class Target(Protocol):
@@ -221,11 +225,17 @@ class Target(Protocol):
     """By precision, such as ``int8``: which integers the runtime really executes."""
     integer_io: bool
     """Whether inputs and outputs can be the integers themselves."""
+    compresses: frozenset[str]
+    """Precisions of weights alone that the format's own tools make: ``emit`` is given the floats."""
     lower: tuple[str, ...]
     """Passes to run before emit, by name."""
     interpreted: str | None
     """Why artifacts are read back and interpreted on this machine, rather than executed by their runtime (``Core ML
     runs on macOS alone``); None where the runtime executes them."""
+
+    @staticmethod
+    def objection(precision: str, block: int | None, options: msgspec.Struct) -> tuple[str, str] | None:
+        """Why ``options`` cannot hold what the target else takes, as (reason, hint); None if they can."""
 
     @staticmethod
     def fingerprint() -> Mapping[str, str]:

@@ -13,9 +13,8 @@ from retarget.errors import MissingToolchain, RecipeError, RetargetError, did_yo
 from retarget.interface import Layout, Normalize
 from retarget.preprocess import Preprocess
 from retarget.recipe import (
-    IMPLEMENTED,
-    PRECISIONS,
     PRESETS,
+    SETTINGS,
     Code,
     Data,
     Model,
@@ -186,7 +185,6 @@ def _shape(text: str) -> tuple[str, Shape | int]:
 
 
 def _variant(name: str) -> Variant:
-    if name not in IMPLEMENTED:
-        known = "is not there yet" if name in PRECISIONS else "is unknown"
-        raise RetargetError(f"precision '{name}' {known}", did_you_mean(name, IMPLEMENTED))
-    return Variant(name=name, precision=cast("PrecisionName", name), options=IMPLEMENTED[name]())
+    if name not in SETTINGS:
+        raise RetargetError(f"precision '{name}' is unknown", did_you_mean(name, SETTINGS))
+    return Variant(name=name, precision=cast("PrecisionName", name), options=SETTINGS[name]())

@@ -304,7 +304,13 @@ class WeightsOnly(Settings, frozen=True, kw_only=True):
     keep: Annotated[tuple[str, ...], Meta(description="Nodes whose weights stay float, by name or operator.")] = ()
 
 
-IMPLEMENTED: dict[str, type[Settings]] = {
+class Palette(Settings, frozen=True, kw_only=True):
+    """Weights as places in a table of 64 values for each tensor, activations in float32; no calibration."""
+
+    keep: Annotated[tuple[str, ...], Meta(description="Nodes whose weights stay float, by name or operator.")] = ()
+
+
+SETTINGS: dict[str, type[Settings]] = {
     "fp32": Fp32,
     "fp16": Fp16,
     "int8": Int8,
@@ -312,8 +318,9 @@ IMPLEMENTED: dict[str, type[Settings]] = {
     "int8_dynamic": Int8Dynamic,
     "int8_weights": WeightsOnly,
     "int4_weights": WeightsOnly,
+    "palette6": Palette,
 }
-"""Each precision that can be built, with the settings that it takes."""
+"""Each precision with the settings that it takes."""
 
 
 class Variant(Settings, frozen=True, kw_only=True):
@@ -325,6 +332,11 @@ class Variant(Settings, frozen=True, kw_only=True):
     precision: Annotated[PrecisionName, Meta(description="The variant's name if absent.")] = "fp32"
     options: Settings = Fp32()
 
+    @property
+    def block(self) -> int | None:
+        """How many weights share a scale, where that was asked for."""
+        return self.options.block if isinstance(self.options, WeightsOnly) else None
+
     @classmethod
     def options_type(cls, name: str, values: dict[str, object]) -> type[msgspec.Struct] | None:
         precision = str(values.setdefault("precision", name))
@@ -335,9 +347,7 @@ class Variant(Settings, frozen=True, kw_only=True):
             raise RetargetError(f"'{name}' is no precision, so it must be told one", hint)
         if name in PRECISIONS and precision != name:
             raise RetargetError(f"a variant called '{name}' cannot be {precision}", "give it another name")
-        if precision not in IMPLEMENTED:
-            raise RetargetError(f"precision '{precision}' is not there yet", f"known today: {', '.join(IMPLEMENTED)}")
-        return IMPLEMENTED[precision]
+        return SETTINGS[precision]
 
 
 class TargetEntry(Settings, frozen=True, kw_only=True):
@@ -564,6 +574,9 @@ def _check_targets(recipe: Recipe, variants: set[str]) -> Iterator[Finding]:
         elif isinstance(variant.options, Int8 | Int16x8) and variant.options.io != "float32" and not light.integer_io:
             message = f"{target.name} has no {variant.options.io} inputs and outputs, which '{variant.name}' asks for"
             yield place, message, f"leave '{variant.name}' out of its `variants`, or set `io: float32`"
+        elif found := light.objection(variant.precision, variant.block, target.options):
+            reason, hint = found
+            yield place, f"{target.name} cannot take variant '{variant.name}' ({variant.precision}): {reason}", hint
 
 
 def _check_gates(recipe: Recipe, targets: set[str], variants: set[str]) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from retarget import catalog
 from retarget.protocols import JSON
-from retarget.recipe import IMPLEMENTED, Model, PassEntry, Recipe, TargetEntry, Variant
+from retarget.recipe import SETTINGS, Model, PassEntry, Recipe, TargetEntry, Variant
 from retarget.recipe_yaml import Settings, Written, plain, struct_type
 
 Schema: TypeAlias = "dict[str, JSON]"
@@ -136,7 +136,7 @@ class _Walk:
         own = _settings(kind)
         by_name: Schema = {}
         named: list[JSON] = []
-        for precision, settings in IMPLEMENTED.items():
+        for precision, settings in SETTINGS.items():
             fields = self.object(own, struct_type(settings).fields)
             properties = fields["properties"]
             assert isinstance(properties, dict)

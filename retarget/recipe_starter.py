@@ -124,7 +124,7 @@ def _build(targets: Sequence[str]) -> Iterator[str]:
     yield _line("  # - int8:", "needs data.calibration")
     yield _line("  #     method: mse", "how clipping ranges are found: auto, mse, minmax, percentile or entropy")
     yield _line("  #     max_drop: 0.01", "return nodes to float until the metric loses no more")
-    yield _line("  # - int4_weights", "weights alone; also int8_weights")
+    yield _line("  # - int4_weights", "weights alone; also int8_weights, and palette6 for Core ML")
     yield _line("  # - half:", "a variant with a name of its own")
     yield "  #     precision: fp16"
     yield _line("  #     io: float16", "type of inputs and outputs; float32 if absent")

@@ -299,7 +299,7 @@ def _warnings(done: Done) -> Iterator[str]:
 
 def _misnamed(artifacts: Sequence[ArtifactRow]) -> Iterator[str]:
     """Artifacts that are not in the precision that they are called by: the source is in another, or all was kept."""
-    meant = {"fp32": "float32", "fp16": "float16", "int4_weights": "int4"}
+    meant = {"fp32": "float32", "fp16": "float16", "int4_weights": "int4", "palette6": "palette6"}
     meant |= dict.fromkeys(("int8", "int16x8", "int8_dynamic", "int8_weights"), "int8")
     for row in artifacts:
         wanted = meant.get(row.requested)

@@ -294,6 +294,8 @@ def _lowered(options: told.EmitOptions, request: StepRequest) -> tuple[ir.Model,
         options=msgspec.convert(options.options, target.Options),
         io=options.io,
         layouts=source.layouts,
+        block=options.block,
+        keep=options.keep,
     )
     return model, job
 

@@ -45,5 +45,6 @@ DEFAULT_TOLERANCE: Mapping[str, Tolerance] = {
     "int8_dynamic": Tolerance(snr_db=20),
     "int8_weights": Tolerance(snr_db=25),
     "int4_weights": Tolerance(snr_db=10),
+    "palette6": Tolerance(snr_db=15),
 }
 """By precision, for a recipe without a parity gate."""

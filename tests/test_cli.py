@@ -218,7 +218,6 @@ def test_lists_doctor_schema_and_cache_print_data(run: Run) -> None:
     [
         (["convert", "nett.onnx", "--to", "openvino"], "nett.onnx: no such file", "give a model: a file"),
         (["convert", "net.onnx", "--to", "openvin"], "unknown target 'openvin'", "did you mean 'openvino'?"),
-        (["convert", "net.onnx", "--to", "openvino", "--precision", "palette6"], "'palette6' is not there yet", "fp32"),
         (["convert", "net.onnx", "--to", "openvino", "--precision", "fp61"], "'fp61' is unknown", "fp16"),
         (
             ["convert", "net.onnx", "--to", "openvino", "--input", "x=float31[N,8]"],

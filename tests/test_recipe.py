@@ -18,8 +18,6 @@ from retarget import catalog
 from retarget.errors import RecipeError
 from retarget.preprocess import Preprocess
 from retarget.recipe import (
-    IMPLEMENTED,
-    PRECISIONS,
     AccuracyGate,
     Code,
     Data,
@@ -224,14 +222,18 @@ hint: did you mean 'float32'?
 hint: did you mean 'sha256'?
 11:16: variants[1].io: expected one of float16, float32, got 'float17'
 hint: did you mean 'float16'?
-12:5: variants[2]: precision 'palette6' is not there yet
-hint: known today: fp32, fp16, int8, int16x8, int8_dynamic, int8_weights, int4_weights
+12:16: variants[2].method: unknown key
+hint: known: keep, precision
 13:5: variants[3]: 'fast' is no precision, so it must be told one
 hint: write `fast: {precision: fp16}`
 14:5: variants[4]: duplicate 'fp32'
 hint: it stands in line 10 already
+16:5: targets[0]: onnxruntime cannot take variant 'palette6' (palette6)
+hint: name those that it takes: `onnxruntime: {variants: [fp32, fp16]}`
 16:30: targets[0].variants[0]: the recipe has no variant 'fp23'
 hint: did you mean 'fp32'?
+17:5: targets[1]: openvino cannot take variant 'palette6' (palette6)
+hint: name those that it takes: `openvino: {variants: [fp32, fp16]}`
 17:16: targets[1].varients: unknown key
 hint: did you mean 'variants'?
 18:5: targets[2]: unknown target 'opnvino'
@@ -329,14 +331,24 @@ def test_a_mistake_says_its_place_and_the_way_out(tmp_path: Path, old: str, new:
     assert problem in found
 
 
-@pytest.mark.parametrize("precision", sorted(set(PRECISIONS) - set(IMPLEMENTED)))
-def test_a_precision_that_is_not_there_yet_is_one_clear_error(tmp_path: Path, precision: str) -> None:
-    text = LEAST + f"variants: [fp32, {precision}: {{method: mse}}]\n"
-    (problem,) = problems(tmp_path, text)
-    assert problem == (
-        f"5:18: variants[1]: precision '{precision}' is not there yet\n"
-        "hint: known today: fp32, fp16, int8, int16x8, int8_dynamic, int8_weights, int4_weights"
-    )
+@pytest.mark.parametrize(
+    ("asked", "deployment", "needed"),
+    [
+        ("int8", "iOS16", "int8 needs minimum_deployment_target iOS17"),
+        ("int8_weights", "iOS15", "int8_weights needs minimum_deployment_target iOS16"),
+        ("int8_weights: {block: 32}", "iOS17", "weights in blocks need minimum_deployment_target iOS18"),
+        ("int4_weights", "iOS17", "int4_weights needs minimum_deployment_target iOS18"),
+        ("palette6", "iOS15", "palette6 needs minimum_deployment_target iOS16"),
+    ],
+)
+def test_what_a_deployment_target_cannot_hold_is_met_with_the_oldest_that_can(
+    tmp_path: Path, asked: str, deployment: str, needed: str
+) -> None:
+    body = LEAST.replace("[onnxruntime]", f"[{{coreml: {{minimum_deployment_target: {deployment}}}}}]")
+    assert body != LEAST
+    (problem,) = problems(tmp_path, body + f"data: {{calibration: c.npz}}\nvariants:\n  - {asked}\n")
+    assert f"{needed}, not {deployment}" in problem
+    assert f"minimum_deployment_target: {needed.split()[-1]}" in problem
 
 
 INT8 = LEAST + "data: {calibration: c.npz}\n"

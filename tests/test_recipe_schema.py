@@ -51,7 +51,6 @@ def test_the_schema_takes_what_load_takes(tmp_path: Path) -> None:
         ("- onnxruntime", "- onnxruntme"),
         ("optional: true", "optionl: true"),
         ("compute_capability", "tf23"),
-        ("  - fp16\n", "  - palette6\n"),
         ("precision: fp16, io: float16", "io: float16"),
         ("precision: fp16, io: float16", "precision: fp32, io: float16"),
         ("  - fp16\n", "  - fp16: {precision: fp32}\n"),

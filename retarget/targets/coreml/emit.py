@@ -15,6 +15,7 @@ from retarget.spec import TensorSpec
 from retarget.targets import legal
 from retarget.targets.coreml import Options
 from retarget.targets.coreml.border import input_types
+from retarget.targets.coreml.compress import compression
 from retarget.targets.coreml.executed import Executed, executed
 from retarget.targets.coreml.library import Program, ct
 from retarget.targets.coreml.lowering import Lowering
@@ -73,6 +74,13 @@ def _lowered(model: ir.Model, job: EmitJob) -> tuple[Lowering, Program, dict[str
 
 
 def _convert(program: Program, lowering: Lowering, job: EmitJob, path: Path) -> None:
+    passes = list(PASSES)
+    made = compression(job, lowering.kept)
+    if made is not None:
+        passes.insert(0, made.name)  # in front of all that gives constants other names
+    pipeline = ct.PassPipeline(pass_names=passes, pipeline_name="retarget")
+    if made is not None:
+        pipeline.set_options(made.name, {"config": made.config})
     try:
         ct.convert(
             program,
@@ -81,7 +89,7 @@ def _convert(program: Program, lowering: Lowering, job: EmitJob, path: Path) -> 
             inputs=input_types(job, lowering.inputs, lowering.sizes),
             minimum_deployment_target=getattr(ct.target, lowering.target),
             compute_precision=ct.precision.FLOAT32,  # what is float16 is so in the graph already
-            pass_pipeline=ct.PassPipeline(pass_names=list(PASSES), pipeline_name="retarget"),
+            pass_pipeline=pipeline,
             package_dir=str(path),
             skip_model_load=True,
         )

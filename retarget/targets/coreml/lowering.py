@@ -18,12 +18,14 @@ from retarget import graph
 from retarget.protocols import EmitJob
 from retarget.targets import legal
 from retarget.targets.coreml.call import Call, Op
+from retarget.targets.coreml.dims import said, told
 from retarget.targets.coreml.library import Function, Program, Var, ct, mb, new_symbol, types
 from retarget.targets.coreml.values import (
     MOST_AXES,
     NARROW,
     TYPES,
     WIDE,
+    Joined,
     Open,
     Operand,
     Refusal,
@@ -35,6 +37,8 @@ from retarget.targets.folding import folded, is_foldable
 
 _MIL = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32, "bool": types.int32}
 """Types of inputs; a bool comes as an integer."""
+
+_INTEGERS = (ir.DataType.INT32, ir.DataType.INT64)
 
 _NOT_A_NAME = re.compile(r"\W", re.ASCII)
 
@@ -58,6 +62,8 @@ class Lowering:
     outputs: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     """Names in the program → ONNX values."""
+    kept: list[str] = field(default_factory=list)
+    """Names of the constants of nodes whose weights are to stay as they are."""
     _taken: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -72,6 +78,7 @@ class Lowering:
         program = Program()
         placeholders = dict(self._placeholders())
         with Function(placeholders, opset_version=getattr(ct.target, self.target)) as function:
+            self.function = function
             for value in self.model.graph.inputs:
                 self._input(value, function)
             self.walk(self.model.graph)
@@ -131,17 +138,32 @@ class Lowering:
         is_bool = bool(given) and call.dtype(0) == np.bool_
         if call.op.moves and is_bool:
             call.operands = tuple(self._as_integer(each) for each in call.operands)
-        made = call.op.lower(call)
+        made = self._lowered(call)
         results = list(made) if isinstance(made, Sequence) else [made]
         return [self._as_bool(each) for each in results] if call.op.moves and is_bool else results
+
+    def _lowered(self, call: Call) -> Result | Sequence[Result]:
+        """What the op function gives, its constants noted where they are to be kept."""
+        if not {call.node.name, call.node.op_type} & set(self.job.keep):
+            return call.op.lower(call)
+        before = len(self.function.operations)
+        made = call.op.lower(call)
+        self.kept += [each.name for each in list(self.function.operations)[before:] if each.op_type == "const"]
+        return made
 
     def _as_integer(self, operand: Operand | None) -> Operand | None:
         if isinstance(operand, np.ndarray):
             return operand.astype(np.int32) if operand.dtype == np.bool_ else operand
+        if isinstance(operand, Joined):
+            held = self._as_integer(operand.held)
+            return Joined(held, operand.shape) if isinstance(held, Var) else operand
         is_bool = isinstance(operand, Var) and dtype_of(operand) == np.bool_
         return mb.cast(x=operand, dtype="int32") if is_bool else operand
 
     def _as_bool(self, result: Result) -> Result:
+        if isinstance(result, Joined):
+            held = self._as_bool(result.held)
+            return Joined(held, result.shape) if isinstance(held, Var) else result
         is_moved = isinstance(result, Var) and dtype_of(result) == np.int32
         return mb.cast(x=result, dtype="bool") if is_moved else result
 
@@ -150,7 +172,11 @@ class Lowering:
             if value.uses() or value.is_graph_output():
                 raise AssertionError(f"'{value.name}' is used, and nothing was made for it")
             return
+        if isinstance(result, Var) and result.val is not None and value.dtype in _INTEGERS:
+            # Sizes that turned out to be known: what follows from them is folded.
+            result = np.asarray(result.val, value.dtype.numpy())
         if isinstance(result, Var):
+            told(result, said(value, self.sizes, self.symbols))
             if any(is_known(dim) and dim == 0 for dim in result.shape):
                 raise Refusal("its result is empty, and Core ML has no empty tensors")
             if result.rank > MOST_AXES:

@@ -18,6 +18,7 @@ precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
 schemes: Mapping[str, QuantScheme] = {"int8": U8S8}
 integer_io = False
+compresses: frozenset[str] = frozenset()
 lower: tuple[str, ...] = ("delay_transposes", "pick_codes", "unsigned_activations")
 interpreted: str | None = None
 """No fusion: what ONNX Runtime fuses it fuses when it loads, for the machine that it loads on."""
@@ -25,6 +26,11 @@ interpreted: str | None = None
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """No options yet."""
+
+
+def objection(precision: str, block: int | None, options: msgspec.Struct) -> tuple[str, str] | None:
+    del precision, block, options
+    return None
 
 
 def fingerprint() -> Mapping[str, str]:

@@ -18,12 +18,18 @@ fp16: Literal["graph", "weights"] = "weights"
 """The IR stores float16 weights; what the plugin computes in is chosen where it runs."""
 schemes: Mapping[str, QuantScheme] = {"int8": OPENVINO}
 integer_io = False
+compresses: frozenset[str] = frozenset()
 lower: tuple[str, ...] = ("keep_reduced_axes",)
 interpreted: str | None = None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """No options yet."""
+
+
+def objection(precision: str, block: int | None, options: msgspec.Struct) -> tuple[str, str] | None:
+    del precision, block, options
+    return None
 
 
 def fingerprint() -> Mapping[str, str]:

@@ -21,6 +21,7 @@ precisions = frozenset({"fp32", "fp16", "int8", "int8_weights", "int4_weights"})
 fp16: Literal["graph", "weights"] = "graph"
 schemes: Mapping[str, QuantScheme] = {"int8": SCHEME}
 integer_io = False
+compresses: frozenset[str] = frozenset()
 lower: tuple[str, ...] = ()
 interpreted: str | None = None
 
@@ -32,6 +33,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Let float32 products round their inputs to TF32, 10 bits of mantissa. Faster, and no longer float32."""
     workspace_mib: int | None = None
     """Most scratch memory that a kernel may use, in MiB; None is all of the GPU's memory."""
+
+
+def objection(precision: str, block: int | None, options: msgspec.Struct) -> tuple[str, str] | None:
+    del precision, block, options
+    return None
 
 
 def fingerprint() -> Mapping[str, str]:

@@ -20,6 +20,7 @@ fp16: Literal["graph", "weights"] = "weights"
 """Weights are stored as float16 and widened where the model is loaded; kernels compute in float32."""
 schemes: Mapping[str, QuantScheme] = {"int8": TFLITE, "int16x8": TFLITE_16X8}
 integer_io = True
+compresses: frozenset[str] = frozenset()
 lower: tuple[str, ...] = ("unify_scales",)
 interpreted: str | None = None
 
@@ -42,6 +43,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         tuple[str, ...],
         Meta(description="ONNX operators that may become custom operators, which the user's runtime must bring."),
     ] = ()
+
+
+def objection(precision: str, block: int | None, options: msgspec.Struct) -> tuple[str, str] | None:
+    del precision, block, options
+    return None
 
 
 def fingerprint() -> Mapping[str, str]:
