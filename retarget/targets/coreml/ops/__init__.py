@@ -13,6 +13,7 @@ from retarget.targets.coreml.ops import (
     padding,
     pooling,
     quantization,
+    shape,
     transposed_convolution,
 )
 
@@ -24,6 +25,7 @@ FAMILIES: tuple[Mapping[str, Op], ...] = (
     padding.OPS,
     pooling.OPS,
     quantization.OPS,
+    shape.OPS,
     transposed_convolution.OPS,
 )
 
