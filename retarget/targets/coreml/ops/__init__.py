@@ -6,26 +6,34 @@ from collections.abc import Mapping
 
 from retarget.targets.coreml.call import Op
 from retarget.targets.coreml.ops import (
+    activation,
     attention,
     convolution,
     elementwise,
     matmul,
+    normalization,
     padding,
     pooling,
     quantization,
+    reduction,
     shape,
+    transcendental,
     transposed_convolution,
 )
 
 FAMILIES: tuple[Mapping[str, Op], ...] = (
+    activation.OPS,
     attention.OPS,
     convolution.OPS,
     elementwise.OPS,
     matmul.OPS,
+    normalization.OPS,
     padding.OPS,
     pooling.OPS,
     quantization.OPS,
+    reduction.OPS,
     shape.OPS,
+    transcendental.OPS,
     transposed_convolution.OPS,
 )
 
