@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from retarget.targets import work
 from retarget.targets.coreml.interpreter.declared import TensorType, ValueType
 from retarget.targets.coreml.interpreter.program import Block, Constant, Function, Operation, read
 
-_DATA = ("quantized_data", "data", "indices", "nonzero_data")
+_DATA = ("quantized_data", "data", "nonzero_data")
 """Which operand of a ``constexpr_…`` holds the integers."""
 
 
@@ -81,18 +81,18 @@ class Executed:
 
     def _weights(self, operation: Operation) -> Iterator[tuple[str, int]]:
         """The type and count of the elements that a constant of at least two axes has in the file."""
-        kinds: list[tuple[ValueType, ValueType]] = []
-        if operation.type == "const":
-            kinds = [(kind, kind) for kind in operation.outputs.values()]
-        elif operation.type.startswith("constexpr_"):
-            named = next((operation.inputs[name] for name in _DATA if name in operation.inputs), ())
-            kinds = [
-                (each.type, kind) for each in named if isinstance(each, Constant) for kind in operation.outputs.values()
-            ]
-        for stored, meant in kinds:
-            held = _held(meant)
-            if held is not None and len(held.shape) > 1 and isinstance(stored, TensorType):
-                yield stored.element, math.prod(held.shape)
+        if operation.type != "const" and not operation.type.startswith("constexpr_"):
+            return
+        for kind in operation.outputs.values():
+            held = _held(kind)
+            if held is None or len(held.shape) < 2:
+                continue
+            if operation.type == "const":
+                yield held.dtype, math.prod(held.shape)
+            elif table := _constant(operation, ("lut",)):
+                yield f"palette{int(math.log2(max(table.shape or (1,))))}", math.prod(held.shape)
+            elif data := _constant(operation, _DATA):
+                yield data.dtype, math.prod(held.shape)
 
     def _computes(self, operation: Operation) -> str:
         """The type that an operation computes in: int8 where both of its operands are dequantized."""
@@ -117,6 +117,14 @@ def _all(block: Block) -> Iterator[Operation]:
         yield operation
         for inner in operation.blocks:
             yield from _all(inner)
+
+
+def _constant(operation: Operation, parameters: Sequence[str]) -> Held | None:
+    """The constant that the first of ``parameters`` is given."""
+    for parameter in parameters:
+        for given in operation.inputs.get(parameter, ()):
+            return _held(given.type) if isinstance(given, Constant) else None
+    return None
 
 
 def _held(kind: ValueType) -> Held | None:
