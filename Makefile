@@ -38,6 +38,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.frontends
 	test -x build/onnx2tf/bin/python || $(BIN)/python -m benchmarks.tflite --install
 	$(BIN)/python -m benchmarks.tflite
+	$(BIN)/python -m benchmarks.coreml
 
 clean:
 	rm -rf build

@@ -2,17 +2,12 @@
 
 Each tool gets the same float32 ONNX file of a batch of one, in a process of its own, and its default settings, except
 that retarget is told to write images as onnx2tf always does, channels last. onnx2tf's default also writes a SavedModel
-and a float16 file; nothing switches both off. Times are taken of:
-
-- ``process``: from the start of the interpreter to its end;
-- ``work``: the same without the imports, for retarget the frontend, the default preset and the emitter;
-- ``emit``: retarget's emitter alone, as a build's last step has it before it, from the optimized model.
-
-``CPU`` is the whole process's time on all processors, which tells more where the machine has other work. Memory is
-anonymous: of the whole process and what it starts, and of ``work`` alone, above that of the imports. What came out is
-executed by LiteRT with XNNPACK and held against ONNX Runtime without optimizations; latency is taken in turns of a few
-milliseconds, with every file opened three times, whose ratios say what is noise. Ratios are onnx2tf's figure by
-retarget's: above 1, retarget is better. The part ``memory`` holds the emitter's process against the model's weights.
+and a float16 file; nothing switches both off. What it took is as in `benchmarks.peers`: ``process`` and ``work``, which
+for retarget is the frontend, the default preset and the emitter; and ``emit``, retarget's emitter alone, as a build's
+last step has it before it, from the optimized model. What came out is executed by LiteRT with XNNPACK and held against
+ONNX Runtime without optimizations; latency is taken in turns of a few milliseconds, with every file opened three times,
+whose ratios say what is noise. Ratios are onnx2tf's figure by retarget's: above 1, retarget is better. The part
+``memory`` holds the emitter's process against the model's weights.
 
 ``python -m benchmarks.tflite --install`` makes onnx2tf's environment, in a folder that the project's others do not
 see; it pins every package that it needs itself. Its figures are kept in the folder of the models, ``--again`` takes
@@ -26,7 +21,6 @@ import hashlib
 import importlib
 import itertools
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +33,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from benchmarks.measure import Cost, Watched, cost, watch
+from benchmarks.measure import Cost, cost, watch
+from benchmarks.peers import FIGURES, SOUND_DB, Made, absent, costs, costs_head, load, made_of, ratio, verdict
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -57,8 +52,6 @@ MODELS = ("mobilenet_v2", "resnet50", "deeplab", "segformer_b0", "yolo", "vit_ti
 IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 HEAVY = ("resnet50", "vit_base")
 """The models that the part ``memory`` writes."""
-SOUND_DB = 80.0
-"""A float32 file below this distance from its source, as SNR, is wrong."""
 FASTER, LEANER = 30.0, 5.0
 MEMORY_FACTOR, MEMORY_BASE_MB = 1.5, 300.0
 NOISE = 0.03
@@ -67,23 +60,9 @@ SECONDS = 4.0
 """Of timed calls of each file, at each number of threads."""
 TURN_MS, TURNS, OPENINGS = 2.0, 15, 3
 """The least that a turn of a file takes, the least number of turns, and how often each file is opened."""
-_ERROR = re.compile(r"(?:[A-Za-z_.]+(?:Error|Exception)|ERROR|error)\b:? .*")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 # ---- the tools, each in its own process
-
-
-def load(path: Path) -> ir.Model:
-    """An ONNX file in the normal form, by the frontend."""
-    from retarget import catalog
-    from retarget.source import Source
-
-    frontend = catalog.frontend("onnx")
-    source = Source(path, (), {}, options=msgspec.to_builtins(frontend.Options()))
-    out = path.parent
-    exported = catalog.frontend_export("onnx").export(source, None, out)
-    return catalog.frontend_load("onnx").load(out, source, exported)
 
 
 def write(model: ir.Model, out: Path) -> None:
@@ -124,23 +103,6 @@ RUN: Mapping[Who, Callable[[Path, Path], Cost]] = {
 }
 
 
-class Made(msgspec.Struct, frozen=True):
-    """What one tool took for one model."""
-
-    process: Cost
-    """Of the whole process, with what it started; its ``error`` is why there is no file."""
-    work: Cost
-    """Within the process, without imports."""
-    cpu_seconds: float
-    """Of the whole process and what it started, on all processors."""
-    of: str = ""
-    """Digest of the model, and the version of the tool: a figure that is kept holds for these."""
-
-
-def absent(why: str) -> Made:
-    return Made(Cost(error=why), Cost(), 0.0)
-
-
 @dataclass(frozen=True)
 class Place:
     """Where things are, and how long one may take."""
@@ -156,9 +118,9 @@ class Place:
         return self.peer.absolute() / "bin" / "python"
 
     def source(self, name: str) -> Path:
-        from benchmarks import tflite_models
+        from benchmarks import subjects
 
-        return tflite_models.prepare(name, self.folder / "models")
+        return subjects.prepare(name, self.folder / "models")
 
     def optimized(self, name: str) -> Path:
         """The model after the default preset, as a build stores it: weights in a file of their own."""
@@ -210,21 +172,7 @@ class Place:
             rest.unlink()
         for folder in (out / "variables", out / "assets"):
             shutil.rmtree(folder, ignore_errors=True)
-        if error := self._failure(done):
-            return absent(error)
-        if not (out / "model.tflite").exists():
-            return absent("no file was written")
-        work = msgspec.json.decode(done.output.splitlines()[-1].encode(), type=Cost)
-        return Made(Cost(done.seconds, done.peak_mb), work, done.cpu_seconds)
-
-    def _failure(self, done: Watched) -> str | None:
-        if done.status == 0:
-            return None
-        if done.status is None:
-            return f"over {self.timeout:.0f} s"
-        said = _COLOUR.sub("", done.output + "\n" + done.errors).splitlines()
-        errors = [line.strip() for line in said if _ERROR.fullmatch(line.strip())]
-        return (errors or [f"exit {done.status}"])[-1][:150]
+        return made_of(done, self.timeout, out / "model.tflite")
 
 
 def install(folder: Path) -> None:
@@ -388,10 +336,10 @@ class Examined(msgspec.Struct, frozen=True):
 
 def examined(name: str, source: Path, paths: Mapping[Who, Path], seconds: float) -> Examined:
     """In this process, which has to be one of its own: a runtime that crashes takes it along."""
-    from benchmarks import tflite_models
+    from benchmarks import subjects
     from retarget.session import Session
 
-    feeds = tflite_models.feeds(name)
+    feeds = subjects.feeds(name)
     with Session(source) as session:
         expected = session.run(feeds)
     found: dict[str, Found] = {who: examine(who, path, feeds, expected) for who, path in paths.items()}
@@ -426,24 +374,12 @@ class Row:
         return found is not None and found.error is None and found.snr >= SOUND_DB
 
     def ratio(self, figure: Callable[[Made], float], own: Who = "retarget") -> float | None:
-        """The peer's by ours; None where one has no file."""
-        if any(self.made[who].process.error for who in (own, "onnx2tf")):
-            return None
-        return figure(self.made["onnx2tf"]) / max(figure(self.made[own]), 1e-9)
+        return ratio(self.made["onnx2tf"], self.made[own], figure)
 
     def slower(self, threads: str) -> float | None:
         """Our latency by the peer's."""
         timed = self.examined.latency.get(threads)
         return None if timed is None else timed.slower
-
-
-FIGURES: Mapping[str, Callable[[Made], float]] = {
-    "process s": lambda made: made.process.seconds,
-    "work s": lambda made: made.work.seconds,
-    "CPU s": lambda made: made.cpu_seconds,
-    "process MB": lambda made: made.process.peak_mb,
-    "work MB": lambda made: made.work.peak_mb,
-}
 
 
 def row(name: str, place: Place, seconds: float) -> Row:
@@ -460,16 +396,9 @@ def row(name: str, place: Place, seconds: float) -> Row:
             paths[who] = path
     found = Row(name, made, examined_apart(name, source, paths, seconds))
     print(f"\n{name}, {source.stat().st_size / 1e6:.1f} MB")
-    print(f"{'':10}" + "".join(f"{title:>12}{'ratio':>7}" for title in FIGURES))
+    print(costs_head())
     for who in (*TOOLS, "emit"):
-        if error := made[who].process.error:
-            print(f"{who:10}  failed: {error}")
-            continue
-        line = f"{who:10}"
-        for figure in FIGURES.values():
-            ratio = found.ratio(figure, who)
-            line += f"{figure(made[who]):>12.2f}" + ("      -" if ratio is None else f"{ratio:>7.1f}")
-        print(line)
+        print(costs(who, made[who], made["onnx2tf"]))
     print(f"{'':10}{'MB':>8}{'operators':>11}{'TRANSPOSE':>11}{'max error':>11}{'SNR':>7}", end="")
     print(f"{'ms':>9}{'ratio':>7}{'noise':>7}{'ms, 2':>9}{'ratio':>7}{'noise':>7}")
     for who in paths:
@@ -484,13 +413,6 @@ def row(name: str, place: Place, seconds: float) -> Row:
             line += f"{timed.ms[who]:>9.3f}{ratio:>7.2f}{timed.noise:>7.1%}"
         print(line, flush=True)
     return found
-
-
-def verdict(words: str, figures: Mapping[str, str], broken: Sequence[str]) -> None:
-    """One line of what must hold, over the models that it could be measured on."""
-    holds = "not measured" if not figures else "DOES NOT HOLD" if broken else "holds"
-    said = ", ".join(f"{name} {figure}" for name, figure in figures.items())
-    print(f"  {holds:13} {words}: {said or '-'}" + (f"; not on {', '.join(broken)}" if broken else ""), flush=True)
 
 
 def verdicts(rows: Sequence[Row]) -> None:
@@ -591,9 +513,9 @@ def main() -> None:
         place = Place(given.folder, given.peer, given.timeout, given.again)
         names = given.models
         if names == ["all"]:
-            from benchmarks import tflite_models
+            from benchmarks import subjects
 
-            names = list(tflite_models.subjects())
+            names = list(subjects.subjects())
         if "peer" in given.parts:
             verdicts([row(name, place, given.seconds) for name in names])
         if "memory" in given.parts:

@@ -1,9 +1,9 @@
-"""What `benchmarks.tflite` converts: each exported once as an ONNX file of a batch of one that any tool reads.
+"""What targets are compared on with other converters: each exported once as an ONNX file that any tool reads.
 
 The file is what PyTorch's own exporter writes, optimized by it, at opset 20: the first with Gelu, of whose parts below
-it onnx2tf makes a file that needs TensorFlow's kernels. Sizes are fixed and weights stand in the file, because some
-tools cannot take them otherwise. Weights are drawn as the tests' families draw theirs, so that every input shows in the
-outputs.
+it onnx2tf makes a TFLite file that needs TensorFlow's kernels. Its batch is one, sizes are fixed and weights stand in
+it, because some tools cannot take them otherwise. Weights are drawn as the tests' families draw theirs, so that every
+input shows in the outputs.
 """
 
 from __future__ import annotations
