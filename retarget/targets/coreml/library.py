@@ -18,7 +18,8 @@ _FRAMEWORKS = ("libsvm", "sklearn", "tensorflow", "torch", "transformers", "xgbo
 def _hidden(names: tuple[str, ...]) -> Iterator[None]:
     """Make ``import`` of these fail, also where they are imported already."""
     kept = {name: sys.modules[name] for name in names if name in sys.modules}
-    sys.modules.update(dict.fromkeys(names))  # None: what importlib takes as "not to be found"
+    # None: what importlib takes as "not to be found".
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]
     try:
         yield
     finally:
