@@ -7,23 +7,37 @@ from collections.abc import Mapping
 from retarget.targets.coreml.interpreter.call import OpFunction
 from retarget.targets.coreml.interpreter.ops import (
     attention,
+    boxes,
+    control,
     convolution,
     elementwise,
     linear,
     normalization,
     pooling,
+    quantization,
+    recurrent,
     reduction,
+    resize,
+    sampling,
+    scatter_gather,
     shape,
 )
 
 FAMILIES: tuple[Mapping[str, OpFunction], ...] = (
     attention.OPS,
+    boxes.OPS,
+    control.OPS,
     convolution.OPS,
     elementwise.OPS,
     linear.OPS,
     normalization.OPS,
     pooling.OPS,
+    quantization.OPS,
+    recurrent.OPS,
     reduction.OPS,
+    resize.OPS,
+    sampling.OPS,
+    scatter_gather.OPS,
     shape.OPS,
 )
 

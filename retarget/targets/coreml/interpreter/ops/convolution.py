@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from types import EllipsisType
+from typing import TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from retarget.errors import ToolchainFailure
-from retarget.targets.coreml.interpreter.call import Call, NotInterpreted, OpFunction
+from retarget.targets.coreml.interpreter.call import Call, NotInterpreted, OpFunction, Tensor
 from retarget.targets.coreml.interpreter.ops.windows import Window, exactly, padded, windows
 
-if TYPE_CHECKING:
-    from retarget.protocols import Array
+Index: TypeAlias = tuple[EllipsisType | int | slice, ...]
 
 LARGEST = 1 << 26
 """Bytes of the elements under all windows that are laid side by side at once; more is done in pieces."""
 
 
-def conv(call: Call) -> Array:
+def conv(call: Call) -> Tensor:
     x, weight, groups = call.array("x"), call.array("weight"), call.integer("groups", 1)
     outputs, channels, *taps = weight.shape
     if x.ndim != weight.ndim or x.shape[1] != channels * groups or outputs % groups:
@@ -37,7 +37,7 @@ def conv(call: Call) -> Array:
     return _with_bias(call, result)
 
 
-def conv_transpose(call: Call) -> Array:
+def conv_transpose(call: Call) -> Tensor:
     """What each element of ``x`` times the weights adds to the place of its window, less the pads."""
     x, weight, groups = call.array("x"), call.array("weight"), call.integer("groups", 1)
     channels, outputs, *taps = weight.shape
@@ -56,12 +56,10 @@ def conv_transpose(call: Call) -> Array:
     total = np.zeros((len(x), groups, outputs, *extents), x.dtype)
     rows = x.reshape(len(x), groups, channels // groups, -1)
     matrices = weight.reshape(groups, channels // groups, outputs, *taps)
-    for tap in itertools.product(*map(range, taps)):
-        matrix = matrices[(..., *tap)].swapaxes(1, 2)
-        under = tuple(each.of_tap(index) for each, index in zip(places, tap, strict=True))
-        total[(..., *under)] += (matrix @ rows).reshape(len(x), groups, outputs, *x.shape[2:])
-    inside = tuple(slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=True))
-    return _with_bias(call, total[(..., *inside)].reshape(len(x), groups * outputs, *sizes))
+    for tap, under in _taps(places):
+        total[under] += (matrices[tap].swapaxes(1, 2) @ rows).reshape(len(x), groups, outputs, *x.shape[2:])
+    inside: Index = (..., *(slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=True)))
+    return _with_bias(call, total[inside].reshape(len(x), groups * outputs, *sizes))
 
 
 def _kept(call: Call, full: Sequence[int], same: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -87,7 +85,7 @@ def _kept(call: Call, full: Sequence[int], same: Sequence[int]) -> tuple[list[in
             raise NotInterpreted(f"pad_type '{kind}' of a transposed convolution")
 
 
-def _with_bias(call: Call, result: Array) -> Array:
+def _with_bias(call: Call, result: Tensor) -> Tensor:
     bias = call.optional("bias")
     if bias is None:
         return result
@@ -95,33 +93,39 @@ def _with_bias(call: Call, result: Array) -> Array:
     return result
 
 
-def _pointwise(x: Array, weight: Array, groups: int, found: Sequence[Window]) -> Array:
-    x = x[(..., *(each.of_tap(0) for each in found))]
+def _pointwise(x: Tensor, weight: Tensor, groups: int, found: Sequence[Window]) -> Tensor:
+    _, under = next(_taps(found))
+    x = x[under]
     rows = x.reshape(len(x), groups, weight.shape[1], -1)
     matrices = weight.reshape(groups, -1, weight.shape[1])
     return (matrices @ rows).reshape(len(x), len(weight), *x.shape[2:])
 
 
-def _depthwise(x: Array, weight: Array, found: Sequence[Window]) -> Array:
+def _depthwise(x: Tensor, weight: Tensor, found: Sequence[Window]) -> Tensor:
     """One channel a group, and one or more outputs of each: a sum over taps, for all channels at once."""
     count, groups, rank = len(x), x.shape[1], len(found)
     x = x.reshape(count, groups, 1, *x.shape[2:])
     weight = weight.reshape(groups, -1, *weight.shape[2:])
     total = np.zeros((count, groups, weight.shape[1], *(each.steps for each in found)), x.dtype)
     term = np.empty_like(total)
-    for tap in itertools.product(*(range(each.taps) for each in found)):
-        under = tuple(each.of_tap(index) for each, index in zip(found, tap, strict=True))
-        factors = weight[(..., *tap)].reshape(groups, -1, *[1] * rank)
-        total += np.multiply(x[(..., *under)], factors, out=term)
+    for tap, under in _taps(found):
+        total += np.multiply(x[under], weight[tap].reshape(groups, -1, *[1] * rank), out=term)
     return total.reshape(count, -1, *total.shape[3:])
 
 
-def _windowed(x: Array, weight: Array, groups: int, found: Sequence[Window]) -> Array:
+def _taps(found: Sequence[Window]) -> Iterator[tuple[Index, Index]]:
+    """Each tap: which it is along the last axes of the weights, and what is under it along those of the input."""
+    for tap in itertools.product(*(range(each.taps) for each in found)):
+        yield (..., *tap), (..., *(each.of_tap(index) for each, index in zip(found, tap, strict=True)))
+
+
+def _windowed(x: Tensor, weight: Tensor, groups: int, found: Sequence[Window]) -> Tensor:
     """The elements under each window as a column, times the weights as rows: ``LARGEST`` bytes of columns at once."""
     channels, rank, places = weight.shape[1], len(found), [each.steps for each in found]
     view = sliding_window_view(x, [each.reach for each in found], tuple(range(2, x.ndim)))
-    view = view[(..., *(slice(None, None, each.dilation) for each in found))]
-    view = view[(slice(None), slice(None), *(slice(None, (n.steps - 1) * n.stride + 1, n.stride) for n in found))]
+    at_steps: Index = tuple(slice(None, (each.steps - 1) * each.stride + 1, each.stride) for each in found)
+    at_taps: Index = tuple(slice(None, None, each.dilation) for each in found)
+    view = view[(slice(None), slice(None), *at_steps, *at_taps)]
     # Channels and taps in front, places behind: the order of a matrix of columns.
     view = view.transpose(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     matrices = weight.reshape(groups, len(weight) // groups, -1)
@@ -129,11 +133,9 @@ def _windowed(x: Array, weight: Array, groups: int, found: Sequence[Window]) -> 
     row_bytes = x.itemsize * channels * groups * math.prod(weight.shape[2:]) * math.prod(places[1:])
     rows = max(LARGEST // row_bytes, 1)
     for sample, begin in itertools.product(range(len(x)), range(0, places[0], rows)):
-        piece = view[(sample, slice(None), *[slice(None)] * rank, slice(begin, begin + rows))]
-        columns = piece.reshape(groups, matrices.shape[2], -1)
-        result[sample, :, :, begin : begin + rows] = (matrices @ columns).reshape(
-            *result.shape[1:3], -1, *places[1:]
-        )
+        piece: Index = (sample, *[slice(None)] * (1 + rank), slice(begin, begin + rows))
+        columns = view[piece].reshape(groups, matrices.shape[2], -1)
+        result[sample, :, :, begin : begin + rows] = (matrices @ columns).reshape(*result.shape[1:3], -1, *places[1:])
     return result.reshape(len(x), len(weight), *places)
 
 

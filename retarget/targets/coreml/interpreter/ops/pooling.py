@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.coreml.interpreter.call import Call, OpFunction
+from retarget.targets.coreml.interpreter.call import Call, OpFunction, Tensor
 from retarget.targets.coreml.interpreter.ops.windows import Window, padded, windows
 
-if TYPE_CHECKING:
-    from retarget.protocols import Array
 
-
-def max_pool(call: Call) -> Array:
+def max_pool(call: Call) -> Tensor:
     x, found = _operands(call)
     return _pooled(padded(x, found, -np.inf), found, np.maximum)
 
 
-def avg_pool(call: Call) -> Array:
+def avg_pool(call: Call) -> Tensor:
     """Pads count as zeros, or not at all; what lies behind the pads where sizes are rounded up never counts."""
     x, found = _operands(call)
     total = _pooled(padded(x, found, 0), found, np.add)
@@ -29,18 +25,18 @@ def avg_pool(call: Call) -> Array:
     return total
 
 
-def l2_pool(call: Call) -> Array:
+def l2_pool(call: Call) -> Tensor:
     """Roots of the sums of squares."""
     x, found = _operands(call)
     return np.sqrt(_pooled(padded(np.square(x), found, 0), found, np.add))
 
 
-def _operands(call: Call) -> tuple[Array, list[Window]]:
+def _operands(call: Call) -> tuple[Tensor, list[Window]]:
     x = call.array("x")
     return x, windows(call, x.shape[2:], call.integers("kernel_sizes"))
 
 
-def _pooled(x: Array, found: list[Window], join: Callable[..., Array]) -> Array:
+def _pooled(x: Tensor, found: list[Window], join: Callable[..., Tensor]) -> Tensor:
     for axis, window in enumerate(found, 2):
         at = (slice(None),) * axis
         total = x[(*at, window.of_tap(0))].copy()
@@ -50,11 +46,10 @@ def _pooled(x: Array, found: list[Window], join: Callable[..., Array]) -> Array:
     return x
 
 
-def _counts(window: Window, only_elements: bool) -> Array:
+def _counts(window: Window, only_elements: bool) -> Tensor:
     """How many elements, or elements and pads, are under the window at each place."""
-    first, behind = (window.begin, window.begin + window.size) if only_elements else (0, None)
-    if behind is None:
-        behind = window.begin + window.size + window.end
+    first = window.begin if only_elements else 0
+    behind = window.begin + window.size + (0 if only_elements else window.end)
     starts = np.arange(window.steps) * window.stride
     return np.minimum(starts + window.taps, behind) - np.maximum(starts, first)
 

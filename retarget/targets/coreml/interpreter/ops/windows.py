@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retarget.errors import ToolchainFailure
-from retarget.targets.coreml.interpreter.call import Call, NotInterpreted
-
-if TYPE_CHECKING:
-    from retarget.protocols import Array
+from retarget.targets.coreml.interpreter.call import Call, NotInterpreted, Tensor
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def exactly(call: Call, name: str, count: int, default: int) -> list[int]:
     return given
 
 
-def padded(array: Array, found: Sequence[Window], value: float) -> Array:
+def padded(array: Tensor, found: Sequence[Window], value: float) -> Tensor:
     """``array`` with ``value`` around the last axes, as far as the windows reach."""
     edges = [(0, 0)] * (array.ndim - len(found)) + [(each.begin, each.end + each.overhang) for each in found]
     return np.pad(array, edges, constant_values=value) if any(a or b for a, b in edges) else array
