@@ -78,3 +78,10 @@ def part(call: Call, x: Var, axis: int, kept: slice) -> Var:
         begin_mask=others,
         end_mask=end_mask,
     )
+
+
+def unknown(call: Call, x: Var) -> Var:
+    """``x`` as a loop begins with it: the builder would write the loop's body as if a constant stayed what it is."""
+    made = call.mil.identity(x=x)
+    made._sym_val = None
+    return made
