@@ -6,17 +6,15 @@ To load a model costs more than to compute a node: many are held against ONNX Ru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import target_testing as t
-from onnx import helper, numpy_helper
+from node_models import Node, model
 
 from retarget import catalog, graph
 from retarget.protocols import EmitJob
@@ -27,49 +25,10 @@ from retarget.targets.tflite.layout import FIRST_AXES, Arranged, Layout, Way, Wi
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from retarget.protocols import Array, Feeds
-
-Attribute: TypeAlias = int | float | str | list[int]
+    from retarget.protocols import Array
 
 LAYOUTS = ("first", "last")
 KERNELS = ("xnnpack", "builtin")
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node, the arrays that it is fed, and which of these the model holds."""
-
-    operator: str
-    operands: Sequence[Array | None]
-    attributes: Mapping[str, Attribute] = field(default_factory=dict)
-    constants: tuple[int, ...] = ()
-    outputs: int = 1
-
-
-def model(*nodes: Node) -> tuple[ir.Model, Feeds]:
-    """A model of nodes that have nothing to do with each other, and what they are fed."""
-    made = helper.make_graph([], "g", [], [])
-    feeds: dict[str, Array] = {}
-    for place, node in enumerate(nodes):
-        names = ["" if each is None else f"x{place}_{index}" for index, each in enumerate(node.operands)]
-        results = [f"y{place}_{index}" for index in range(node.outputs)]
-        proto = helper.make_node(node.operator, names, results, name=f"node{place}")
-        proto.attribute.extend(helper.make_attribute(name, value) for name, value in node.attributes.items())
-        made.node.append(proto)
-        made.output.extend(helper.make_empty_tensor_value_info(name) for name in results)
-        for index, (name, operand) in enumerate(zip(names, node.operands, strict=True)):
-            if operand is None:
-                continue
-            array = np.asarray(operand)
-            if index in node.constants:
-                made.initializer.append(numpy_helper.from_array(array, name))
-            else:
-                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-                made.input.append(helper.make_tensor_value_info(name, kind, array.shape))
-                feeds[name] = array
-    opset = helper.make_opsetid("", graph.OPSET)
-    proto_model = helper.make_model(made, opset_imports=[opset], ir_version=10)
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto_model, strict_mode=True)), feeds
 
 
 def agrees(
@@ -136,18 +95,3 @@ def channels_last(
             Layout.LAST if way in (Way.LAST, Way.EITHER) else Layout.FIRST,
         )
     return made
-
-
-def floats(*shape: int, scale: float = 3.0, seed: int = 1) -> Array:
-    array: Array = np.asarray(np.random.default_rng(seed).normal(0, scale, shape), np.float32)
-    return array
-
-
-def integers(*shape: int, low: int = -9, high: int = 9, dtype: str = "int32", seed: int = 1) -> Array:
-    array: Array = np.random.default_rng(seed).integers(low, high, shape).astype(dtype)
-    return array
-
-
-def truths(*shape: int, seed: int = 1) -> Array:
-    array: Array = np.random.default_rng(seed).random(shape) < 0.5
-    return array

@@ -9,7 +9,8 @@ import numpy as np
 import one_node
 import pytest
 import target_testing as t
-from many_nodes import LAYOUTS, Attribute, Node, agrees, floats, integers
+from many_nodes import LAYOUTS, agrees
+from node_models import Attribute, Node, floats, integers
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

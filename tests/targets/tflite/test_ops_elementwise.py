@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import target_testing as t
-from many_nodes import LAYOUTS, Node, agrees, floats, integers, model, truths
+from many_nodes import LAYOUTS, agrees
+from node_models import Node, floats, integers, model, truths
 
 from retarget.errors import Unsupported
 

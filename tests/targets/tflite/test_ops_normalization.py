@@ -9,7 +9,8 @@ import numpy as np
 import one_node
 import pytest
 import target_testing as t
-from many_nodes import LAYOUTS, Attribute, Node, agrees, channels_last, floats, job, model
+from many_nodes import LAYOUTS, agrees, channels_last, job
+from node_models import Attribute, Node, floats, model
 
 from retarget import catalog
 from retarget.compare import snr_db

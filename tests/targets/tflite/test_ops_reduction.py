@@ -9,7 +9,8 @@ import numpy as np
 import one_node
 import pytest
 import target_testing as t
-from many_nodes import LAYOUTS, Node, agrees, floats, integers, model, truths
+from many_nodes import LAYOUTS, agrees
+from node_models import Node, floats, integers, model, truths
 
 from retarget.errors import Unsupported
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from many_nodes import LAYOUTS, Node, agrees
+from many_nodes import LAYOUTS, agrees
+from node_models import Node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
