@@ -1,7 +1,7 @@
 """LSTM and RNN as MIL's operators where these compute just that, else a loop over the steps; GRU is always a loop.
 
-MIL's own `gru` resets before the product with the weights, where exporters write the other order, and coremltools' tests
-say of it that it is wrong from the second of a batch on; coremltools' PyTorch frontend writes a loop like this one.
+MIL's own `gru` resets before the product with the weights, where exporters write the other order, and coremltools'
+tests say that it is wrong from the second of a batch on; coremltools' PyTorch frontend writes a loop like this one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retarget.targets.coreml.call import FLOATS, Call, Op
 from retarget.targets.coreml.compressed import expanded
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.parts import concatenated, known, part, transposed, unknown
-from retarget.targets.coreml.values import Codes, Dim, Refusal, Result
+from retarget.targets.coreml.values import Codes, Refusal, Result
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -48,7 +48,7 @@ _FUSED_SINCE = 17
 
 @dataclass(frozen=True)
 class _Layer:
-    """One direction of a layer. Shapes are those of ONNX with the steps in front, without the axis of the directions."""
+    """One direction of a layer. Shapes have the steps in front, and no axis of the directions."""
 
     call: Call
     index: int
@@ -68,8 +68,9 @@ class _Layer:
         return self.call.sizes(2, [2])[0]
 
     @property
-    def batch(self) -> Dim:
-        return self.source.shape[1]
+    def batch(self) -> int | None:
+        """None: it is open."""
+        return known(self.source.shape[1])
 
     def weight(self, operand: int) -> Array:
         """This direction's rows of W, R, B or P."""
@@ -91,8 +92,8 @@ class _Layer:
             axis = 1 if _is_batch_first(call) else 0
             mine = part(call, call.var(operand), axis, slice(self.index, self.index + 1))
             return call.mil.squeeze(x=mine, axes=[axis])
-        if (batch := known(self.batch)) is not None:
-            return call.mil.const(val=np.zeros((batch, self.size), call.dtype(0)))
+        if self.batch is not None:
+            return call.mil.const(val=np.zeros((self.batch, self.size), call.dtype(0)))
         rows = call.mil.slice_by_index(x=call.mil.shape(x=self.source), begin=[1], end=[2])
         return call.mil.fill(shape=call.mil.concat(values=[rows, np.array([self.size], np.int32)], axis=0), value=0.0)
 
@@ -151,6 +152,7 @@ class _Layer:
         # Every step of it is written: what it begins as is only of the right shape.
         sequence = part(call, products, 2, slice(0, self.size))
         begin = [unknown(call, value) for value in (call.mil.const(val=np.array([0], np.int32)), sequence, *states)]
+        made: Sequence[Var]
         _, *made = call.mil.while_loop(_cond=goes_on, _body=body, loop_vars=tuple(begin))
         return made
 
@@ -219,21 +221,19 @@ def _gru(layer: _Layer) -> Sequence[Var]:
     is_linear = bool(call.attributes.get_int("linear_before_reset", 0))
     gate, squash = layer.activation(0), layer.activation(1)
     recurrent = layer.weight(2)
-    early, late = (each.copy() for each in layer.biases(3))
+    by_input, by_state = layer.biases(3)
     # What is added outside of the reset gate's product is added once for all steps.
-    early[:2] += late[:2]
-    late[:2] = 0
-    if not is_linear:
-        early[2] += late[2]
+    is_late = np.array([[False], [False], [is_linear]])
+    early, late = np.where(is_late, by_input, np.add(by_input, by_state)), np.where(is_late, by_state, 0)
 
     def step(product: Var, state: Sequence[Var]) -> Sequence[Var]:
         update, reset, new = mil.split(x=product, num_splits=3, axis=1)
         if is_linear:
-            by_state = mil.linear(x=state[0], weight=recurrent, bias=late.reshape(-1))
-            to_update, to_reset, to_new = mil.split(x=by_state, num_splits=3, axis=1)
+            recalled = mil.linear(x=state[0], weight=recurrent, bias=late.astype(by_state.dtype).reshape(-1))
+            to_update, to_reset, to_new = mil.split(x=recalled, num_splits=3, axis=1)
         else:
-            by_state = mil.linear(x=state[0], weight=recurrent[: 2 * size])
-            to_update, to_reset = mil.split(x=by_state, num_splits=2, axis=1)
+            recalled = mil.linear(x=state[0], weight=recurrent[: 2 * size])
+            to_update, to_reset = mil.split(x=recalled, num_splits=2, axis=1)
         update = gate(layer.clipped(mil.add(x=update, y=to_update)))
         reset = gate(layer.clipped(mil.add(x=reset, y=to_reset)))
         if is_linear:
@@ -274,7 +274,7 @@ def _run(call: Call, functions: Sequence[str], write: Callable[[_Layer], Sequenc
 def _named(call: Call, names: Sequence[str]) -> list[tuple[str, Mapping[str, float]]]:
     """MIL's functions and their parameters. The attributes have numbers only for the functions that take some."""
     alphas, betas = (iter(call.attributes.get_floats(f"activation_{name}", ())) for name in ("alpha", "beta"))
-    found = []
+    found: list[tuple[str, Mapping[str, float]]] = []
     for name in names:
         if name.lower() not in _FUNCTIONS:
             raise Refusal(f"activations={name}: MIL has no such function")
