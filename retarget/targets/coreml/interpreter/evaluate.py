@@ -64,7 +64,8 @@ class Interpreter:
         for name, value in zip(self.function.block.outputs, results, strict=True):
             if isinstance(value, list):
                 raise NotInterpreted(f"output '{name}' is a list")
-            outputs[name] = value.values if isinstance(value, Dictionary) else value
+            # Copied: it may be what was fed, or a view of a file.
+            outputs[name] = np.array(value.values if isinstance(value, Dictionary) else value)
         return outputs
 
     # ---- before running

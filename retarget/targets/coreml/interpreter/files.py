@@ -66,7 +66,7 @@ class Package:
             found = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
         except OSError as error:
             raise ToolchainFailure(f"{place}: {error.strerror}", DAMAGED) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ToolchainFailure(f"{place}: it does not name the model's specification", DAMAGED) from error
         return _inside(self.path / "Data", found, place)
 
@@ -145,8 +145,8 @@ def restored(data: Array, element: str, shape: tuple[int, ...]) -> Array:
 
 
 def _inside(root: Path, relative: object, place: Path) -> Path:
-    """A file of the package; raise ``ToolchainFailure`` for a path that leads out of it."""
-    parts = PurePosixPath(relative if isinstance(relative, str) else "")
+    """A file of the package; raise ``ToolchainFailure`` for a path that leads out of it, or is none."""
+    parts = PurePosixPath(relative if isinstance(relative, str) and relative.isprintable() else "")
     if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-        raise ToolchainFailure(f"{place}: '{relative}' is no path inside of the package", DAMAGED)
+        raise ToolchainFailure(f"{place}: {relative!r} is no path inside of the package", DAMAGED)
     return root / parts
