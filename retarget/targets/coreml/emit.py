@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -81,21 +82,24 @@ def _convert(program: Program, lowering: Lowering, job: EmitJob, path: Path) -> 
     pipeline = ct.PassPipeline(pass_names=passes, pipeline_name="retarget")
     if made is not None:
         pipeline.set_options(made.name, {"config": made.config})
-    try:
-        ct.convert(
-            program,
-            source="milinternal",
-            convert_to="mlprogram",
-            inputs=input_types(job, lowering.inputs, lowering.sizes),
-            minimum_deployment_target=getattr(ct.target, lowering.target),
-            compute_precision=ct.precision.FLOAT32,  # what is float16 is so in the graph already
-            pass_pipeline=pipeline,
-            package_dir=str(path),
-            skip_model_load=True,
-        )
-    except (AssertionError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        words = " ".join(str(error).split())
-        raise ToolchainFailure(f"coremltools cannot write the program: {words}") from error
+    with warnings.catch_warnings():
+        # It leaves its temporary folder to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            ct.convert(
+                program,
+                source="milinternal",
+                convert_to="mlprogram",
+                inputs=input_types(job, lowering.inputs, lowering.sizes),
+                minimum_deployment_target=getattr(ct.target, lowering.target),
+                compute_precision=ct.precision.FLOAT32,  # what is float16 is so in the graph already
+                pass_pipeline=pipeline,
+                package_dir=str(path),
+                skip_model_load=True,
+            )
+        except (AssertionError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            words = " ".join(str(error).split())
+            raise ToolchainFailure(f"coremltools cannot write the program: {words}") from error
 
 
 def _write_map(done: Executed, names: Mapping[str, str], path: Path) -> None:
