@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import onnx_ir as ir
 
 from retarget.errors import ToolchainFailure, unsupported
@@ -14,8 +15,17 @@ from retarget.facts import EmitFacts, IoEntry
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec
 from retarget.targets import legal
-from retarget.targets.coreml import Options
-from retarget.targets.coreml.border import input_types
+from retarget.targets.coreml.border import (
+    TO_CHANNELS_FIRST,
+    Border,
+    border,
+    classifier_config,
+    describe,
+    input_types,
+    is_turned,
+    one_at_a_time,
+    options,
+)
 from retarget.targets.coreml.compress import compression
 from retarget.targets.coreml.executed import Executed, executed
 from retarget.targets.coreml.library import Program, ct
@@ -25,6 +35,8 @@ from retarget.targets.coreml.package import settle
 
 FILE = "model.mlpackage"
 MAP = "tensors.json"
+BORDER = "border"
+"""Of the settings: a `Border`, as JSON."""
 
 _NEWER = "`minimum_deployment_target` of the target names the oldest system"
 
@@ -36,8 +48,8 @@ PASSES = (
     "common::fuse_linear_bias",
     "common::fuse_conv_bias",
     "common::fuse_transpose_matmul",
-    "common::guard_negative_gather_indices",
     "common::dead_code_elimination",
+    "common::dedup_op_and_var_names",
 )
 """Of coremltools: those that only leave out or join what is exact, and what no pass on the ONNX graph can do as it has
 no such operator. None that changes what is rounded: quantized models mean what their scales say."""
@@ -53,20 +65,23 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     lowering, program, closed = _lowered(model, job)
     if lowering.refusals:
         raise unsupported("coreml", lowering.refusals, _NEWER)
-    _convert(program, lowering, job, out / FILE)
-    settle(out / FILE)
+    shown = border(job, lowering.inputs, lowering.outputs, lowering.sizes)
+    _convert(program, lowering, job, shown, out / FILE)
+    settle(out / FILE, lambda spec: describe(spec, job, lowering.inputs, lowering.outputs))
     done = executed(out / FILE)
-    _write_map(done, lowering.names, out / MAP)
-    return _facts(job, lowering, done, closed)
+    # An image is pixels in the package, and not the value that it becomes.
+    _write_map(done, {own: name for own, name in lowering.names.items() if own not in shown.images}, out / MAP)
+    return _facts(job, lowering, shown, done, closed)
 
 
 def _lowered(model: ir.Model, job: EmitJob) -> tuple[Lowering, Program, dict[str, str]]:
     """The program with as many open dimensions as can be; those that had to be fixed with the reason."""
-    assert isinstance(job.options, Options)
+    closed = one_at_a_time(job)
     sizes = {symbol: extent.opt for symbol, extent in job.shapes.items() if extent.min == extent.max}
-    closed: dict[str, str] = {}
+    closed = {symbol: reason for symbol, reason in closed.items() if symbol not in sizes}
+    sizes |= dict.fromkeys(closed, 1)
     while True:
-        lowering = Lowering(model, job, job.options.minimum_deployment_target, sizes, OPS)
+        lowering = Lowering(model, job, options(job).minimum_deployment_target, sizes, OPS)
         program = lowering.run()
         if not lowering.closed:
             return lowering, program, closed
@@ -74,7 +89,7 @@ def _lowered(model: ir.Model, job: EmitJob) -> tuple[Lowering, Program, dict[str
         sizes |= {symbol: job.shapes[symbol].opt for symbol in lowering.closed}
 
 
-def _convert(program: Program, lowering: Lowering, job: EmitJob, path: Path) -> None:
+def _convert(program: Program, lowering: Lowering, job: EmitJob, shown: Border, path: Path) -> None:
     passes = list(PASSES)
     made = compression(job, lowering.kept)
     if made is not None:
@@ -91,6 +106,7 @@ def _convert(program: Program, lowering: Lowering, job: EmitJob, path: Path) -> 
                 source="milinternal",
                 convert_to="mlprogram",
                 inputs=input_types(job, lowering.inputs, lowering.sizes),
+                classifier_config=classifier_config(shown),
                 minimum_deployment_target=getattr(ct.target, lowering.target),
                 compute_precision=ct.precision.FLOAT32,  # what is float16 is so in the graph already
                 pass_pipeline=pipeline,
@@ -112,21 +128,35 @@ def _write_map(done: Executed, names: Mapping[str, str], path: Path) -> None:
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _facts(job: EmitJob, lowering: Lowering, done: Executed, closed: Mapping[str, str]) -> EmitFacts:
+def _facts(job: EmitJob, lowering: Lowering, shown: Border, done: Executed, closed: Mapping[str, str]) -> EmitFacts:
     return EmitFacts(
         target="coreml",
         variant_precision=job.precision,
-        inputs=tuple(_entry(spec, lowering.inputs[spec.name], done) for spec in job.inputs),
+        inputs=tuple(_input(spec, lowering.inputs[spec.name], job, done) for spec in job.inputs),
         outputs=tuple(_entry(spec, lowering.outputs[spec.name], done) for spec in job.outputs),
         precision=done.precision(job.precision),
-        sizes={symbol: job.shapes[symbol].opt for symbol in closed},
-        notes=tuple(_notes(job, closed)),
+        sizes={symbol: lowering.sizes[symbol] for symbol in closed},
+        settings={BORDER: msgspec.json.encode(shown).decode()} if shown != Border() else {},
+        notes=tuple(_notes(lowering, shown, closed)),
     )
 
 
-def _notes(job: EmitJob, closed: Mapping[str, str]) -> Iterator[str]:
+def _notes(lowering: Lowering, shown: Border, closed: Mapping[str, str]) -> Iterator[str]:
     for symbol, reason in closed.items():
-        yield f"{symbol} is {job.shapes[symbol].opt} in the package: {reason}"
+        yield f"{symbol} is {lowering.sizes[symbol]} in the package: {reason}"
+    for name, image in shown.images.items():
+        what = "float16" if image.color_layout == "GRAYSCALE_FLOAT16" else "whole numbers, 0 to 255"
+        yield f"{name} is an image of the kind {image.color_layout} in the package: on a device its pixels are {what}"
+    if shown.classes is not None:
+        yield f"{shown.classes.output} is a dictionary of labels in the package, called {shown.classes.scores}"
+
+
+def _input(spec: TensorSpec, name: str, job: EmitJob, done: Executed) -> IoEntry:
+    if spec.name in options(job).images:
+        # The runner makes pixels of the values, so it gets these as they are.
+        turned = TO_CHANNELS_FIRST if is_turned(spec.name, job) else None
+        return IoEntry(name=spec.name, artifact_name=name, spec=spec, artifact_dtype="float32", permutation=turned)
+    return _entry(spec, name, done)
 
 
 def _entry(spec: TensorSpec, name: str, done: Executed) -> IoEntry:

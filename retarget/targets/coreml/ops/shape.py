@@ -319,7 +319,7 @@ def positions(call: Call, count: Size) -> Var:
     return call.mil.range_1d(start=np.int32(0), end=end, step=np.int32(1))
 
 
-def count(call: Call, index: int, axis: int) -> Size:
+def count(call: Call, index: int, axis: int) -> int | Var:
     """The size of operand ``index`` along ``axis``, a number or computed."""
     found = length(call, index, axis)
     return int(found[0]) if isinstance(found, np.ndarray) else found

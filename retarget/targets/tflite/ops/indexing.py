@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.indices import is_every_place, is_never_negative
 from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.layout import FIRST_AXES, Layout, Way
 from retarget.targets.tflite.ops.shape import nothing, reshaped
 from retarget.targets.tflite.program import Constant, Options, Shape
 from retarget.targets.tflite.values import MOST_AXES, TYPES, Operand, Refusal, Value, narrow
-
-if TYPE_CHECKING:
-    from retarget.protocols import Array
 
 
 def gather(call: Call) -> Operand:
@@ -57,44 +54,6 @@ def from_front(call: Call, index: int, size: int | tuple[int, ...]) -> Operand:
         options=Options("FloorModOptions"),
         layout=Layout.FIRST,
     )
-
-
-_NEVER_NEGATIVE = frozenset({"ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Shape", "Size"})
-"""Operators whose results are positions or counts."""
-
-_MOVERS = frozenset(
-    {"Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
-)
-"""Operators whose results are elements of their first operand."""
-
-_OF_POSITIVE = frozenset({"Add", "Concat", "Max", "Min", "Mul", "ReduceMax", "ReduceSum"})
-"""Operators whose results are not negative where no operand is."""
-
-
-def is_never_negative(value: ir.Value) -> bool:
-    """Whether the producers of ``value`` show that it is nowhere negative."""
-    constant = ir.convenience.get_const_tensor(value)
-    if constant is not None:
-        return constant.size == 0 or bool((constant.numpy() >= 0).all())
-    node = value.producer()
-    if node is None:
-        return False
-    operands = [each for each in node.inputs if each is not None]
-    match node.op_type:
-        case name if name in _NEVER_NEGATIVE:
-            return True
-        case "TopK":
-            return value is node.outputs[1]
-        case "Split":
-            return is_never_negative(operands[0])
-        case name if name in _MOVERS:
-            return is_never_negative(operands[0])
-        case "Where":
-            return all(map(is_never_negative, operands[1:]))
-        case name if name in _OF_POSITIVE:
-            return all(map(is_never_negative, operands))
-        case _:
-            return False
 
 
 def _gather_way(node: ir.Node) -> Way:
@@ -151,7 +110,7 @@ def gather_nd(call: Call) -> Operand:
     if 0 in shape:
         return nothing(call, shape, data)
     indices = from_front(call, 1, sizes)
-    if not batch and isinstance(indices, Constant) and _is_every_place(indices.array(), sizes):
+    if not batch and isinstance(indices, Constant) and is_every_place(indices.array(), sizes):
         return reshaped(call, data, shape)
     if not batch:
         return call.emit("GATHER_ND", [data, indices], shape, narrow_dtype(data), Options("GatherNdOptions"))
@@ -161,12 +120,6 @@ def gather_nd(call: Call) -> Operand:
     options = Options("GatherOptions", {"axis": 1, "batchDims": 1})
     to = (*places.shape, *data.shape[batch + count :])
     return reshaped(call, call.emit("GATHER", [flat, places], to, narrow_dtype(data), options), shape)
-
-
-def _is_every_place(indices: Array, sizes: Shape) -> bool:
-    """Whether ``indices`` [..., axes] name each element of axes of ``sizes`` once, in order: so masks are broadcast."""
-    every = np.indices(sizes).reshape(len(sizes), -1).T
-    return indices.size == every.size and bool(np.array_equal(indices.reshape(every.shape), every))
 
 
 def joined_places(call: Call, indices: Operand, sizes: Shape) -> Operand:
