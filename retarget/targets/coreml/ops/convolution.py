@@ -36,12 +36,12 @@ def is_computed(call: Call, index: int) -> bool:
     return not isinstance(call.operand(index), Codes) and not call.is_constant(index)
 
 
-def bias_of(call: Call) -> tuple[Var | None, Var | None]:
-    """Operand 2 as the operand of a convolution, which is constant, or as what is added behind it."""
-    if not call.has(2):
+def bias_of(call: Call, index: int = 2) -> tuple[Var | None, Var | None]:
+    """Operand ``index`` as the bias of a convolution, which is constant, or as what is added behind it."""
+    if not call.has(index):
         return None, None
-    bias = call.var(2)
-    return (None, bias) if is_computed(call, 2) else (bias, None)
+    bias = call.var(index)
+    return (None, bias) if is_computed(call, index) else (bias, None)
 
 
 def with_bias(call: Call, x: Var, bias: Var | None) -> Var:

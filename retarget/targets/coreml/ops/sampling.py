@@ -249,7 +249,7 @@ def deform_conv(call: Call) -> Var:
     (channels,) = call.sizes(0, [1])
     parts = call.attributes.get_int("offset_group", 1)
     mask = call.var(4) if call.has(4) else None
-    bias, added = bias_of(call)
+    bias, added = bias_of(call, 3)
     images = [part(call, x, 1, slice(at, at + channels // parts)) for at in range(0, channels, channels // parts)]
     total: Var | None = None
     for number, taps in enumerate(itertools.product(*map(range, found.kernel))):
