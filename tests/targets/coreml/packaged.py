@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,9 +61,9 @@ def widened(array: Array) -> Array:
 def convert(program: Program, opset: int) -> Any:
     """The model of a program, its operations as they are."""
     with warnings.catch_warnings():
-        # The library leaves it to the garbage collector to remove the folder that it writes weights to.
+        # The library leaves it to Python to remove the folder that it writes weights to.
         warnings.simplefilter("ignore", ResourceWarning)
-        model = ct.convert(
+        return ct.convert(
             program,
             convert_to="mlprogram",
             pass_pipeline=ct.PassPipeline.EMPTY,
@@ -72,5 +71,3 @@ def convert(program: Program, opset: int) -> Any:
             compute_precision=ct.precision.FLOAT32,
             skip_model_load=True,
         )
-        gc.collect()
-        return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +106,7 @@ def test_damaged_weights(content: bytes, offset: int, message: str, tmp_path: Pa
 def package(path: Path) -> Path:
     """``done = relu(x + weight)``, the weight in its file."""
 
-    def build(values: dict[str, Var]) -> Var:
+    def build(values: Mapping[str, Var]) -> Var:
         return mb.relu(x=mb.add(x=values["x"], y=WEIGHT, name="sum"), name="done")
 
     packaged.saved(path, {"x": np.zeros((1, 4), np.float32)}, build, 17)
