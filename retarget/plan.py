@@ -24,6 +24,7 @@ from retarget.identity import framework_versions, host, require, version
 from retarget.preprocess import READERS, Classes, check_folder
 from retarget.protocols import JSON, Kind, Step
 from retarget.recipe import Evaluation, Int8, Int8Dynamic, Int16x8, Palette, WeightsOnly
+from retarget.recipe_yaml import TextFile
 from retarget.recognise import recognise
 from retarget.tolerance import DEFAULT_TOLERANCE
 
@@ -428,7 +429,9 @@ class _Planner:
                 variant=variant.name,
                 precision=variant.precision,
                 io=_io(variant),
-                options=msgspec.structs.asdict(target.options),
+                options={
+                    name: self.spelled_out(value) for name, value in msgspec.structs.asdict(target.options).items()
+                },
                 block=variant.block if own else None,
                 keep=own.keep if isinstance(own, WeightsOnly | Palette) else (),
             ),
@@ -437,6 +440,19 @@ class _Planner:
             extra=light.fingerprint(),
             optional=target.optional,
         )
+
+    def spelled_out(self, options: msgspec.Struct) -> dict[str, object]:
+        """A target's options as a step is told them: a file by its lines, as no path enters a key."""
+
+        def spell(value: object) -> object:
+            if isinstance(value, TextFile):
+                self.digest(value.file)
+                return value.lines()
+            if isinstance(value, Mapping):
+                return {key: spell(item) for key, item in value.items()}
+            return self.spelled_out(value) if isinstance(value, msgspec.Struct) else value
+
+        return {name: spell(value) for name, value in msgspec.structs.asdict(options).items()}
 
     def artifact(self, target: TargetEntry, variant: Variant, model: Step, convert: Step) -> Step:
         """Emit one artifact, compare it, and evaluate it where there is data."""

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import inspect
 
 from retarget.errors import Problem, RetargetError, did_you_mean
-from retarget.recipe_nodes import List, Map, Node, Place, Scalar, parse_path, short
+from retarget.recipe_nodes import List, Map, Node, Place, Scalar, parse_path, short, write_path
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -65,6 +65,29 @@ class Written(msgspec.Struct, frozen=True):
     def written(self, folder: Path | None) -> str:
         """The inverse of ``parse``; paths stay absolute when ``folder`` is None."""
         raise NotImplementedError(type(self).__name__)
+
+
+class TextFile(Written, frozen=True):
+    """A text file that stands for its lines. Whoever is told of a step's options is given these."""
+
+    form: ClassVar[str] = "a path"
+    pattern: ClassVar[str] = "."
+
+    file: Path
+
+    @classmethod
+    def parse(cls, text: str, folder: Path) -> Self:
+        return cls(parse_path(text, folder))
+
+    def written(self, folder: Path | None) -> str:
+        return write_path(self.file, folder)
+
+    def lines(self) -> tuple[str, ...]:
+        """Its lines, but for empty ones at the end. Raises ``RetargetError`` for what is no text in UTF-8."""
+        try:
+            return tuple(line.strip() for line in self.file.read_text(encoding="utf-8").rstrip().splitlines())
+        except UnicodeDecodeError as error:
+            raise RetargetError(f"{self.file}: is not text in UTF-8", "save it in that encoding") from error
 
 
 # ---- nodes → Structs

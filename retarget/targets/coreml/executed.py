@@ -55,7 +55,8 @@ class Executed:
             for held in map(_held, operation.outputs.values()):
                 if held is not None and held.dtype.startswith("float"):
                     floats[held.dtype] += 1
-        io = [self.values[name].dtype for name in (*self.function.inputs, *self.function.block.outputs)]
+        named = (*self.function.inputs, *self.function.block.outputs)
+        io = [self.values[name].dtype for name in named if name in self.values]  # of a classifier one is a dictionary
         return Precision(
             weights=work.most(weights),
             activations=work.most(computed if computed.total() else floats),

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _FRAMEWORKS = ("libsvm", "sklearn", "tensorflow", "torch", "transformers", "xgboost")
 
@@ -41,5 +44,16 @@ from coremltools import proto  # noqa: E402
 from coremltools.converters.mil.mil import Builder as mb  # noqa: E402, N813 - what all of its users call it
 from coremltools.converters.mil.mil import Function, Operation, Program, Var, types  # noqa: E402
 from coremltools.converters.mil.mil import get_new_symbol as new_symbol  # noqa: E402
+from coremltools.converters.mil.mil.passes import pass_pipeline  # noqa: E402
+from coremltools.optimize.coreml import _quantization_passes  # noqa: E402
+
+
+def _quietly(items: Iterable[T], **bar: object) -> Iterable[T]:  # noqa: ARG001 - what tqdm is told
+    """In place of tqdm, which would draw bars on stderr, also where that is a file."""
+    return items
+
+
+for module in (pass_pipeline, _quantization_passes):
+    module.tqdm = _quietly
 
 __all__ = ["Function", "Operation", "Program", "Var", "ct", "mb", "new_symbol", "proto", "types"]

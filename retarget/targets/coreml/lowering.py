@@ -17,6 +17,7 @@ import onnx_ir as ir
 from retarget import graph
 from retarget.protocols import EmitJob
 from retarget.targets import legal
+from retarget.targets.coreml.border import FROM_CHANNELS_FIRST, TO_CHANNELS_FIRST, is_turned, options
 from retarget.targets.coreml.call import Call, Op
 from retarget.targets.coreml.dims import said, told
 from retarget.targets.coreml.library import Function, Program, Var, ct, mb, new_symbol, types
@@ -39,6 +40,8 @@ _MIL = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32, "boo
 """Types of inputs; a bool comes as an integer."""
 
 _INTEGERS = (ir.DataType.INT32, ir.DataType.INT64)
+
+_FLOATS = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
 
 _NOT_A_NAME = re.compile(r"\W", re.ASCII)
 
@@ -67,6 +70,10 @@ class Lowering:
     _taken: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        if (classifier := options(self.job).classifier) is not None:
+            feature = classifier.predicted_feature_name
+            self._taken |= {feature, f"{feature}_probs"}
+        self._border = {value.name for value in (*self.model.graph.inputs, *self.model.graph.outputs)}
         self.ios = int(self.target.removeprefix("iOS"))
         self.free = [symbol for symbol in self.job.shapes if symbol not in self.sizes]
         self.symbols = {symbol: new_symbol() for symbol in self.free}
@@ -74,7 +81,7 @@ class Lowering:
 
     def run(self) -> Program:
         """The program; what could not be taken stands in ``refusals``, and the program is then not whole."""
-        mb.name_count.clear()  # coremltools counts the names that it gives over the life of the process
+        self._count_names()
         program = Program()
         placeholders = dict(self._placeholders())
         with Function(placeholders, opset_version=getattr(ct.target, self.target)) as function:
@@ -135,7 +142,7 @@ class Lowering:
             if (computed := folded(call.node, known)) is not None:
                 return computed
         call.check_types()
-        is_bool = bool(given) and call.dtype(0) == np.bool_
+        is_bool = call.has(0) and call.dtype(0) == np.bool_
         if call.op.moves and is_bool:
             call.operands = tuple(self._as_integer(each) for each in call.operands)
         made = self._lowered(call)
@@ -214,12 +221,26 @@ class Lowering:
         """``name`` as the package can have it: letters, digits and underscores, no digit first, and no other's."""
         plain = _NOT_A_NAME.sub("_", name)
         plain = f"_{plain}" if not plain or plain[0].isdigit() else plain
+        if name not in self._border and hasattr(mb, plain.rstrip("0123456789").removesuffix("_")):
+            plain += "_"  # `select_1` is what coremltools itself calls things
         found, count = plain, 0
         while found in self._taken:
             count += 1
-            found = f"{plain}_{count}"
+            found = f"{plain}__{count}"  # coremltools has one underscore in the names that it gives
         self._taken.add(found)
         return found
+
+    def _count_names(self) -> None:
+        """Let coremltools count its own names, which end in numbers, anew and from beyond those of the graph.
+
+        It counts over the life of the process, and looks at nobody else's names.
+        """
+        mb.name_count.clear()
+        values = [*self.model.graph.inputs, *(each for node in self.model.graph.all_nodes() for each in node.outputs)]
+        for value in values:
+            prefix, _, number = _NOT_A_NAME.sub("_", value.name or "").rpartition("_")
+            if number.isdecimal():
+                mb.name_count[prefix] = max(mb.name_count[prefix], int(number) + 1)
 
     def _refuse(self, node: ir.Node, reason: str) -> None:
         self.refusals.append(legal.refusal(node, reason))
@@ -245,12 +266,16 @@ class Lowering:
         for value in self.model.graph.inputs:
             name, own = value.name or "", graph.dtype_name(value.dtype)
             dtype = NARROW.get(own) or WIDE.get(own) or own
+            if (image := options(self.job).images.get(name)) is not None:
+                dtype = "float16" if image.color_layout == "GRAYSCALE_FLOAT16" else "float32"
             shape = value.shape
             reason = None
             if dtype not in _MIL or shape is None:
                 reason = f"Core ML has no inputs of {own}"
             elif dtype == "float16" and self.ios < 16:
-                reason = f"inputs of float16 need minimum_deployment_target iOS16 or newer, and {self.target} is asked for"
+                reason = (
+                    f"inputs of float16 need minimum_deployment_target iOS16 or newer, and {self.target} is asked for"
+                )
             elif len(shape) > MOST_AXES:
                 reason = f"it has {len(shape)} axes, and Core ML has at most {MOST_AXES}"
             elif any(dim == 0 for dim in shape):
@@ -261,6 +286,8 @@ class Lowering:
                 continue
             # A scalar is an array of one element at the border.
             dims = [self._dim(dim) for dim in shape] or [1]
+            if is_turned(name, self.job):
+                dims = [dims[axis] for axis in TO_CHANNELS_FIRST]
             self.inputs[name] = self._own(name)
             yield self.inputs[name], mb.placeholder(shape=tuple(dims), dtype=_MIL[dtype])
 
@@ -274,6 +301,10 @@ class Lowering:
             return
         var = function.inputs[self.inputs[name]]
         self.names[self.inputs[name]] = name
+        if is_turned(name, self.job):
+            var = mb.transpose(x=var, perm=FROM_CHANNELS_FIRST)
+        if value.dtype in _FLOATS and dtype_of(var) != value.dtype.numpy():
+            var = mb.cast(x=var, dtype=_FLOATS[value.dtype])  # of an image, whose pixels have a type of their own
         if value.dtype == ir.DataType.BOOL:
             var = mb.cast(x=var, dtype="bool")
         self.env[value] = mb.squeeze(x=var, axes=[0]) if value.shape is not None and not len(value.shape) else var
@@ -312,4 +343,3 @@ class Lowering:
 
 def _nothing(call: Call) -> Result:
     raise AssertionError(f"{call.node.op_type} is not lowered")
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from retarget.targets.coreml.library import proto
@@ -12,8 +13,11 @@ _DATES = ("com.github.apple.coremltools.conversion_date",)
 """Entries of the metadata that tell when, and not what."""
 
 
-def settle(path: Path) -> None:
-    """Write the package ``path`` again: its parts by what they are rather than by random numbers, no dates."""
+def settle(path: Path, describe: Callable[[proto.Model_pb2.Model], None]) -> None:
+    """Write the package ``path`` again: its parts by what they are rather than by random numbers, no dates.
+
+    ``describe`` adds what the user says of the model to its specification.
+    """
     manifest = path / "Manifest.json"
     told = json.loads(manifest.read_text())
     names = {key: _identifier(entry["path"]) for key, entry in told["itemInfoEntries"].items()}
@@ -24,6 +28,7 @@ def settle(path: Path) -> None:
     spec = proto.Model_pb2.Model.FromString(model.read_bytes())
     for key in _DATES:
         spec.description.metadata.userDefined.pop(key, None)
+    describe(spec)
     model.write_bytes(spec.SerializeToString(deterministic=True))
 
 
