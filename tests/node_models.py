@@ -5,6 +5,7 @@ To load a model costs more than to compute a node: many are held against ONNX Ru
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx
 import onnx_ir as ir
+import target_testing
 from onnx import helper, numpy_helper
 
 from retarget import graph
@@ -57,6 +59,30 @@ def model(*nodes: Node) -> tuple[ir.Model, Feeds]:
     opset = helper.make_opsetid("", graph.OPSET)
     proto_model = helper.make_model(made, opset_imports=[opset], ir_version=10)
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto_model, strict_mode=True)), feeds
+
+
+def of_text(inputs: str, node: str, outputs: str = "y") -> ir.Model:
+    """``node`` as the right side of an assignment in ONNX text, with constants written where operands stand.
+
+    ``of_text("float[N,4] x", "Slice(x, [0], [2], [1])")``. The outputs have the type of the first input, unless
+    one stands before the name.
+    """
+    before, node = constants(node)
+    kind = re.split(r"\W", inputs)[0]
+    named = [each.split() for each in outputs.split(",")]
+    results = ", ".join(f"{each[0] if len(each) > 1 else kind}[] {each[-1]}" for each in named)
+    names = ", ".join(each[-1] for each in named)
+    return target_testing.model(f"g ({inputs}) => ({results}) {{ {before} [node] {names} = {node} }}")
+
+
+def constants(node: str) -> tuple[str, str]:
+    """Assignments of the integer constants among the operands of ``node``, and the node with their names."""
+    operator, _, operands = node.rpartition("(")
+    found = re.findall(r"\[[^\]]*\]", operands)
+    for index, numbers in enumerate(found):
+        operands = operands.replace(numbers, f"k{index}", 1)
+    before = " ".join(f"k{index} = Constant <value_ints = {numbers}> ()" for index, numbers in enumerate(found))
+    return before, f"{operator}({operands}"
 
 
 def floats(*shape: int, scale: float = 3.0, seed: int = 1) -> Array:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import node_models
 import numpy as np
 import onnx_ir as ir
 import target_testing as t
@@ -21,31 +21,9 @@ from retarget.targets.tflite.emit import FILE
 if TYPE_CHECKING:
     from retarget.protocols import Feeds
 
+model, constants = node_models.of_text, node_models.constants
+
 KERNELS = ("xnnpack", "builtin", "reference")
-
-
-def model(inputs: str, node: str, outputs: str = "y") -> ir.Model:
-    """``node`` as the right side of an assignment in ONNX text, with constants written where operands stand.
-
-    ``model("float[N,4] x", "Slice(x, [0], [2], [1])")``. The outputs have the type of the first input, unless
-    one stands before the name.
-    """
-    before, node = constants(node)
-    kind = re.split(r"\W", inputs)[0]
-    named = [each.split() for each in outputs.split(",")]
-    results = ", ".join(f"{each[0] if len(each) > 1 else kind}[] {each[-1]}" for each in named)
-    names = ", ".join(each[-1] for each in named)
-    return t.model(f"g ({inputs}) => ({results}) {{ {before} [node] {names} = {node} }}")
-
-
-def constants(node: str) -> tuple[str, str]:
-    """Assignments of the integer constants among the operands of ``node``, and the node with their names."""
-    operator, _, operands = node.rpartition("(")
-    found = re.findall(r"\[[^\]]*\]", operands)
-    for index, numbers in enumerate(found):
-        operands = operands.replace(numbers, f"k{index}", 1)
-    before = " ".join(f"k{index} = Constant <value_ints = {numbers}> ()" for index, numbers in enumerate(found))
-    return before, f"{operator}({operands}"
 
 
 def emitted(model: ir.Model, out: Path, **options: str) -> EmitFacts:
