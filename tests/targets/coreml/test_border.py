@@ -223,21 +223,22 @@ class Played:
         }
 
 
-@pytest.fixture
-def mac(monkeypatch: pytest.MonkeyPatch) -> None:
+def play_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog.target("coreml"), "interpreted", None)
     monkeypatch.setattr(platform, "mac_ver", lambda: ("14.5", ("", "", ""), "arm64"))
     monkeypatch.setattr(ct.models, "MLModel", Played)
 
 
-@pytest.mark.usefixtures("mac")
-def test_on_a_mac_pixels_go_in_and_the_models_own_outputs_come_out(tmp_path: Path) -> None:
+def test_on_a_mac_pixels_go_in_and_the_models_own_outputs_come_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = target_testing.model(NET.format(c=3))
     options = Options(
         images={"image": Image(scale=0.5, bias=-1.0)},
         classifier=Classifier(labels=LABELS, predicted_feature_name="animal", probabilities="best"),
     )
     facts = emitted(model, tmp_path, options)
+    play_a_mac(monkeypatch)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (1, 3, 8, 8))
     feeds = {"image": (pixels * 0.5 - 1.0).astype(np.float32)}
@@ -257,9 +258,9 @@ def test_on_a_mac_pixels_go_in_and_the_models_own_outputs_come_out(tmp_path: Pat
         runner.run({"image": target_testing.normal(1, 3, 8, 8)})
 
 
-@pytest.mark.usefixtures("mac")
 def test_a_mac_that_is_too_old_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = emitted(target_testing.model(NET.format(c=3)), tmp_path, Options(minimum_deployment_target="iOS18"))
+    play_a_mac(monkeypatch)
     with pytest.raises(NotExecutable, match=r"this is macOS 14.5, and the package needs macOS 15"):
         catalog.target_run("coreml").open(tmp_path, facts, parity=True, threads=1)
 
