@@ -15,6 +15,7 @@ from retarget import graph
 from retarget.targets.coreml.compressed import stored
 from retarget.targets.coreml.library import Var, mb
 from retarget.targets.coreml.values import (
+    BYTES,
     NARROW,
     WIDE,
     Codes,
@@ -84,7 +85,7 @@ class Builder:
             return operand
         if isinstance(operand, float):
             return self._float(operand)
-        if isinstance(operand, np.ndarray):
+        if isinstance(operand, np.ndarray) and operand.dtype.name not in BYTES:
             return narrow(operand)
         return operand
 
@@ -146,7 +147,7 @@ class Call:
         if isinstance(operand, Var):
             small = dtype_of(operand).name in WIDE
             return self.mil.cast(x=operand, dtype="int32") if small else operand
-        return self.mil.const(val=operand)
+        return self.mil.const(val=narrow(operand))
 
     def is_constant(self, index: int) -> bool:
         operand = self.operand(index)
@@ -172,7 +173,7 @@ class Call:
 
     def shape(self, index: int) -> tuple[Dim, ...]:
         """The dimensions of operand ``index``: numbers, and coremltools' symbols where they are open."""
-        return tuple(int(dim) if is_known(dim) else dim for dim in self.operand(index).shape)
+        return tuple(int(dim) if isinstance(dim, int | np.integer) else dim for dim in self.operand(index).shape)
 
     def rank(self, index: int) -> int:
         return len(self.operand(index).shape)
@@ -201,7 +202,7 @@ class Call:
     @property
     def outputs(self) -> tuple[bool, ...]:
         """Of each output, whether anything uses it."""
-        return tuple(bool(value.name) and (bool(value.uses()) or value.is_graph_output()) for value in self.node.outputs)
+        return tuple(bool(value.uses()) or value.is_graph_output() for value in self.node.outputs)
 
     def declared(self, index: int = 0) -> tuple[int, ...] | None:
         """The sizes that ONNX says of output ``index``; None if it does not say all."""

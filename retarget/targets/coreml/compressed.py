@@ -8,14 +8,13 @@ import ml_dtypes
 import numpy as np
 
 from retarget.targets.coreml.library import Var, types
-from retarget.targets.coreml.values import Codes, Refusal, narrow
+from retarget.targets.coreml.values import BYTES, Codes, Refusal, narrow
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
     from retarget.targets.coreml.call import Builder
 
-FOUR_BITS = {"int4": "int4", "uint4": "uint4"}
-BYTES = ("int8", "uint8")
+FOUR_BITS = ("int4", "uint4")
 
 
 def stored(codes: Codes, target: str, mil: Builder) -> Var:

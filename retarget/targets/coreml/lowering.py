@@ -73,7 +73,6 @@ class Lowering:
         if (classifier := options(self.job).classifier) is not None:
             feature = classifier.predicted_feature_name
             self._taken |= {feature, f"{feature}_probs"}
-        self._border = {value.name for value in (*self.model.graph.inputs, *self.model.graph.outputs)}
         self.ios = int(self.target.removeprefix("iOS"))
         self.free = [symbol for symbol in self.job.shapes if symbol not in self.sizes]
         self.symbols = {symbol: new_symbol() for symbol in self.free}
@@ -221,8 +220,6 @@ class Lowering:
         """``name`` as the package can have it: letters, digits and underscores, no digit first, and no other's."""
         plain = _NOT_A_NAME.sub("_", name)
         plain = f"_{plain}" if not plain or plain[0].isdigit() else plain
-        if name not in self._border and hasattr(mb, plain.rstrip("0123456789").removesuffix("_")):
-            plain += "_"  # `select_1` is what coremltools itself calls things
         found, count = plain, 0
         while found in self._taken:
             count += 1
@@ -235,7 +232,7 @@ class Lowering:
 
         It counts over the life of the process, and looks at nobody else's names.
         """
-        mb.name_count.clear()
+        self._count_names()
         values = [*self.model.graph.inputs, *(each for node in self.model.graph.all_nodes() for each in node.outputs)]
         for value in values:
             prefix, _, number = _NOT_A_NAME.sub("_", value.name or "").rpartition("_")

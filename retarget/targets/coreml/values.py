@@ -23,6 +23,9 @@ NARROW = {"int64": "int32", "uint32": "int32", "uint64": "int32", "float64": "fl
 WIDE = {"int8": "int32", "uint8": "int32", "int16": "int32", "uint16": "int32"}
 """Types that MIL has only as the integers behind floats: their values are computed in a wider one."""
 
+BYTES = ("int8", "uint8")
+"""Types of the integers behind floats, which MIL has as such between ``quantize`` and ``dequantize``."""
+
 TYPES = frozenset({"float32", "float16", "int32", "bool"})
 """Types of computed values."""
 

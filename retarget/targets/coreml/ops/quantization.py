@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retarget.targets.coreml.call import FLOATS, Call, Op
-from retarget.targets.coreml.values import Codes, Refusal, Result, dtype_of
 from retarget.targets.coreml.library import Var
+from retarget.targets.coreml.values import BYTES, Codes, Refusal, Result, dtype_of
 
-BYTES = ("int8", "uint8")
+if TYPE_CHECKING:
+    from retarget.protocols import Array
 
 
 def dequantize_linear(call: Call) -> Result:
@@ -18,7 +20,8 @@ def dequantize_linear(call: Call) -> Result:
     zero = call.array(2, "zero_point") if call.has(2) else None
     codes, axis, block = call.operand(0), call.attributes.get_int("axis", 1), call.attributes.get_int("block_size", 0)
     if isinstance(codes, np.ndarray):
-        return Codes(codes, *(None if each is None else _spread(each, codes.ndim, axis, block) for each in (scale, zero)))
+        spread = None if zero is None else _spread(zero, codes.ndim, axis, block)
+        return Codes(codes, _spread(scale, codes.ndim, axis, block), spread)
     if not isinstance(codes, Var) or dtype_of(codes).name not in BYTES:
         raise Refusal("its integers are no 8-bit integers of a QuantizeLinear")
     return call.mil.dequantize(
@@ -37,6 +40,16 @@ def quantize_linear(call: Call) -> Result:
     return call.mil.quantize(
         input=call.var(0), scale=scale, zero_point=zero, output_dtype=kind, axis=axis if scale.ndim else None
     )
+
+
+def _spread(array: Array, rank: int, axis: int, block: int) -> Array:
+    """Scales or zero points with ``rank`` axes: one, or one for each place along ``axis``, or block."""
+    if block or array.ndim == rank:
+        return array
+    shape = [1] * rank
+    if array.size > 1:
+        shape[axis] = array.size
+    return array.reshape(shape)
 
 
 OPS: Mapping[str, Op] = {
