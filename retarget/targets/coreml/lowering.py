@@ -232,7 +232,7 @@ class Lowering:
 
         It counts over the life of the process, and looks at nobody else's names.
         """
-        self._count_names()
+        mb.name_count.clear()
         values = [*self.model.graph.inputs, *(each for node in self.model.graph.all_nodes() for each in node.outputs)]
         for value in values:
             prefix, _, number = _NOT_A_NAME.sub("_", value.name or "").rpartition("_")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -11,8 +12,11 @@ import onnx_ir as ir
 from retarget import graph
 from retarget.targets.coreml.call import ANY, Call, Op, symbols_behind
 from retarget.targets.coreml.library import Var
-from retarget.targets.coreml.ops.parts import known, transposed, unknown
+from retarget.targets.coreml.ops.parts import known, length, transposed, unknown
 from retarget.targets.coreml.values import NARROW, TYPES, Dim, Open, Operand, Refusal, Result, dtype_of
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
 
 _MOST_TRIPS = np.iinfo(np.int32).max
 """A Loop of more is one that only its condition ends."""
@@ -163,16 +167,23 @@ class _Scanned:
         call = self.call
         if self.trips is None:
             raise Refusal(f"'{self.value.name}' has a row for each trip, and how many there are is not known before")
-        shape = graph.static_shape(self.value, call.lowering.sizes)
-        if shape is None:
-            symbols = symbols_behind(self.value, call.lowering.free)
-            raise Open(f"'{self.value.name}', of which each trip gives a row, must have one shape", symbols)
-        row = np.array(shape, np.int32)
-        count = np.array([self.trips], np.int32) if isinstance(self.trips, int) else self.trips
-        lengths = np.concatenate([count, row]) if isinstance(count, np.ndarray) else count
-        if not isinstance(lengths, np.ndarray) and len(row):
-            lengths = call.mil.concat(values=[lengths, row], axis=0)
-        return call.mil.fill(shape=lengths, value=self.dtype.type(0))
+        lengths = [np.array([self.trips], np.int32) if isinstance(self.trips, int) else self.trips, *self._row()]
+        if all(isinstance(length, np.ndarray) for length in lengths):
+            return call.mil.fill(shape=np.concatenate(lengths), value=self.dtype.type(0))
+        return call.mil.fill(shape=call.mil.concat(values=lengths, axis=0), value=self.dtype.type(0))
+
+    def _row(self) -> Iterator[Array | Var]:
+        """The lengths of a row, each as a vector of one. One that is open is that of an input of the model."""
+        lowering = self.call.lowering
+        inputs = [held for value in lowering.model.graph.inputs if isinstance(held := lowering.env[value], Var)]
+        for dim in self.value.shape if self.value.shape is not None else [None]:
+            size = dim if isinstance(dim, int) else lowering.sizes.get(str(dim and dim.value))
+            symbol = None if isinstance(dim, int | None) else lowering.symbols.get(str(dim.value))
+            found = length(self.call, symbol, *inputs) if symbol is not None else None
+            if size is None and found is None:
+                symbols = symbols_behind(self.value, lowering.free)
+                raise Open(f"'{self.value.name}', of which each trip gives a row, must have one shape", symbols)
+            yield np.array([size], np.int32) if found is None else found
 
     def written(self, buffer: Var, row: Var, at: Var) -> Var:
         call = self.call
@@ -254,19 +265,25 @@ def _while(
     call: Call, goes_on: Callable[..., Var], one: Callable[..., Sequence[Var]], begin: Sequence[Var]
 ) -> Sequence[Var]:
     """What a loop ends with. It begins with ``begin``."""
-    made = call.mil.while_loop(_cond=goes_on, _body=one, loop_vars=tuple(unknown(call, value) for value in begin))
+    values = tuple(unknown(call, _settled(call, value)) for value in begin)
+    made = call.mil.while_loop(_cond=goes_on, _body=one, loop_vars=values)
     results: Sequence[Var] = list(made) if isinstance(made, tuple | list) else [made]
     return results
 
 
 def _scalar(call: Call, x: Var) -> Var:
-    return call.mil.squeeze(x=x) if x.rank else x
+    return call.mil.squeeze(x=x) if x.rank else _settled(call, x)
 
 
 def _inside(call: Call, value: Operand) -> Var:
     """``value`` as a block's output: made in the block, and given once."""
     held = Call(call.lowering, call.node, call.op, (value,))
-    return held.mil.identity(x=held.var(0))
+    return held.mil.identity(x=_settled(held, held.var(0)))
+
+
+def _settled(call: Call, x: Var) -> Var:
+    """A scalar as the one of coremltools' two types for it that a loop is to begin and to end with."""
+    return x if x.rank else call.mil.squeeze(x=call.mil.expand_dims(x=x, axes=[0]), axes=[0])
 
 
 OPS: Mapping[str, Op] = {
