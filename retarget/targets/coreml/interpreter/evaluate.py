@@ -194,7 +194,10 @@ class Interpreter:
                     return [self._element(name, each, declared.element) for each in value]
             case DictionaryType():
                 if isinstance(value, Dictionary):
-                    return value
+                    return Dictionary(
+                        self._element(name, value.keys, _vector(declared.key)),
+                        self._element(name, value.values, _vector(declared.value)),
+                    )
             case _:
                 pass
         raise ToolchainFailure(f"output '{name}' is declared {declared}, got a {type(value).__name__.lower()}")
@@ -202,7 +205,7 @@ class Interpreter:
     def _element(self, name: str, value: Array, declared: ValueType) -> Array:
         settled = self._settled(name, value, declared)
         if not isinstance(settled, np.ndarray):
-            raise ToolchainFailure(f"output '{name}' is a list of {declared}")
+            raise ToolchainFailure(f"output '{name}' holds {declared}, which is no tensor")
         return settled
 
 
@@ -225,6 +228,11 @@ class _Scope:
         if self.around is None:
             raise ToolchainFailure(f"nothing computes '{name}'")
         return self.around.read(name)
+
+
+def _vector(declared: ValueType) -> ValueType:
+    """The type of many scalars side by side."""
+    return TensorType(declared.element, (None,)) if isinstance(declared, TensorType) else declared
 
 
 def _plain(value: Value | Constant) -> Value:

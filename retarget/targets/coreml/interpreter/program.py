@@ -95,10 +95,13 @@ class Operation:
     @cached_property
     def value(self) -> Constant:
         """What a ``const`` stands for."""
-        given = self.inputs.get("val", ())
-        if len(given) != 1 or not isinstance(given[0], Constant) or len(self.outputs) != 1:
+        given = [each for each in self.inputs.get("val", ()) if isinstance(each, Constant)]
+        if len(given) != 1 or len(self.outputs) != 1:
             raise ToolchainFailure(f"{self.place} has no value")
-        return given[0]
+        (constant,), (declared,) = given, self.outputs.values()
+        if isinstance(declared, TensorType) and declared != constant.type:
+            raise ToolchainFailure(f"{self.place} is declared {declared}, it holds {constant.type}")
+        return constant
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,18 @@ def _pair(call: Call) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def _divided(function: Callable[[Tensor, Tensor], Tensor]) -> OpFunction:
+    """Of a division that rounds downwards, the quotient or what is left."""
+
+    def op(call: Call) -> Tensor:
+        x, y = _pair(call)
+        if x.dtype.kind != "f" and not y.all():
+            raise NotInterpreted("an integer is divided by 0: what that gives differs between processors")
+        return function(x, y)
+
+    return op
+
+
 def real_div(call: Call) -> Tensor:
     x, y = _pair(call)
     if x.dtype.kind != "f":
@@ -251,7 +263,7 @@ OPS: Mapping[str, OpFunction] = {
     "exp": _unary(np.exp),
     "exp2": _unary(np.exp2),
     "floor": _unary(np.floor),
-    "floor_div": _binary(np.floor_divide),
+    "floor_div": _divided(np.floor_divide),
     "gelu": gelu,
     "greater": _binary(np.greater),
     "greater_equal": _binary(np.greater_equal),
@@ -267,7 +279,7 @@ OPS: Mapping[str, OpFunction] = {
     "logical_xor": _binary(np.logical_xor),
     "maximum": _binary(np.maximum),
     "minimum": _binary(np.minimum),
-    "mod": _binary(np.mod),
+    "mod": _divided(np.mod),
     "mul": _binary(np.multiply),
     "not_equal": _binary(np.not_equal),
     "pow": pow,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -224,7 +225,9 @@ def range_1d(call: Call) -> Array:
     first, last, by = call.number("start"), call.number("end"), call.number("step")
     if not start.dtype == end.dtype == step.dtype or by == 0:
         raise ToolchainFailure(f"start, end and step are {first} {last} {by}")
-    count = max(int(np.ceil((last - first) / by)), 0)
+    count = max(math.ceil((last - first) / by), 0)
+    if count != max(math.ceil((end - start) / step), 0):
+        raise NotInterpreted(f"start, end and step are {first} {last} {by}: float32 and float64 count differently")
     call.hold([count])
     return (first + np.arange(count) * by).astype(call.dtype())
 
