@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 import target_testing
@@ -57,3 +56,18 @@ def check(
             scale = max(1.0, float(finite.max())) if right.dtype.kind == "f" and finite.size else 1.0
             tolerance = atol * scale if right.dtype.kind == "f" else 0
             np.testing.assert_allclose(found[name], right, rtol=0, atol=tolerance, err_msg=name)
+
+
+def check_open(
+    model: ir.Model, *sizes: int, target: DeploymentTarget = "iOS17", atol: float = 1e-5, **shapes: DimRange
+) -> None:
+    """``check`` with all symbolic dimensions of each of ``sizes``, none of which the package is to fix."""
+    with TemporaryDirectory() as folder:
+        facts = written(model, Path(folder), target, **shapes)
+        assert not facts.sizes, facts.notes
+        for size in sizes:
+            feeds = target_testing.feeds(model, size)
+            found = target_testing.run("coreml", Path(folder), facts, feeds)
+            for name, right in target_testing.oracle(model, feeds).items():
+                assert found[name].dtype == right.dtype
+                np.testing.assert_allclose(found[name], right, rtol=0, atol=atol * max(1.0, float(np.abs(right).max())))

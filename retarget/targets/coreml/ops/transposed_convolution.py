@@ -109,6 +109,8 @@ def col2im(call: Call) -> Var:
     strides = attributes.get_ints("strides") or [1] * rank
     dilations = attributes.get_ints("dilations") or [1] * rank
     pads = attributes.get_ints("pads") or [0] * (2 * rank)
+    if rank == AXES and any(dilation != 1 for dilation in dilations):
+        raise Refusal(f"dilations={list(dilations)} of a volume: ONNX Runtime differs from ONNX in it")
     found, counts = [], []
     for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
         span = (taps - 1) * dilation + 1
