@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Size: TypeAlias = "Dim | Var"
 """A dimension, or one int32 number that is computed: [1]."""
 
+EMPTY = "its result is empty, and Core ML has no empty tensors"
+
 LARGE = 1 << 31
 """No axis is as long."""
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from retarget.targets.coreml.call import ANY, NUMBERS, Call, Op
-from retarget.targets.coreml.dims import part_of, plain, sized
+from retarget.targets.coreml.dims import part_of, plain, product, sized
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.joined import beside, reshaped
 from retarget.targets.coreml.ops.shape import count
@@ -59,7 +59,10 @@ def gather(call: Call) -> Result:
         return reshaped(call, call.mil.gather(x=beside(call, operand, axis), indices=indices, axis=1), sizes)
     indices = from_front(call, 1, [axis])
     if len(sizes) > MOST_AXES:
-        return reshaped(call, call.mil.gather(x=call.var(0), indices=sized(call, indices, [None]), axis=axis), sizes)
+        # The last axes of the indices are joined, as many as there are too many.
+        apart = MOST_AXES - len(own)
+        indices = sized(call, indices, [*wanted[:apart], product(wanted[apart:])])
+        return reshaped(call, call.mil.gather(x=call.var(0), indices=indices, axis=axis), sizes)
     return call.mil.gather(x=call.var(0), indices=indices, axis=axis)
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import numpy as np
 
 from retarget.targets.coreml.call import ANY, Call, Op
-from retarget.targets.coreml.dims import LARGE, bounds, ints, part_of, plain, told
+from retarget.targets.coreml.dims import EMPTY, LARGE, bounds, ints, part_of, plain, told
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.joined import beside, reshaped
 from retarget.targets.coreml.values import Dim, Joined, Refusal, Result, is_known
@@ -24,6 +25,17 @@ Part: TypeAlias = tuple[Bound, Bound, int]
 """Begin, end and a positive stride."""
 
 WHOLE: Part = (None, None, 1)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of an axis, turned around where that is said, and every ``stride``-th of that."""
+
+    part: Part
+    length: Dim | None
+    """Of the result, where it is known."""
+    is_turned: bool = False
+    stride: int = 1
 
 
 def cut(call: Call, var: Var, parts: Mapping[int, Part], dims: Mapping[int, Dim]) -> Var:
@@ -43,7 +55,7 @@ def cut(call: Call, var: Var, parts: Mapping[int, Part], dims: Mapping[int, Dim]
             begin_mask=np.array([begin is None for begin, _, _ in rows]),
             end_mask=np.array([end is None for _, end, _ in rows]),
         )
-        var = told(var, [dims.get(axis) if axis in parts else dim for axis, dim in enumerate(own)])
+        var = told(var, [dims.get(axis) if axis in chosen else dim for axis, dim in enumerate(own)])
     return var
 
 
@@ -59,52 +71,41 @@ def slice_(call: Call) -> Result:
     starts, ends = _bounds(call, 1), _bounds(call, 2)
     axes = call.numbers(3, "which axes are cut") if call.has(3) else list(range(len(starts)))
     steps = call.numbers(4, "the step") if call.has(4) else [1] * len(starts)
-    parts: dict[int, Part] = {}
-    dims: dict[int, Dim] = {}
-    backwards: list[int] = []
+    parts: dict[int, Cut] = {}
     for axis, start, end, step in zip((axis % len(own) for axis in axes), starts, ends, steps, strict=True):
         dim = own[axis]
-        if step < 0:
-            backwards.append(axis)
-        if isinstance(start, int) and isinstance(end, int):
-            part, dims[axis] = (
-                _known(start, end, step, dim) if isinstance(dim, int) else _open(call, axis, start, end, step)
-            )
-        else:
+        if not (isinstance(start, int) and isinstance(end, int)):
             if step < 0:
                 raise Refusal(f"a step of {step} between computed bounds: where it ends hangs on their order")
-            part, dims[axis] = _computed(call, axis, start, end, step), None
-        if part == WHOLE and step > 0:
-            continue
-        parts[axis] = part
+            found = Cut(_computed(call, axis, start, end, step), None)
+        elif isinstance(dim, int):
+            found = _known(start, end, step, dim)
+        else:
+            found = _open(call, axis, start, end, step) if step > 0 else _backwards(call, axis, start, end, -step)
+        if found.part != WHOLE or found.is_turned or found.stride != 1:
+            parts[axis] = found
     if isinstance(operand, Joined):
-        return _of_joined(call, operand, parts, dims, backwards)
-    if not parts:
-        return operand
-    return _taken(call, call.var(0), parts, dims, backwards)
+        return _of_joined(call, operand, parts)
+    return _taken(call, call.var(0), parts) if parts else operand
 
 
-def _taken(call: Call, var: Var, parts: Mapping[int, Part], dims: Mapping[int, Dim], backwards: Sequence[int]) -> Var:
-    mirrored = [axis for axis in backwards if parts[axis][:2] == (None, None)]
-    if mirrored:  # the first taken is the last there is
-        var = call.mil.reverse(x=var, axes=mirrored)
-    var = cut(call, var, {axis: part for axis, part in parts.items() if part != WHOLE}, dims)
-    turned = [axis for axis in backwards if axis not in mirrored]
-    return call.mil.reverse(x=var, axes=turned) if turned else var
+def _taken(call: Call, var: Var, cuts: Mapping[int, Cut]) -> Var:
+    lengths = {axis: each.length for axis, each in cuts.items() if each.stride == 1 and each.length is not None}
+    var = cut(call, var, {axis: each.part for axis, each in cuts.items() if each.part != WHOLE}, lengths)
+    turned = [axis for axis, each in cuts.items() if each.is_turned]
+    var = call.mil.reverse(x=var, axes=turned) if turned else var
+    return cut(call, var, {axis: (None, None, each.stride) for axis, each in cuts.items() if each.stride != 1}, {})
 
 
-def _of_joined(
-    call: Call, operand: Joined, parts: Mapping[int, Part], dims: Mapping[int, Dim], backwards: Sequence[int]
-) -> Result:
+def _of_joined(call: Call, operand: Joined, cuts: Mapping[int, Cut]) -> Result:
     """One axis after the other, with those before and after it joined."""
     found: Result = operand
-    for axis, part in parts.items():
-        assert isinstance(operand, Joined)
-        if dims[axis] is None:
-            raise Refusal(f"it has {len(operand.shape)} axes and is cut along one of open size")
-        var = _taken(call, beside(call, operand, axis), {1: part}, {1: dims[axis]}, [1] if axis in backwards else [])
-        sizes = [*operand.shape[:axis], dims[axis], *operand.shape[axis + 1 :]]
-        found = operand = cast("Joined", reshaped(call, var, sizes))
+    for axis, each in cuts.items():
+        assert isinstance(found, Joined)  # no axis is dropped
+        if each.length is None:
+            raise Refusal(f"it has {len(found.shape)} axes and is cut along one of open size")
+        var = _taken(call, beside(call, found, axis), {1: each})
+        found = reshaped(call, var, [*found.shape[:axis], each.length, *found.shape[axis + 1 :]])
     return found
 
 
@@ -124,44 +125,45 @@ def _bounds(call: Call, index: int) -> list[int | object | Var]:
     ]
 
 
-def _known(start: int, end: int, step: int, size: int) -> tuple[Part, Dim]:
+def _known(start: int, end: int, step: int, size: int) -> Cut:
     """Of an axis of ``size``, as Python and ONNX clamp."""
     places = range(*slice(start, end, step).indices(size))
     if not places:
-        raise Refusal("its result is empty, and Core ML has no empty tensors")
+        raise Refusal(EMPTY)
     first, last = min(places[0], places[-1]), max(places[0], places[-1])
-    if len(places) == size:
-        return WHOLE, size
-    return (first, last + 1, abs(step)), len(places)
+    part = WHOLE if len(places) == size else (first, last + 1, abs(step))
+    return Cut(part, len(places), step < 0)
 
 
-def _open(call: Call, axis: int, start: int, end: int, step: int) -> tuple[Part, Dim]:
+def _open(call: Call, axis: int, start: int, end: int, step: int) -> Cut:
+    """Of an axis of which the least and the largest size are known."""
     dim = plain(call.shape(0)[axis])
     least, most = bounds(call, dim)
-    if step < 0:
-        if (start != -1 and start < most - 1) or end >= -most:
-            call.sizes(0, [axis])
-        return (None, None, -step), dim if step == -1 else None
-    begin: Bound = start
-    if start < 0 and -start > least:
+    begin: Bound = None if start == 0 or -start >= most else start
+    if begin is not None and -start > least:
         begin = call.mil.maximum(x=call.mil.add(x=_size(call, axis), y=np.int32(start)), y=np.int32(0))
-        begin = None if -start >= most else begin
-    begin = None if start == 0 else begin
-    stop: Bound = end
-    if end >= most:
-        stop = None
-    elif end > least:
+    stop: Bound = None if end >= most else end
+    if stop is not None and end > least:
         stop = call.mil.minimum(x=_size(call, axis), y=np.int32(end))
-    length = None
-    if begin is None and stop is None and step == 1:
+    length: Dim | None = None
+    if (begin, stop, step) == WHOLE:
         length = dim
     elif isinstance(begin, int) and begin < 0 and (stop is None or (isinstance(stop, int) and stop < 0)):
         length = math.ceil(((stop or 0) - begin) / step)
-    elif (begin is None or (isinstance(begin, int) and begin >= 0)) and isinstance(stop, int) and stop > 0:
+    elif not isinstance(begin, Var) and (begin or 0) >= 0 and isinstance(stop, int) and stop >= 0:
         length = math.ceil((stop - (begin or 0)) / step)
     if isinstance(length, int) and length <= 0:
-        raise Refusal("its result is empty, and Core ML has no empty tensors")
-    return (begin, stop, step), length
+        raise Refusal(EMPTY)
+    return Cut((begin, stop, step), length)
+
+
+def _backwards(call: Call, axis: int, start: int, end: int, step: int) -> Cut:
+    """The same elements forwards, turned around."""
+    most = bounds(call, plain(call.shape(0)[axis]))[1]
+    if end == -1:
+        raise Refusal(EMPTY)
+    forwards = _open(call, axis, 0 if end < -most else end + 1, LARGE if start == -1 else start + 1, 1)
+    return Cut(forwards.part, forwards.length if step == 1 else None, is_turned=True, stride=step)
 
 
 def _size(call: Call, axis: int) -> Var:

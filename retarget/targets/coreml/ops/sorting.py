@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from retarget.targets.coreml.call import ANY, NUMBERS, Call, Op
-from retarget.targets.coreml.dims import plain, product, sized
+from retarget.targets.coreml.dims import EMPTY, bounds, plain, product, sized
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.slices import cut
 from retarget.targets.coreml.values import Refusal, Result
@@ -16,7 +17,7 @@ def top_k(call: Call) -> Sequence[Result]:
     k = call.numbers(1, "how many are taken")[0]
     axis = call.axis(-1)
     if not k:
-        raise Refusal("its result is empty, and Core ML has no empty tensors")
+        raise Refusal(EMPTY)
     return list(call.mil.topk(x=call.var(0), k=k, axis=axis, ascending=not call.attributes.get_int("largest", 1)))
 
 
@@ -40,12 +41,12 @@ def compress(call: Call) -> Result:
     elif call.rank(0) != 1:
         var = sized(call, var, [product(call.shape(0))])
     condition, whole, (asked,) = call.var(1), plain(var.shape[axis]), call.shape(1)
-    if not (isinstance(asked, int) and isinstance(whole, int)):
-        # Whether more is asked of than there is cannot be seen.
+    least = math.prod(bounds(call, dim)[0] for dim in (call.shape(0) if "axis" not in call.attributes else [whole]))
+    if not (asked == whole or (isinstance(asked, int) and asked <= least)):
+        # What is asked of more than there is says nothing.
         call.sizes(0)
         call.sizes(1)
-    elif asked > whole:
-        condition = cut(call, condition, {0: (None, whole, 1)}, {0: whole})
+        condition = cut(call, condition, {0: (None, least, 1)}, {0: least})
     places = call.mil.squeeze(x=_places(call, condition), axes=[1])
     return call.mil.gather(x=var, indices=places, axis=axis)
 
