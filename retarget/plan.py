@@ -429,9 +429,7 @@ class _Planner:
                 variant=variant.name,
                 precision=variant.precision,
                 io=_io(variant),
-                options={
-                    name: self.spelled_out(value) for name, value in msgspec.structs.asdict(target.options).items()
-                },
+                options=self.spelled_out(target.options),
                 block=variant.block if own else None,
                 keep=own.keep if isinstance(own, WeightsOnly | Palette) else (),
             ),

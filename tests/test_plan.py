@@ -75,6 +75,38 @@ def test_steps_stand_in_an_order_in_which_they_can_run(folder: Path) -> None:
     ]
 
 
+LABELLED = RECIPE.replace(
+    "[onnxruntime, openvino]", "[coreml: {classifier: {labels: labels.txt}, images: {x: {scale: 1/255}}}]"
+)
+
+
+def test_a_text_file_in_options_is_told_by_its_lines(folder: Path) -> None:
+    def emit(text: str) -> tuple[str, object]:
+        (folder / "labels.txt").write_text(text)
+        made = plan_of(folder, LABELLED)
+        assert folder / "labels.txt" in made.inputs
+        (step,) = (step for step in made.steps if step.id == "emit coreml/fp32")
+        options = step.options["options"]
+        assert isinstance(options, dict)
+        assert options["images"] == {"x": {"color_layout": "RGB", "scale": "1/255", "bias": 0.0}}
+        return step.key, options["classifier"]
+
+    key, told = emit("ant\nbee \n\n")
+    assert told == {"labels": ["ant", "bee"], "predicted_feature_name": "classLabel", "probabilities": None}
+    assert emit("ant\nbee\n") == (key, told)
+    assert emit("ant\ncat\n")[0] != key
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "labels.txt: no such file"), (b"\xff\xfe", "labels.txt: is not text in UTF-8")]
+)
+def test_a_text_file_that_cannot_be_read_is_refused(folder: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (folder / "labels.txt").write_bytes(content)
+    with pytest.raises(RetargetError, match=words):
+        plan_of(folder, LABELLED)
+
+
 def test_without_bench_the_rest_is_the_same(folder: Path) -> None:
     whole, without = keys(plan_of(folder)), keys(plan_of(folder, bench=False))
     assert without == {step: key for step, key in whole.items() if step != "bench"}
