@@ -185,7 +185,7 @@ class Call:
         for axis in range(len(shape)) if axes is None else axes:
             dim = shape[axis]
             if not isinstance(dim, int):
-                raise Open(f"axis {axis % len(shape)} of operand {index} must have one size", self._symbols(index))
+                raise Open(f"axis {axis % len(shape)} of operand {index} must have one size", self._symbols(index, axis))
             found.append(dim)
         return tuple(found)
 
@@ -193,9 +193,9 @@ class Call:
         """The attribute `axis`, counted from the front of operand ``index``."""
         return self.attributes.get_int("axis", default) % max(self.rank(index), 1)
 
-    def _symbols(self, index: int) -> frozenset[str]:
-        """The symbolic dimensions that the shape of operand ``index`` hangs on: all, where that is not known."""
-        return symbols_behind(self.node.inputs[index], self.lowering.free)
+    def _symbols(self, index: int, axis: int) -> frozenset[str]:
+        """The symbolic dimensions that ``axis`` of operand ``index`` hangs on: all, where that is not known."""
+        return symbols_behind(self.node.inputs[index], self.lowering.free, axis)
 
     # ---- results
 
@@ -238,12 +238,15 @@ class Call:
                 raise Refusal(f"operand {index} is empty, and Core ML has no empty tensors")
 
 
-def symbols_behind(value: ir.Value | None, free: Sequence[str]) -> frozenset[str]:
-    """Which of the symbols ``free`` the shape of ``value`` hangs on: all, where its dimensions do not say so."""
+def symbols_behind(value: ir.Value | None, free: Sequence[str], axis: int | None = None) -> frozenset[str]:
+    """Which of the symbols ``free`` the shape of ``value``, or its size along ``axis``, hangs on.
+
+    All of them, where its dimensions do not say.
+    """
     if value is None or value.shape is None:
         return frozenset(free)
     found: set[str] = set()
-    for dim in value.shape:
+    for dim in value.shape if axis is None else (value.shape[axis],):
         if isinstance(dim, int):
             continue
         named = set(_NAME.findall(str(dim.value or ""))) & set(free)
