@@ -23,7 +23,7 @@ def leaky_relu(call: Call) -> Var:
 
 
 def p_relu(call: Call) -> Var:
-    """By MIL's own where the slope is one constant for each channel, else ``max(x, 0) + slope * min(x, 0)``."""
+    """``max(x, 0) + slope * min(x, 0)``, unless the slope is a constant for each channel of images: MIL has those."""
     x, mil = call.var(0), call.mil
     if call.is_constant(1):
         slope = call.array(1, "the slope")
@@ -31,7 +31,7 @@ def p_relu(call: Call) -> Var:
             return mil.leaky_relu(x=x, alpha=float(slope.item()))
         channels = (slope.size, *(1,) * (call.rank(0) - 2))
         is_channels = slope.shape in (channels, (1, *channels)) and call.shape(0)[1:2] == (slope.size,)
-        if 3 <= call.rank(0) <= 5 and is_channels:
+        if call.rank(0) == 4 and is_channels:
             return mil.prelu(x=x, alpha=slope.reshape(-1))
     below = mil.mul(x=call.var(1), y=mil.minimum(x=x, y=0.0))
     return mil.add(x=mil.relu(x=x), y=below)

@@ -120,12 +120,12 @@ def _integer_power(call: Call) -> Var:
     if call.dtype(1) != np.int32:
         if not call.is_constant(1):
             raise Refusal("integers to the power of computed floats are rounded as floats are")
-        exponent = call.array(1, "the exponent")
+        exponent = _numbers(call)
         if (exponent < 0).any() or (exponent != np.trunc(exponent)).any():
             raise Refusal("integers to the power of fractions or negative floats are rounded as floats are")
         return call.mil.pow(x=call.var(0), y=exponent.astype(np.int64))
     x, y = call.var(0), call.var(1)
-    if call.is_constant(1) and (call.array(1, "the exponent") >= 0).all():
+    if call.is_constant(1) and (_numbers(call) >= 0).all():
         return call.mil.pow(x=x, y=y)
     # Of 1 and -1 the sign of the exponent does not matter; of all others nothing is left.
     power = call.mil.pow(x=x, y=call.mil.abs(x=y))
@@ -135,14 +135,19 @@ def _integer_power(call: Call) -> Var:
     return call.mil.mul(x=power, y=call.mil.cast(x=stays, dtype="int32"))
 
 
+def _numbers(call: Call) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """The constant exponents."""
+    return call.array(1, "the exponent").astype(np.float64)
+
+
 _POWERS: Mapping[float, Callable[[Call, Var], Var]] = {
     1.0: lambda _, x: x,
     2.0: lambda call, x: call.mil.mul(x=x, y=x),
     3.0: lambda call, x: call.mil.mul(x=call.mil.mul(x=x, y=x), y=x),
     0.5: lambda call, x: call.mil.sqrt(x=x),
     -0.5: lambda call, x: call.mil.rsqrt(x=x, epsilon=0.0),
-    -1.0: lambda call, x: call.mil.inverse(x=x, epsilon=0.0),
-    -2.0: lambda call, x: call.mil.inverse(x=call.mil.mul(x=x, y=x), epsilon=0.0),
+    -1.0: lambda call, x: call.mil.real_div(x=1.0, y=x),
+    -2.0: lambda call, x: call.mil.real_div(x=1.0, y=call.mil.mul(x=x, y=x)),
 }
 
 
@@ -161,7 +166,8 @@ def log(call: Call) -> Var:
 
 
 def reciprocal(call: Call) -> Var:
-    return call.mil.inverse(x=call.var(0), epsilon=0.0)
+    """By a division: `inverse` adds its epsilon, be it 0, and forgets the sign of a negative zero."""
+    return call.mil.real_div(x=1.0, y=call.var(0))
 
 
 def identity(call: Call) -> Result:

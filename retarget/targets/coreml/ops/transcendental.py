@@ -23,10 +23,10 @@ def asinh(call: Call) -> Var:
 
 
 def acosh(call: Call) -> Var:
-    """``atanh(sqrt((x - 1) * (x + 1)) / x)`` near 1, else ``log(x) + log(1 + sqrt((1 - 1 / x) * (1 + 1 / x)))``."""
+    """``atanh(sqrt(x - 1) * sqrt(x + 1) / x)`` near 1, else ``log(x) + log(1 + sqrt((1 - 1 / x) * (1 + 1 / x)))``."""
     mil, x = call.mil, call.var(0)
-    less = mil.mul(x=mil.sub(x=x, y=1.0), y=mil.add(x=x, y=1.0))
-    near = mil.atanh(x=mil.real_div(x=mil.sqrt(x=less), y=x))
+    less = mil.mul(x=mil.sqrt(x=mil.sub(x=x, y=1.0)), y=mil.sqrt(x=mil.add(x=x, y=1.0)))
+    near = mil.atanh(x=mil.real_div(x=less, y=x))
     part = mil.inverse(x=x, epsilon=0.0)
     share = mil.mul(x=mil.sub(x=1.0, y=part), y=mil.add(x=part, y=1.0))
     rest = mil.add(x=mil.sqrt(x=share), y=1.0)
