@@ -6,12 +6,13 @@ import gc
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import packaged
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retarget.errors import RetargetError, ToolchainFailure
@@ -271,10 +272,13 @@ def _constant(**changes: Any) -> Callable[[Any], None]:
 
     def change(block: Any) -> None:
         name = operation(block, "done").inputs["axes"].arguments[0].name
-        value = operation(block, name).attributes["val"]
+        constant = operation(block, name)
+        value = constant.attributes["val"]
         value.immediateValue.tensor.Clear()
         if "kind" in changes:
             value.type.tensorType.dataType = changes["kind"]
+        if changes.get("declared", True):
+            constant.outputs[0].type.CopyFrom(value.type)
         value.immediateValue.tensor.ints.values.extend(changes.get("values", []))
 
     return change
@@ -295,6 +299,7 @@ def _constant(**changes: Any) -> Callable[[Any], None]:
         (_constant(values=[]), r"a constant declared int32\[1\] has no value|has 0 elements"),
         (_constant(values=[1], kind=11), r"reduce_sum 'done': parameter 'axes' is float32, integers is expected"),
         (_constant(values=[1], kind=99), r"a tensor is of type 99"),
+        (_constant(values=[1], kind=22, declared=False), r"const '.*' is declared int32\[1\], it holds int16\[1\]"),
         (lambda block: block.outputs.append("nothing"), r"block output 'nothing' is computed by nothing"),
         (lambda block: operation(block, "first").inputs["x"].arguments[0].Clear(), "neither a name nor a value"),
     ],
@@ -377,9 +382,52 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Array]:
     return path, Interpreter(read(path)).run({"x": X})["done"]
 
 
-@settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+def _damage(block: Any, random: Random) -> None:
+    """Change what an operation is, is given or declares."""
+    chosen = random.choice(block.operations)
+    declared = chosen.outputs[0].type.tensorType
+    match random.choice(["type", "operand", "missing", "renamed", "size", "dtype", "number"]):
+        case "type" if chosen.type != "const":
+            chosen.type = random.choice(sorted(OPS))
+        case "operand" if chosen.inputs:
+            given = chosen.inputs[random.choice(sorted(chosen.inputs))].arguments
+            given[0].name = random.choice([output.name for each in block.operations for output in each.outputs])
+        case "missing" if chosen.inputs:
+            del chosen.inputs[random.choice(sorted(chosen.inputs))]
+        case "renamed" if chosen.inputs:
+            kept = chosen.inputs[random.choice(sorted(chosen.inputs))]
+            chosen.inputs[
+                random.choice(["axes", "bias", "data", "indices", "mode", "pad", "scale", "weight"])
+            ].CopyFrom(kept)
+        case "size" if declared.dimensions:
+            random.choice(declared.dimensions).constant.size = random.choice([0, 1, 2, 3, 7, 2**40, 2**63])
+        case "dtype":
+            declared.dataType = random.choice([1, 2, 10, 11, 21, 22, 23, 25, 31, 34, 39])
+        case "number" if chosen.type == "const":
+            held = chosen.attributes["val"].immediateValue.tensor.ints.values
+            if held:
+                held[0] = random.choice([0, 1, -1, 2, 5, -7, 100, 2**31 - 1, -(2**31)])
+        case _:
+            pass
+
+
+def test_wrong_programs_of_any_kind_are_told(tmp_path: Path) -> None:
+    path = package(tmp_path / "m.mlpackage", rich)
+    place = path / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    content, told = place.read_bytes(), 0
+    for seed in range(300):
+        place.write_bytes(content)
+        random = Random(seed)
+        for _ in range(random.randint(1, 3)):
+            tampered(path, lambda block, random=random: _damage(block, random))  # type: ignore[misc]
+        try:
+            Interpreter(read(path)).run({"x": X})
+        except RetargetError:
+            told += 1
+    assert told > 100
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_damaged_bytes_are_told_or_change_numbers_only(healthy: tuple[Path, Array], data: st.DataObject) -> None:
     path, right = healthy
