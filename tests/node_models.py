@@ -75,14 +75,24 @@ def of_text(inputs: str, node: str, outputs: str = "y") -> ir.Model:
     return target_testing.model(f"g ({inputs}) => ({results}) {{ {before} [node] {names} = {node} }}")
 
 
-def constants(node: str) -> tuple[str, str]:
+def constants(node: str, name: str = "k") -> tuple[str, str]:
     """Assignments of the integer constants among the operands of ``node``, and the node with their names."""
     operator, _, operands = node.rpartition("(")
     found = re.findall(r"\[[^\]]*\]", operands)
     for index, numbers in enumerate(found):
-        operands = operands.replace(numbers, f"k{index}", 1)
-    before = " ".join(f"k{index} = Constant <value_ints = {numbers}> ()" for index, numbers in enumerate(found))
+        operands = operands.replace(numbers, f"{name}{index}", 1)
+    before = " ".join(f"{name}{at} = Constant <value_ints = {numbers}> ()" for at, numbers in enumerate(found))
     return before, f"{operator}({operands}"
+
+
+def side_by_side(inputs: str, *nodes: str, kind: str = "float") -> ir.Model:
+    """``nodes`` as in `of_text`, all of the same inputs."""
+    body, results = [], []
+    for number, node in enumerate(nodes):
+        before, call = constants(node, f"k{number}_")
+        body.append(f"{before} [node{number}] y{number} = {call}")
+        results.append(f"{kind}[] y{number}")
+    return target_testing.model("\n".join([f"g ({inputs}) => ({', '.join(results)}) {{", *body, "}"]))
 
 
 def floats(*shape: int, scale: float = 3.0, seed: int = 1) -> Array:

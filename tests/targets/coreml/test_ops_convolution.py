@@ -15,6 +15,7 @@ from retarget.errors import Unsupported
 from retarget.spec import DimRange
 
 if TYPE_CHECKING:
+    from retarget.protocols import Array
     from retarget.targets.coreml import DeploymentTarget
 
 CASES = {
@@ -145,18 +146,18 @@ def test_weights_stay_integers(node: str, axis: int, zero_point: int) -> None:
         w = DequantizeLinear <axis = {axis}> (k, s, z)
         y = {node} <pads = [1, 1, 1, 1]> (x, w, w_b)
     }}""")
-    arrays = {
+    arrays: dict[str, Array] = {
         "k": rng.integers(-127, 127, (4, 4, 3, 3)).astype(np.int8),
         "s": (rng.random(4) / 100 + 0.001).astype(np.float32),
         "z": np.full(4, zero_point, np.int8),
     }
     for value in list(model.graph.inputs):
-        if value.name in arrays:
-            value.const_value = ir.tensor(arrays[value.name], name=value.name)
+        if (array := arrays.get(value.name or "")) is not None:
+            value.const_value = ir.Tensor(array, name=value.name)
             model.graph.inputs.remove(value)
             model.graph.register_initializer(value)
-    for target in ("iOS16", "iOS18"):
-        written.check_open(model, 4, 2, target=target)  # type: ignore[arg-type]
+    for target in written.TARGETS[1:]:
+        written.check_open(model, 4, 2, target=target)
 
 
 def test_halves() -> None:
