@@ -29,13 +29,13 @@ def dft(call: Call) -> Var:
     # Of one side that is inverted the other follows: it is of a real signal.
     implied = 2 * (size - 1) if inverse and onesided else size
     (length,) = call.numbers(1, "the length") if call.has(1) else [implied]
-    matrix = _inverse_of_one_side(size, length) if inverse and onesided else _matrix(size, length, inverse, onesided)
+    _check(4 * size * length)
     if inverse and onesided and parts == 1:
         raise Refusal("inverse=1, onesided=1: the operand has no imaginary parts")
     if inverse and onesided and size < length // 2 + 1:
         raise Refusal(f"inverse=1, onesided=1: runtimes differ in what {size} frequencies are of {length} samples")
+    matrix = _inverse_of_one_side(size, length) if inverse and onesided else _matrix(size, length, inverse, onesided)
     weight = matrix[:, :parts].reshape(size * parts, -1)
-    _check(weight)
     # The axis next to the parts of its complex numbers: both are one vector.
     order = [*(each for each in range(source.rank - 1) if each != axis), axis, source.rank - 1]
     moved = transposed(call, source, order)
@@ -55,8 +55,8 @@ def stft(call: Call) -> Var:
         raise Refusal(f"the window is not of the {length} samples of a frame")
     if onesided and parts > 1:
         raise Refusal("onesided=1: the other side does not follow from a complex signal")
+    _check(4 * length * length)
     matrix = _matrix(length, length, inverse=False, onesided=onesided)[:, :parts]
-    _check(matrix)
     # [frequencies and their two parts, parts of the signal, samples]
     kernel = matrix.transpose(2, 3, 1, 0).reshape(-1, parts, length).astype(call.dtype(0))
     weight: Array | Var = kernel
@@ -93,9 +93,9 @@ def _inverse_of_one_side(size: int, length: int) -> Array:
     return np.stack([np.cos(turns) * often, -np.sin(turns) * often], 1)[..., None] / length
 
 
-def _check(matrix: Array) -> None:
-    if matrix.size > _MOST_WEIGHTS:
-        raise Refusal(f"its matrix would have {matrix.size} numbers, and {_MOST_WEIGHTS} are written at most")
+def _check(numbers: int) -> None:
+    if numbers > _MOST_WEIGHTS:
+        raise Refusal(f"its matrix would have {numbers} numbers, and {_MOST_WEIGHTS} are written at most")
 
 
 def mel_weight_matrix(call: Call) -> Var:
