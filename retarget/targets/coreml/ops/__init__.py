@@ -10,6 +10,7 @@ from retarget.targets.coreml.ops import (
     attention,
     control,
     convolution,
+    einsum,
     elementwise,
     indexing,
     matmul,
@@ -24,10 +25,12 @@ from retarget.targets.coreml.ops import (
     sampling,
     scatter,
     shape,
+    signal,
     slices,
     sorting,
     transcendental,
     transposed_convolution,
+    window_functions,
 )
 
 FAMILIES: tuple[Mapping[str, Op], ...] = (
@@ -35,6 +38,7 @@ FAMILIES: tuple[Mapping[str, Op], ...] = (
     attention.OPS,
     control.OPS,
     convolution.OPS,
+    einsum.OPS,
     elementwise.OPS,
     indexing.OPS,
     matmul.OPS,
@@ -49,10 +53,12 @@ FAMILIES: tuple[Mapping[str, Op], ...] = (
     sampling.OPS,
     scatter.OPS,
     shape.OPS,
+    signal.OPS,
     slices.OPS,
     sorting.OPS,
     transcendental.OPS,
     transposed_convolution.OPS,
+    window_functions.OPS,
 )
 
 OPS: Mapping[str, Op] = {name: op for family in FAMILIES for name, op in family.items()}
