@@ -78,7 +78,7 @@ def _config(of_op: Any) -> cto.OptimizationConfig:
 
 def converted(case: Case, target: int, half: bool) -> ct.models.MLModel:
     options: dict[str, Any] = {} if case.script else {"example_inputs": case.inputs, "check_trace": False}
-    capture: Callable[..., Any] = torch.jit.script if case.script else torch.jit.trace
+    capture: Any = torch.jit.script if case.script else torch.jit.trace
     return ct.convert(
         capture(case.module, **options),
         inputs=[
