@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 
 from retarget.errors import ToolchainFailure, unsupported
@@ -97,8 +98,8 @@ def _convert(program: Program, lowering: Lowering, job: EmitJob, shown: Border, 
     pipeline = ct.PassPipeline(pass_names=passes, pipeline_name="retarget")
     if made is not None:
         pipeline.set_options(made.name, {"config": made.config})
-    with warnings.catch_warnings():
-        # It leaves its temporary folder to the garbage collector.
+    with warnings.catch_warnings(), np.errstate(over="ignore"):
+        # It leaves its temporary folder to the garbage collector, and holds limits of int32 against those of float16.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             ct.convert(
