@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from retarget.targets.coreml.call import Call
+from retarget.targets.coreml.dims import Size, part_of, sized, told
 from retarget.targets.coreml.library import Var
-from retarget.targets.coreml.values import Dim, Refusal, is_known
+from retarget.targets.coreml.values import Dim, is_known
 
 
 def known(dim: Dim) -> int | None:
@@ -17,35 +18,18 @@ def known(dim: Dim) -> int | None:
 
 
 def reshaped(call: Call, x: Var, shape: Sequence[Dim], *sources: Var) -> Var:
-    """``x`` of another shape. Its open dimensions are those of ``x`` and of ``sources``; at most one may be another."""
-    if len(shape) == x.rank and all(one == other for one, other in zip(shape, x.shape, strict=True)):
-        return x
-    if not shape:
-        return call.mil.squeeze(x=x)
-    return call.mil.reshape(x=x, shape=lengths_of(call, shape, x, *sources))
-
-
-def lengths_of(call: Call, shape: Sequence[Dim], *sources: Var) -> Var | list[int]:
-    """``shape`` as an operand: numbers, -1 for one that is open, and more of them read from ``sources``."""
-    unknown = [dim for dim in shape if not is_known(dim)]
-    if len(unknown) <= 1:
-        return [int(dim) if isinstance(dim, int | np.integer) else -1 for dim in shape]
-    parts, strange = [], 0
-    for dim in shape:
-        part = None if is_known(dim) else length(call, dim, *sources)
-        strange += part is None and not is_known(dim)
-        parts.append(np.array([dim if is_known(dim) else -1], np.int32) if part is None else part)
-    if strange > 1:
-        raise Refusal("several dimensions are open, and no operand has them")
-    return call.mil.concat(values=parts, axis=0)
+    """``x`` of another shape. Dimensions that are open are those of ``x`` or ``sources``, at most one is another."""
+    strange = [dim for dim in shape if not is_known(dim) and dim not in x.shape]
+    read: list[Size] = [length(call, dim, *sources) or dim if dim in strange[1:] else dim for dim in shape]
+    return told(sized(call, x, read), shape)
 
 
 def length(call: Call, dim: Dim, *sources: Var) -> Var | None:
     """One dimension that is open, as a vector of one number; None where none of ``sources`` has it."""
     for source in sources:
         for axis, found in enumerate(source.shape):
-            if found is dim or (not is_known(found) and found == dim):
-                return call.mil.slice_by_index(x=call.mil.shape(x=source), begin=[axis], end=[axis + 1])
+            if not is_known(found) and found == dim:
+                return part_of(call, call.mil.shape(x=source), axis, axis + 1)
     return None
 
 
