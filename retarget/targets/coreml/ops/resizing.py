@@ -252,9 +252,6 @@ def _one(call: Call, x: Var, axis: int, step: Along, beyond: float) -> Var:
 def _product(call: Call, x: Var, axis: int, matrix: Array) -> Var:
     """``x`` with [out, size] ``matrix`` along ``axis``."""
     weight = call.mil.const(val=matrix.astype(dtype_of(x)))
-    if x.rank == 1:
-        row = call.mil.matmul(x=call.mil.expand_dims(x=x, axes=[0]), y=weight, transpose_y=True)
-        return call.mil.squeeze(x=row, axes=[0])
     if axis == x.rank - 1:
         return call.mil.matmul(x=x, y=weight, transpose_y=True)
     if axis == x.rank - 2:
