@@ -10,7 +10,7 @@ from retarget import store
 from retarget.facts import ConvertFacts, EmitFacts
 from retarget.inspection.result import Inspection
 
-MODELS = ("model.onnx", "model.xml", "model.engine", "model.tflite", "ranges.json")
+MODELS = ("model.onnx", "model.xml", "model.engine", "model.tflite", "model.mlpackage", "ranges.json")
 """What the model's file is called in an artifact, or what there is instead."""
 
 
@@ -23,9 +23,9 @@ def inspect(path: Path) -> Inspection:
     """The model in the folder, with what its manifest adds. Raises ``Damaged`` for a manifest that was changed."""
     from retarget.inspection import inspect_file
 
-    folder = path if path.is_dir() else path.parent
+    folder = path if (path / store.MANIFEST).is_file() else path.parent
     manifest = store.read_manifest(folder)
-    model = next((folder / name for name in MODELS if (folder / name).is_file()), None)
+    model = next((folder / name for name in MODELS if (folder / name).exists()), None)
     found = Inspection(path=str(path), what="files", bytes=manifest.bytes) if model is None else inspect_file(model)
     notes = [f"step: {manifest.id}", "made by: " + ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items()))]
     try:

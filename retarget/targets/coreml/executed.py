@@ -43,26 +43,46 @@ class Executed:
 
     def precision(self, precision: str) -> Precision:
         """Types as they are in the file; ``precision`` says what counts as low."""
-        computed: Counter[str] = Counter()
-        weights: Counter[str] = Counter()
-        floats: Counter[str] = Counter()
-        for operation in self._operations:
-            for dtype, count in self._weights(operation):
-                weights[dtype] += count
-            if operation.type == "const" or operation.type.startswith("constexpr_"):
-                continue
-            computed[self._computes(operation)] += _macs(operation, self._shapes)
-            for held in map(_held, operation.outputs.values()):
-                if held is not None and held.dtype.startswith("float"):
-                    floats[held.dtype] += 1
+        floats = Counter(
+            held.dtype
+            for operation in self._working
+            for held in map(_held, operation.outputs.values())
+            if held is not None and held.dtype.startswith("float")
+        )
         named = (*self.function.inputs, *self.function.block.outputs)
         io = [self.values[name].dtype for name in named if name in self.values]  # of a classifier one is a dictionary
         return Precision(
-            weights=work.most(weights),
-            activations=work.most(computed if computed.total() else floats),
+            weights=work.most(self.stored(2)),
+            activations=work.most(self.computed if self.computed.total() else floats),
             io=work.joined(io),
-            low_precision_share=work.low_precision_share(computed, precision),
+            low_precision_share=work.low_precision_share(self.computed, precision),
         )
+
+    @cached_property
+    def computed(self) -> Counter[str]:
+        """Multiply-accumulates by the type that they are in, sizes that are open taken as 1."""
+        counts: Counter[str] = Counter()
+        for operation in self._working:
+            counts[self._computes(operation)] += _macs(operation, self._shapes)
+        return counts
+
+    @cached_property
+    def operators(self) -> Counter[str]:
+        """Those that compute, by name."""
+        return Counter(operation.type for operation in self._working)
+
+    def stored(self, axes: int) -> Counter[str]:
+        """Elements of the constants of at least ``axes`` axes, by the type that they have in the file."""
+        counts: Counter[str] = Counter()
+        for operation in self._operations:
+            for dtype, count in _stored(operation, axes):
+                counts[dtype] += count
+        return counts
+
+    @property
+    def _working(self) -> Iterator[Operation]:
+        """The operations that are no constants."""
+        return (each for each in self._operations if each.type != "const" and not each.type.startswith("constexpr_"))
 
     @cached_property
     def _operations(self) -> tuple[Operation, ...]:
@@ -80,21 +100,6 @@ class Executed:
         held = {**found, **{name: _held(kind) for name, kind in self.function.inputs.items()}}
         return {name: tuple(max(size, 1) for size in each.shape) for name, each in held.items() if each is not None}
 
-    def _weights(self, operation: Operation) -> Iterator[tuple[str, int]]:
-        """The type and count of the elements that a constant of at least two axes has in the file."""
-        if operation.type != "const" and not operation.type.startswith("constexpr_"):
-            return
-        for kind in operation.outputs.values():
-            held = _held(kind)
-            if held is None or len(held.shape) < 2:
-                continue
-            if operation.type == "const":
-                yield held.dtype, math.prod(held.shape)
-            elif table := _constant(operation, ("lut",)):
-                yield f"palette{int(math.log2(max(table.shape or (1,))))}", math.prod(held.shape)
-            elif data := _constant(operation, _DATA):
-                yield data.dtype, math.prod(held.shape)
-
     def _computes(self, operation: Operation) -> str:
         """The type that an operation computes in: int8 where both of its operands are dequantized."""
         names = [name for name in operation.reads if name in self._made]
@@ -111,6 +116,22 @@ def executed(path: Path) -> Executed:
     """What the package ``path`` holds. Raises ``ToolchainFailure`` for one that is damaged."""
     (function,) = read(path).functions.values()
     return Executed(function)
+
+
+def _stored(operation: Operation, axes: int) -> Iterator[tuple[str, int]]:
+    """The type in the file and the count of the elements of a constant of at least ``axes`` axes."""
+    if operation.type != "const" and not operation.type.startswith("constexpr_"):
+        return
+    for kind in operation.outputs.values():
+        held = _held(kind)
+        if held is None or len(held.shape) < axes:
+            continue
+        if operation.type == "const":
+            yield held.dtype, math.prod(held.shape)
+        elif table := _constant(operation, ("lut",)):
+            yield f"palette{int(math.log2(max(table.shape or (1,))))}", math.prod(held.shape)
+        elif data := _constant(operation, _DATA):
+            yield data.dtype, math.prod(held.shape)
 
 
 def _all(block: Block) -> Iterator[Operation]:
