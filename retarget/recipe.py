@@ -399,7 +399,8 @@ class Gates(Settings, frozen=True, kw_only=True):
     accuracy: Annotated[AccuracyGate | None, Meta(description="Needs data.evaluation.")] = None
     latency: Annotated[LatencyGate | None, Meta(description="Needs a baseline report.")] = None
     verified: Annotated[
-        tuple[str, ...], Meta(description="Targets whose artifacts must have been executed, not only built.")
+        tuple[str, ...],
+        Meta(description="Targets whose artifacts must have been executed, not only built or interpreted."),
     ] = ()
 
 
