@@ -1,0 +1,41 @@
+"""Architectures of transformers in Core ML, against PyTorch, with all batches and lengths open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers_zoo
+from whole_models import BOUNDS, as_built, hold, hold_elsewhere, job_of
+from zoo_prepared import Prepared, prepared
+
+from retarget.targets.coreml import DeploymentTarget
+
+TARGETS: tuple[DeploymentTarget, ...] = ("iOS16", "iOS17", "iOS18")
+SAMPLE: dict[str, DeploymentTarget] = {"mistral": "iOS18", "swinv2": "iOS16", "levit": "iOS17"}
+"""What is always tested, with its target: heads that are shared, windows that are turned, batch norms of tokens."""
+
+
+def _prepared(name: str, folder: Path) -> Prepared:
+    shapes = transformers_zoo.FAMILIES[name].shapes
+    opt = {symbol: extent.opt for symbol, extent in shapes.items()}
+    return prepared("transformers_zoo", name, [opt, {symbol: extent.max for symbol, extent in shapes.items()}], folder)
+
+
+@pytest.mark.parametrize(("name", "target"), SAMPLE.items())
+def test_a_sample_of_architectures(name: str, target: DeploymentTarget, tmp_path: Path) -> None:
+    made = _prepared(name, tmp_path)
+    for precision in BOUNDS:
+        model, job = as_built(made, precision), job_of(made, precision, target)
+        hold(made, model, job, tmp_path / precision)
+    hold_elsewhere(model, job, tmp_path / "elsewhere")
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("name", transformers_zoo.FAMILIES)
+def test_architectures(name: str, tmp_path: Path) -> None:
+    made = _prepared(name, tmp_path)
+    for precision in BOUNDS:
+        model = as_built(made, precision)
+        for target in TARGETS:
+            hold(made, model, job_of(made, precision, target), tmp_path / target / precision)
