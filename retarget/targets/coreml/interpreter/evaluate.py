@@ -110,6 +110,9 @@ class Interpreter:
             array = array.astype(self._held(declared), copy=False)
         if array.dtype != self._held(declared) or not declared.fits(array.shape):
             raise ToolchainFailure(f"input '{name}' is declared {declared}, it is fed {_described(array)}")
+        sizes = self.function.sizes.get(name)
+        if sizes is not None and not sizes.take(array.shape or (1,)):
+            raise ToolchainFailure(f"input '{name}' can be of {sizes}, it is fed {_described(array)}")
         return array
 
     def _held(self, declared: TensorType) -> np.dtype[np.generic]:

@@ -24,6 +24,7 @@ from retarget.targets.coreml.interpreter.declared import (
     TupleType,
     ValueType,
 )
+from retarget.targets.coreml.interpreter.features import Sizes, sizes
 from retarget.targets.coreml.interpreter.files import Package, restored
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Function:
     opset: int
     """15 for iOS15 to 18 for iOS18."""
     block: Block
+    sizes: Mapping[str, Sizes]
+    """The shapes that each input can have, as the package tells them."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +143,32 @@ class _Reader:
         spec = self.package.spec
         if spec.WhichOneof("Type") != "mlProgram":
             raise self.wrong(f"it holds a {spec.WhichOneof('Type')}, only ML Programs are known")
-        functions = {name: self.function(name, spec.mlProgram.functions[name]) for name in spec.mlProgram.functions}
+        described = {each.name: each for each in spec.description.functions} or {"main": spec.description}
+        functions = {
+            name: self.function(name, spec.mlProgram.functions[name], described.get(name))
+            for name in spec.mlProgram.functions
+        }
         return Program(MappingProxyType(functions))
 
     def wrong(self, what: str) -> ToolchainFailure:
         return ToolchainFailure(f"{self.package.model_path}: {what}", DAMAGED)
 
-    def function(self, name: str, spec: Message) -> Function:
+    def function(self, name: str, spec: Message, described: Message | None) -> Function:
         if spec.opset not in _OPSETS:
             raise self.wrong(f"function '{name}' is of opset '{spec.opset}', known: {', '.join(_OPSETS)}")
         if spec.opset not in spec.block_specializations:
             raise self.wrong(f"function '{name}' has no operations for its opset {spec.opset}")
-        return Function(
-            self.named(spec.inputs), _OPSETS[spec.opset], self.block(spec.block_specializations[spec.opset], 0)
-        )
+        if described is None:
+            raise self.wrong(f"function '{name}' is not described")
+        inputs, block = self.named(spec.inputs), self.block(spec.block_specializations[spec.opset], 0)
+        made = {name: kind for each in block.operations for name, kind in each.outputs.items()}
+        outputs = {name: kind for name, kind in {**inputs, **made}.items() if name in block.outputs}
+        try:
+            found = sizes(described.input, inputs)
+            sizes(described.output, outputs)
+        except ToolchainFailure as error:
+            raise ToolchainFailure(f"{self.package.model_path}: function '{name}': {error.message}") from error
+        return Function(inputs, _OPSETS[spec.opset], block, found)
 
     def block(self, spec: Message, depth: int) -> Block:
         if depth > _MOST_NESTED:
