@@ -185,7 +185,9 @@ class Call:
         for axis in range(len(shape)) if axes is None else axes:
             dim = shape[axis]
             if not isinstance(dim, int):
-                raise Open(f"axis {axis % len(shape)} of operand {index} must have one size", self._symbols(index, axis))
+                raise Open(
+                    f"axis {axis % len(shape)} of operand {index} must have one size", self._symbols(index, axis)
+                )
             found.append(dim)
         return tuple(found)
 
@@ -232,8 +234,11 @@ class Call:
                 name = self.dtype(0).name
                 if name not in self.op.dtypes:
                     raise Refusal(f"{found.name} is not among {', '.join(sorted(self.op.dtypes))}")
-                if found.name in WIDE and not (self.op.small or self.op.moves):
-                    raise Refusal(f"{found.name} is computed as int32, which does not wrap around as it would")
+                # What comes from outside, and what an operator computed, is an int32 already.
+                value = self.node.inputs[0]
+                own = found.name if value is None else graph.dtype_name(value.dtype)
+                if own in WIDE and not (self.op.small or self.op.moves):
+                    raise Refusal(f"{own} is computed as int32, which does not wrap around as it would")
             if any(is_known(dim) and dim == 0 for dim in operand.shape) and not isinstance(operand, np.ndarray):
                 raise Refusal(f"operand {index} is empty, and Core ML has no empty tensors")
 
