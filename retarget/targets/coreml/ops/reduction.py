@@ -42,7 +42,7 @@ def _reduced(call: Call, name: str, x: Var, axes: Sequence[int]) -> Var:
 
 def _axes(call: Call) -> list[int]:
     """Those that are reduced, counted from the front."""
-    numbers, rank = call.numbers(1, "the axes") if call.has(1) else [], call.rank(0)
+    numbers, rank = call.numbers(1, "which axes it reduces") if call.has(1) else [], call.rank(0)
     if not numbers and not call.attributes.get_int("noop_with_empty_axes", 0):
         return list(range(rank))
     return sorted({number % rank for number in numbers})
