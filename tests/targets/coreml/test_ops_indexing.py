@@ -28,6 +28,11 @@ def floats(*shape: int) -> Array:
     return array
 
 
+def truths(*shape: int) -> Array:
+    array: Array = RANDOM.random(shape) < 0.5
+    return array
+
+
 def numbers(size: int, *shape: int) -> Array:
     """Indices of an axis of ``size``, from both ends."""
     array: Array = RANDOM.integers(-size, size, shape)
@@ -157,12 +162,12 @@ def feeds_of(name: str, size: int) -> dict[str, Array]:
         case "at places":
             return {
                 "x": floats(size, 5, 4),
-                "i": numbers(size, 3, 1) * np.array([[1, 0]]) + numbers(5, 3, 1) * [[0, 1]],
+                "i": np.concatenate([numbers(size, 3, 1), numbers(5, 3, 1)], axis=1),
             }
         case "at places of each row":
             return {"x": floats(size, 5, 4), "i": numbers(5, size, 3, 1)}
         case "truths at places of each row":
-            return {"x": floats(size, 5, 4) > 0, "i": numbers(5, size, 3, 1)}
+            return {"x": truths(size, 5, 4), "i": numbers(5, size, 3, 1)}
         case _:
             return {"x": floats(4, size, 2), "i": RANDOM.integers(0, 5, size)}
 
@@ -268,7 +273,7 @@ def test_scatter_of_several_to_one_place(target: DeploymentTarget) -> None:
 
 def test_scatter_of_truths() -> None:
     model = node_models.of_text("bool[N,5] x, int64[N,3] i, bool[N,3] u", "ScatterElements <axis = 1> (x, i, u)")
-    fed = [{"x": floats(n, 5) > 0, "i": several(5, n, 3), "u": floats(n, 3) > 0} for n in (4, 1, 2)]
+    fed = [{"x": truths(n, 5), "i": several(5, n, 3), "u": truths(n, 3)} for n in (4, 1, 2)]
     written.check(model, *fed)
 
 
@@ -282,15 +287,18 @@ def test_top_of_equal_elements(largest: int, target: DeploymentTarget) -> None:
         k = Constant <value_ints = [4]> () y0, i0 = TopK <axis = 1, largest = {largest}> (x, k)
         y1, i1 = TopK <axis = -2, largest = {largest}> (z, k)
     }}"""
-    fed = [{"x": np.round(floats(size, 9, 2)), "z": numbers(3, size, 9, 2)} for size in (4, 1, 2)]
+    fed = [
+        {"x": RANDOM.integers(-2, 3, (size, 9, 2)).astype(np.float32), "z": numbers(3, size, 9, 2)}
+        for size in (4, 1, 2)
+    ]
     written.check(t.model(text), *fed, target=target)
 
 
 @pytest.mark.parametrize("node", ["Compress <axis = 1> (x, c)", "Compress <axis = -1> (x, d)"])
 def test_compress(node: str) -> None:
     model = t.model(f"g (float[N,5,3] x, bool[4] c, bool[3] d) => (float[] y) {{ u = Cast <to = 1> (c) y = {node} }}")
-    conditions = np.array([True, False, True, True]), np.array([False, True, True])
-    fed = [{"x": floats(size, 5, 3), "c": conditions[0], "d": conditions[1]} for size in (4, 1, 2)]
+    asked = {"c": np.array([True, False, True, True]), "d": np.array([False, True, True])}
+    fed = [{"x": floats(size, 5, 3), **asked} for size in (4, 1, 2)]
     written.check(model, *fed)
 
 
@@ -298,6 +306,25 @@ def test_compress_of_all_elements() -> None:
     model = node_models.of_text("float[N,5] x, bool[4] c", "Compress(x, c)")
     fed = [{"x": floats(size, 5), "c": np.array([True, False, True, True])} for size in (4, 1, 2)]
     written.check(model, *fed)
+
+
+# ---- detected
+
+
+@pytest.mark.parametrize("target", written.TARGETS)
+@pytest.mark.parametrize("attribute", ["", "<center_point_box = 1>"])
+def test_suppressed_boxes(attribute: str, target: DeploymentTarget) -> None:
+    """Corners in any order, boxes without an area, equal scores, and classes of which no box is good."""
+    text = f"""g (float[2,9,4] x, float[2,3,9] s) => (int64[P,3] y) {{
+        n = Constant <value_int = 4> () o = Constant <value_float = 0.3> () l = Constant <value_float = 0.2> ()
+        y = NonMaxSuppression {attribute} (x, s, n, o, l)
+    }}"""
+    fed = []
+    for _ in range(6):
+        boxes = RANDOM.integers(0, 6, (2, 9, 4)).astype(np.float32)
+        scores = np.round(RANDOM.random((2, 3, 9)) * np.array([[1], [0.1], [1]]), 1).astype(np.float32)
+        fed.append({"x": boxes, "s": scores})
+    written.check(t.model(text), *fed, target=target)
 
 
 # ---- refused
