@@ -367,6 +367,10 @@ def test_boxes_of_other_modes(mode: str) -> None:
         results("crop_resize", x=IMAGE, boxes=BOXES[:1], sampling_mode=mode, target_height=2)
 
 
+KEPT = ("float32", "float32", "int32", "int32")
+"""Boxes, scores, places, counts."""
+
+
 def boxes_by_definition(boxes: Array, scores: Array, limit: float, threshold: float, apart: bool) -> list[int]:
     """Box after box, the best first, in plain numbers."""
     kept: list[int] = []
@@ -394,7 +398,7 @@ def test_non_maximum_suppression(most: int, apart: bool) -> None:
     given = {"iou_threshold": np.float32(0.2), "max_boxes": most, "per_class_suppression": apart}
     right = [boxes_by_definition(*each, 0.2, 0.3, apart)[:most] for each in zip(boxes, scores, strict=True)]
     assert 1 < min(map(len, right)) < 20
-    found = results("non_maximum_suppression", 16, boxes=boxes, scores=scores, score_threshold=0.3, **given)
+    found = results("non_maximum_suppression", 16, KEPT, boxes=boxes, scores=scores, score_threshold=0.3, **given)
     assert found[3].tolist() == [len(each) for each in right]
     for image, places in enumerate(right):
         count = len(places)
@@ -403,7 +407,7 @@ def test_non_maximum_suppression(most: int, apart: bool) -> None:
         assert not found[1][image, count:].any()
     every = [boxes_by_definition(*each, 0.2, -np.inf, apart)[:most] for each in zip(boxes, scores, strict=True)]
     turned = {"boxes": boxes.transpose(0, 2, 1), "scores": scores.transpose(0, 2, 1)}
-    last = results("non_maximum_suppression", 17, **turned, **given)
+    last = results("non_maximum_suppression", 17, KEPT[:3], **turned, **given)
     assert [places[places >= 0].tolist() for places in last[2]] == every
     assert last[0].shape == (2, 4, most)
 
@@ -411,7 +415,7 @@ def test_non_maximum_suppression(most: int, apart: bool) -> None:
 def test_the_best_box_is_always_kept() -> None:
     boxes, scores = floats(1, 3, 4), np.array([[[-3.5], [0.4], [0.1]]], np.float32)
     given = {"iou_threshold": np.float32(0.2), "max_boxes": 2, "score_threshold": 5.0}
-    *_, places, counts = results("non_maximum_suppression", 16, boxes=boxes, scores=scores, **given)
+    *_, places, counts = results("non_maximum_suppression", 16, KEPT, boxes=boxes, scores=scores, **given)
     assert (places.tolist(), counts.tolist()) == ([[1, -1]], [1])
 
 

@@ -108,7 +108,18 @@ def test_every_family_is_written(packages: Path) -> None:
 
 
 EXPECTED = {
-    *("avg_pool", "batch_norm", "conv", "conv_transpose", "einsum", "gather", "gather_along_axis", "gather_nd"),
+    *(
+        "avg_pool",
+        "batch_norm",
+        "quantize",
+        "dequantize",
+        "conv",
+        "conv_transpose",
+        "einsum",
+        "gather",
+        "gather_along_axis",
+        "gather_nd",
+    ),
     *("instance_norm", "layer_norm", "linear", "lstm", "matmul", "max_pool", "pixel_shuffle", "pixel_unshuffle"),
     *("resample", "affine", "rnn", "scaled_dot_product_attention", "scatter_along_axis", "scatter_nd", "softmax"),
     *("upsample_bilinear", "upsample_nearest_neighbor", "while_loop", "cond"),

@@ -23,6 +23,7 @@ def non_maximum_suppression(call: Call) -> tuple[Value, ...]:
     if boxes.shape[2:] != (4,) or boxes.shape[:2] != scores.shape[:2]:
         raise ToolchainFailure(f"boxes {list(boxes.shape)} with scores {list(scores.shape)}")
     most, threshold = call.integer("max_boxes"), -np.inf if last else call.number("score_threshold")
+    call.hold((len(boxes), most), 2)
     kept_boxes = np.zeros((len(boxes), most, 4), boxes.dtype)
     kept_scores = np.zeros((len(boxes), most, scores.shape[2]), scores.dtype)
     places = np.full((len(boxes), most), -1, np.int32)

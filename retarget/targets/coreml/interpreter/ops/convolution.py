@@ -27,6 +27,7 @@ def conv(call: Call) -> Tensor:
     if x.ndim != weight.ndim or x.shape[1] != channels * groups or outputs % groups:
         raise ToolchainFailure(f"x {list(x.shape)} with weights {list(weight.shape)} in {groups} groups")
     found = windows(call, x.shape[2:], taps)
+    call.hold((len(x), outputs, *(each.steps for each in found)))
     x = padded(x, found, 0)
     if channels == 1:
         result = _depthwise(x, weight, found)
@@ -51,6 +52,7 @@ def conv_transpose(call: Call) -> Tensor:
     ]
     full = [(each.steps - 1) * each.stride + each.reach for each in places]
     begins, sizes = _kept(call, full, [each.steps * each.stride for each in places])
+    call.hold((len(x), groups * outputs, *sizes))
     # Sizes that are asked for may end behind all windows: nothing is added there.
     extents = [max(begin + size, end) for begin, size, end in zip(begins, sizes, full, strict=True)]
     total = np.zeros((len(x), groups, outputs, *extents), x.dtype)

@@ -33,7 +33,9 @@ def l2_pool(call: Call) -> Tensor:
 
 def _operands(call: Call) -> tuple[Tensor, list[Window]]:
     x = call.array("x")
-    return x, windows(call, x.shape[2:], call.integers("kernel_sizes"))
+    found = windows(call, x.shape[2:], call.integers("kernel_sizes"))
+    call.hold((*x.shape[:2], *(each.steps for each in found)))
+    return x, found
 
 
 def _pooled(x: Tensor, found: list[Window], join: Callable[..., Tensor]) -> Tensor:

@@ -52,6 +52,7 @@ def constexpr_lut_to_dense(call: Call) -> Tensor:
         return _looked_up(call, lut, indices)
     shape = tuple(call.integers("shape"))  # Before iOS18: one table, and packed indices.
     bits = _bits(lut.size)
+    call.hold(shape)
     if len(indices) != -(-math.prod(shape) * bits // 8):
         raise ToolchainFailure(f"{len(indices)} bytes of indices of {bits} bits for {list(shape)}")
     found: Tensor = lut[restored(indices, f"uint{bits}", shape)]
@@ -61,7 +62,9 @@ def constexpr_lut_to_dense(call: Call) -> Tensor:
 def constexpr_sparse_to_dense(call: Call) -> Tensor:
     mask, values = call.stored("mask"), call.stored("nonzero_data")
     if call.has("shape"):  # Before iOS18: packed bits.
-        return _dense(values, restored(mask, "uint1", tuple(call.integers("shape"))))
+        shape = tuple(call.integers("shape"))
+        call.hold(shape)
+        return _dense(values, restored(mask, "uint1", shape))
     return _dense(values, mask)
 
 

@@ -20,6 +20,7 @@ def resize_nearest_neighbor(call: Call) -> Tensor:
     That is what coremltools takes for TensorFlow's ``half_pixel_centers``; the docstring names no rule.
     """
     x = call.stored("x")
+    call.hold((*x.shape[:-2], *_target(call)))
     for axis, size in zip((-2, -1), _target(call), strict=True):
         x = x.take(_middles(x.shape[axis], size), axis)
     return x
@@ -28,6 +29,7 @@ def resize_nearest_neighbor(call: Call) -> Tensor:
 def upsample_nearest_neighbor(call: Call) -> Tensor:
     """The element under the beginning of each new one."""
     x = call.stored("x")
+    call.hold((*x.shape[:-2], *_scaled(call, x)))
     for axis, scale in zip((-2, -1), _scales(call), strict=True):
         x = x.take(_beginnings(x.shape[axis], scale), axis)
     return x
@@ -35,6 +37,7 @@ def upsample_nearest_neighbor(call: Call) -> Tensor:
 
 def resize_bilinear(call: Call) -> Tensor:
     x, mode = call.array("x"), call.text("sampling_mode", "DEFAULT")
+    call.hold((*x.shape[:-2], *_target(call)))
     for axis, size in zip((-2, -1), _target(call), strict=True):
         x = _linear(x, axis, grid(mode, x.shape[axis], size))
     return x
@@ -46,9 +49,11 @@ def upsample_bilinear(call: Call) -> Tensor:
         raise NotInterpreted("half_pixel_centers with align_corners")
     centres = call.flag("half_pixel_centers", not corners)
     mode = "STRICT_ALIGN_CORNERS" if corners else "UNALIGN_CORNERS" if centres else "DEFAULT"
-    for axis, scale in zip((-2, -1), _scales(call), strict=True):
+    sizes = _scaled(call, x)
+    call.hold((*x.shape[:-2], *sizes))
+    for axis, size in zip((-2, -1), sizes, strict=True):
         # The scale only says the size: the ratio of the sizes is what places are computed with.
-        x = _linear(x, axis, grid(mode, x.shape[axis], _scaled(x.shape[axis], scale)))
+        x = _linear(x, axis, grid(mode, x.shape[axis], size))
     return x
 
 
@@ -73,8 +78,10 @@ def resize(call: Call) -> Tensor:
 
     else:
         raise NotInterpreted(f"interpolation_mode '{interpolation}', sampling_mode '{mode}' of {x.dtype.name}")
-    for axis in range(-count, 0):
-        x = step(x, axis, sizes[axis] or x.shape[axis])
+    wanted = [sizes[axis] or x.shape[axis] for axis in range(-count, 0)]
+    call.hold((*x.shape[: x.ndim - count], *wanted))
+    for axis, size in zip(range(-count, 0), wanted, strict=True):
+        x = step(x, axis, size)
     return x
 
 
@@ -118,7 +125,7 @@ def _middles(size: int, wanted: int) -> NDArray[np.intp]:
 
 
 def _beginnings(size: int, scale: float) -> NDArray[np.intp]:
-    wanted = _scaled(size, scale)
+    wanted = _whole(size, scale)
     index = np.arange(wanted)
     by_sizes = index * size // wanted
     # coremltools asks for a size by a scale that is 1e-4 elements too large, so that none is lost when it is rounded.
@@ -132,7 +139,11 @@ def _scales(call: Call) -> tuple[float, float]:
     return call.number("scale_factor_height", 1), call.number("scale_factor_width", 1)
 
 
-def _scaled(size: int, scale: float) -> int:
+def _scaled(call: Call, x: Tensor) -> list[int]:
+    return [_whole(size, scale) for size, scale in zip(x.shape[-2:], _scales(call), strict=True)]
+
+
+def _whole(size: int, scale: float) -> int:
     return int(np.floor(np.float32(size) * np.float32(scale)))
 
 

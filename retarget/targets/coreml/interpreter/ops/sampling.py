@@ -35,6 +35,7 @@ def affine(call: Call) -> Tensor:
     mode = call.text("coordinates_mode").lower()
     if not call.flag("align_corners") or mode != "normalized_minus_one_to_one" or min(height, width) < 2:
         raise NotInterpreted(f"align_corners {call.flag('align_corners')}, '{mode}' to {height} by {width}")
+    call.hold((*x.shape[:2], height, width))
     matrix = np.broadcast_to(matrix.reshape(-1, 2, 3), (len(x), 2, 3))
     across, down = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in (width, height)))
     points = np.stack([across, down, np.ones_like(across)]).reshape(3, -1)
@@ -65,6 +66,7 @@ def crop_resize(call: Call) -> Tensor:
         images = (np.arange(len(boxes)) if given is None else given.astype(np.intp))[:, None]
     if images.size and not 0 <= images.min() <= images.max() < len(x):
         raise ToolchainFailure(f"boxes of images {np.unique(images).tolist()}, there are {len(x)}")
+    call.hold((*images.shape[: 2 if call.opset < 17 else 1], x.shape[1], height, width))
     if order == "CORNERS_WIDTH_FIRST":
         boxes = boxes[:, [1, 0, 3, 2]]
     scale = np.array(x.shape[-2:] * 2, np.float32) - 1 if call.flag("normalized_coordinates", False) else 1
