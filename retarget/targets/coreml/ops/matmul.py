@@ -11,17 +11,13 @@ import numpy as np
 from retarget.targets.coreml.call import FLOATS, NUMBERS, Call, Op
 from retarget.targets.coreml.compressed import expanded, stored
 from retarget.targets.coreml.library import Var
-from retarget.targets.coreml.ops.parts import part
-from retarget.targets.coreml.values import Codes, Joined, Operand, Refusal, Result
+from retarget.targets.coreml.values import Codes, Joined, Operand, Result
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
 
 _LINEAR_AXES = 3
 """The most axes that `linear` takes."""
-
-_MOST_ROWS = 3
-"""Of a matrix whose determinant is written element by element."""
 
 
 def mat_mul(call: Call) -> Result:
@@ -81,27 +77,6 @@ def layer(call: Call, x: Var, matrix: Array) -> Var:
     return product(call, x, call.mil.const(val=matrix))
 
 
-def determinant(call: Call) -> Var:
-    """By the elements of the first row, each times what is left without its row and column."""
-    rows, columns = call.sizes(0, [-2, -1])
-    if rows > _MOST_ROWS:
-        raise Refusal(f"the matrix has {rows} rows: what is written one by one has {_MOST_ROWS} at most")
-
-    def below(row: int, kept: tuple[int, ...]) -> Var:
-        made: Var | None = None
-        for index, column in enumerate(kept):
-            line = part(call, call.var(0), -2, slice(row, row + 1))
-            element = call.mil.squeeze(x=part(call, line, -1, slice(column, column + 1)), axes=[-2, -1])
-            rest = kept[:index] + kept[index + 1 :]
-            term = call.mil.mul(x=element, y=below(row + 1, rest)) if rest else element
-            signed = call.mil.sub if index % 2 else call.mil.add
-            made = term if made is None else signed(x=made, y=term)
-        assert made is not None
-        return made
-
-    return below(0, tuple(range(columns)))
-
-
 def product(call: Call, x: Var, y: Var) -> Var:
     """As ONNX's MatMul has it: axes in front of the last two broadcast, vectors lose theirs.
 
@@ -140,7 +115,6 @@ def _row(bias: Operand | None, count: int, factor: float) -> Array | None:
 
 
 OPS: Mapping[str, Op] = {
-    "Det": Op(determinant, FLOATS),
     "Gemm": Op(gemm, FLOATS),
     "MatMul": Op(mat_mul, NUMBERS),
     "MatMulInteger": Op(mat_mul_integer, frozenset({"int32"}), small=True),
