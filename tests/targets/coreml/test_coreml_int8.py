@@ -1,0 +1,113 @@
+"""Quantized models against ONNX Runtime, which computes in floats between the roundings, as MIL does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import digits_net
+import numpy as np
+import onnx_ir as ir
+import pytest
+import target_testing as t
+import written
+from zoo_prepared import prepared
+
+from retarget import catalog, graph
+from retarget.calibration.methods import clip
+from retarget.calibration.observers import observe
+from retarget.compare import snr_db
+from retarget.passes.quantize import Quantize
+from retarget.protocols import EmitJob
+from retarget.schemes import COREML
+from retarget.spec import DimRange
+from retarget.targets.coreml import DeploymentTarget, Options
+from retarget.targets.coreml.interpreter.program import read
+
+if TYPE_CHECKING:
+    from retarget.facts import EmitFacts
+    from retarget.protocols import Feeds
+    from retarget.schemes import Grid
+
+
+def quantized(model: ir.Model, feeds: Sequence[Feeds]) -> ir.Model:
+    """``model`` by Core ML's scheme, of the ranges that ``feeds`` have."""
+    ranges = observe(model, feeds)
+
+    def choose(name: str, grid: Grid) -> tuple[float, float] | None:
+        return clip(ranges[name], grid, "minmax") if name in ranges else None
+
+    return Quantize(COREML, choose)(graph.clone(model)).model
+
+
+def emitted(model: ir.Model, shapes: Mapping[str, DimRange], out: Path, target: DeploymentTarget) -> EmitFacts:
+    inputs = tuple(graph.value_spec(value) for value in model.graph.inputs)
+    outputs = tuple(graph.value_spec(value) for value in model.graph.outputs)
+    job = EmitJob("int8", inputs, outputs, shapes, Options(minimum_deployment_target=target))
+    return catalog.target_emit("coreml").emit(model, job, out)
+
+
+TARGETS: tuple[DeploymentTarget, ...] = ("iOS17", "iOS18")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["digits", "bert", *(pytest.param(name, marks=pytest.mark.stress) for name in ("resnet", "mobilenet_v2", "vit"))],
+)
+def test_codes_are_those_of_the_simulation(name: str, tmp_path: Path) -> None:
+    if name == "digits":
+        images = digits_net.rows(digits_net.CALIBRATION, 0, 72)["image"]
+        feeds: Sequence[Feeds] = [{"image": images[:64]}, {"image": images[64:]}]
+        floats, shapes = ir.from_proto(digits_net.digits_model()), {"N": DimRange(1, 8, 64)}
+    else:
+        (tmp_path / "source").mkdir()
+        source = prepared("zoo", name, [{"N": 1}, {"N": 3}], tmp_path / "source")
+        floats, shapes, feeds = source.model, dict(source.family.shapes), source.feeds
+    model = quantized(floats, feeds)
+    for target in TARGETS:
+        (tmp_path / target).mkdir()
+        hold(floats, model, shapes, feeds, tmp_path / target, target)
+
+
+def hold(
+    floats: ir.Model,
+    model: ir.Model,
+    shapes: Mapping[str, DimRange],
+    feeds: Sequence[Feeds],
+    out: Path,
+    target: DeploymentTarget,
+) -> None:
+    facts = emitted(model, shapes, out, target)
+    assert facts.precision.weights == "int8"
+    assert facts.precision.activations == "int8"
+    for fed in feeds:
+        found, right, unrounded = t.run("coreml", out, facts, fed), t.oracle(model, fed), t.oracle(floats, fed)
+        for output, expected in right.items():
+            rounding = snr_db(unrounded[output], expected)
+            # Sums in another order put one value in a million across the edge of two codes: by far less than what
+            # rounding itself changes.
+            assert snr_db(expected, found[output]) > rounding + 20
+            assert rounding < 60
+
+
+def test_scales_stay_float32_where_the_rest_is_float16(tmp_path: Path) -> None:
+    """A scale of float16 would be another number, and codes at the edge of two would flip."""
+    model = t.model("""g (float16[N,4,8,8] x, float[8,4,3,3] w_conv) => (float16[N,8,6,6] y) {
+        scale = Constant <value_float = 0.0123> ()
+        zero = Constant <value = int8 {0}> ()
+        [wide] a = Cast <to = 1> (x)
+        [round] b = QuantizeLinear (a, scale, zero)
+        [back] c = DequantizeLinear (b, scale, zero)
+        [conv] d = Conv (c, w_conv)
+        [half] y = Cast <to = 10> (d)
+    }""")
+    facts = written.written(model, tmp_path, "iOS17", "int8")
+    (function,) = read(tmp_path / "model.mlpackage").functions.values()
+    kinds = {operation.type: operation for operation in function.block.operations}
+    named = {name: operation for operation in function.block.operations for name in operation.outputs}
+    (scale,) = kinds["quantize"].inputs["scale"]
+    assert isinstance(scale, str)
+    assert float(np.asarray(named[scale].value.read())) == np.float32(0.0123)
+    feeds = t.feeds(model, 3)
+    t.assert_close(t.run("coreml", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"], atol=1e-3)
