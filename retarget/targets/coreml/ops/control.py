@@ -59,6 +59,7 @@ def if_(call: Call) -> Sequence[Result]:
     def branch(index: int) -> Callable[[], Sequence[Var]]:
         def write() -> Sequence[Var]:
             made.append([_inside(call, value) for value in branches[index].write([])])
+            _check_same(made[0], made[-1])
             return made[-1]
 
         return write
@@ -66,10 +67,13 @@ def if_(call: Call) -> Sequence[Result]:
     condition = call.var(0)
     condition = call.mil.squeeze(x=condition) if condition.rank else condition
     results = call.mil.cond(pred=condition, _true_fn=branch(0), _false_fn=branch(1))
-    for then, other in zip(*made, strict=True):
-        if dtype_of(then) != dtype_of(other) or not _is_same(then.shape, other.shape):
-            raise Refusal(f"its branches give {list(then.shape)} and {list(other.shape)}: they must be of one shape")
     return list(results) if isinstance(results, tuple | list) else [results]
+
+
+def _check_same(one: Sequence[Var], other: Sequence[Var]) -> None:
+    for left, right in zip(one, other, strict=True):
+        if dtype_of(left) != dtype_of(right) or not _is_same(left.shape, right.shape):
+            raise Refusal(f"its branches give {list(left.shape)} and {list(right.shape)}: they must be of one shape")
 
 
 def _is_same(shape: Sequence[Dim], other: Sequence[Dim]) -> bool:
