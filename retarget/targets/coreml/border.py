@@ -150,7 +150,18 @@ def _one(place: str, dim: int | str, job: EmitJob, why: str) -> dict[str, str]:
 
 
 def input_types(job: EmitJob, names: Mapping[str, str], sizes: Mapping[str, int]) -> list[ct.TensorType | ct.ImageType]:
-    """One for each input, by its name in the program. ``sizes``: the symbolic dimensions that are fixed."""
+    """One for each input, by its name in the program. ``sizes``: the symbolic dimensions that are fixed.
+
+    Raises ``RetargetError`` for several inputs of enumerated shapes where Core ML has one at most.
+    """
+    asked = options(job)
+    free = [spec.name for spec in job.inputs if set(spec.symbols) - set(sizes)]
+    if asked.flexible_shapes == "enumerated" and len(free) > 1 and asked.minimum_deployment_target < "iOS18":
+        raise RetargetError(
+            f"coreml.flexible_shapes: {', '.join(free)} have open dimensions, and {asked.minimum_deployment_target} has"
+            " enumerated shapes for one input alone",
+            "take `flexible_shapes: ranges`, minimum_deployment_target iOS18, or fix dimensions in `model.shapes`",
+        )
     return [_input_type(spec, names[spec.name], job, sizes) for spec in job.inputs]
 
 

@@ -13,11 +13,13 @@ import target_testing as t
 import written
 
 from retarget import catalog
-from retarget.errors import Unsupported
+from retarget.errors import RetargetError, Unsupported
 from retarget.spec import DimRange
 from retarget.targets.coreml import DeploymentTarget, Options
 from retarget.targets.coreml.interpreter.program import read
 from retarget.targets.coreml.library import ct
+
+TWO: tuple[DeploymentTarget, ...] = ("iOS17", "iOS18")
 
 
 def values(artifact: Path) -> dict[str, str]:
@@ -124,6 +126,20 @@ def test_open_dimensions_are_described_as_the_option_says(tmp_path: Path, way: s
         assert bounds == [(1, 8), (4, 16)]
     else:
         assert [list(each.shape) for each in array.enumeratedShapes.shapes] == [[2, 4], [1, 4], [8, 16]]
+
+
+def test_shapes_of_several_inputs_are_enumerated_from_ios18_on(tmp_path: Path) -> None:
+    model = t.model("g (float[N,4] x, float[N,4] y) => (float[N,4] z) { z = Add(x, y) }")
+    emit = catalog.target_emit("coreml").emit
+    older, newer = (
+        replace(written.job(model), options=Options(minimum_deployment_target=target, flexible_shapes="enumerated"))
+        for target in TWO
+    )
+    with pytest.raises(RetargetError, match="x, y have open dimensions, and iOS17 has enumerated shapes for one input"):
+        emit(model, older, tmp_path)
+    facts = emit(model, newer, tmp_path)
+    feeds = t.feeds(model, 8)
+    t.assert_close(t.run("coreml", tmp_path, facts, feeds)["z"], t.oracle(model, feeds)["z"])
 
 
 def test_a_wrong_package_is_caught(tmp_path: Path) -> None:
