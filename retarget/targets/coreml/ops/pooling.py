@@ -111,12 +111,16 @@ def _windows(call: Call) -> Windows:
     attributes = call.attributes
     kernel, auto = attributes.get_ints("kernel_shape") or [], attributes.get_string("auto_pad") or ""
     found = windows(call, kernel, ceil=attributes.get_int("ceil_mode", 0) != 0)
-    for each in found.along:
+    for axis, each in enumerate(found.along, start=2):
         if max(each.begin, each.end) >= each.span:
             raise Refusal(f"pads as wide as the window of {each.span}: it would lie in them alone")
         if auto.startswith("SAME") and each.dilation != 1:
             raise Refusal(f"auto_pad={auto} with dilations: ONNX Runtime pads otherwise than ONNX says")
-        if auto.startswith("SAME") and each.stride > each.span + 1:
+        left = each.stride - each.span
+        if each.size is not None and each.out is not None:
+            left = each.size - each.span - (each.out - 1) * each.stride
+        if auto.startswith("SAME") and left > 1:
+            call.sizes(0, [axis])
             raise Refusal(
                 f"auto_pad={auto} with strides that leave elements over: ONNX Runtime leaves some at both ends"
             )
