@@ -116,7 +116,7 @@ def test_what_is_not_finite() -> None:
         for negative, positive in ((0, 0), (0, 1), (1, 0))
     ]
     nodes += [
-        Node("Clip", [NOT_FINITE, np.float32(-1), np.float32(2)], {}, (1, 2)),
+        Node("Clip", [NOT_FINITE, np.array(-1, np.float32), np.array(2, np.float32)], {}, (1, 2)),
         Node("Cast", [NOT_FINITE], {"to": 9}),
     ]
     nodes += [Node(name, [NOT_FINITE, NOT_FINITE[::-1].copy()]) for name in ("Add", "Max", "Min", "Equal", "Less")]
@@ -145,6 +145,22 @@ def test_clip() -> None:
             for kind in ("float32", "float16", "int64", "int8")
             for pair in bounds
             for held in ((), (1, 2))
+        )
+    )
+
+
+def test_bounds_beyond_int32_bound_nothing() -> None:
+    limits = np.iinfo(np.int64)
+    pairs = ((limits.min, 3), (-2, limits.max), (limits.min, limits.max), (None, limits.max))
+    agrees(
+        *(
+            Node(
+                "Clip",
+                [integers(9, dtype="int64"), *(None if each is None else np.array(each) for each in pair)],
+                {},
+                (1, 2),
+            )
+            for pair in pairs
         )
     )
 
@@ -206,6 +222,10 @@ def test_cast() -> None:
         fed = np.abs(array) if source.startswith("float") and name.startswith("u") else array
         nodes.append(Node("Cast", [fed], {"to": ir.DataType.from_numpy(np.dtype(name)).value}))
     agrees(*nodes, rtol=0, atol=0)
+
+
+def test_cast_like() -> None:
+    agrees(*(Node("CastLike", [CAST["int32"], CAST[kind]]) for kind in ("float32", "bool", "int8", "uint8")), rtol=0)
 
 
 def test_casts_there_and_back_are_kept() -> None:

@@ -198,8 +198,16 @@ def clip(call: Call) -> Var:
             return call.mil.clip(x=x, alpha=low, beta=high)
     for index, name in ((1, "maximum"), (2, "minimum")):
         if call.has(index):
-            x = getattr(call.mil, name)(x=x, y=call.var(index))
+            x = getattr(call.mil, name)(x=x, y=_bound(call, index))
     return x
+
+
+def _bound(call: Call, index: int) -> Var | np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """Of integers: none beyond what int32 holds, as no value is."""
+    if call.dtype(0) != np.int32 or not call.is_constant(index):
+        return call.var(index)
+    limits = np.iinfo(np.int32)
+    return np.clip(call.array(index, "the bound").astype(np.int64), limits.min, limits.max)
 
 
 # ---- comparisons and logic
