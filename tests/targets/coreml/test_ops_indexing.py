@@ -74,7 +74,8 @@ def test_cuts_of_open_axes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "step"), [(5, -100, -2), (1, 6, 3), (-3, INT64.max, 1), (INT64.max, INT64.min, -1), (-100, 100, 1)]
+    ("start", "end", "step"),
+    [(5, -100, -2), (1, 6, 3), (-3, INT64.max, 1), (INT64.max, INT64.min, -1), (-100, 100, 1), (-100, -50, -1)],
 )
 def test_cuts_of_known_axes(start: int, end: int, step: int) -> None:
     model = node_models.of_text("bool[N,7,3] x", f"Slice(x, [{start}], [{end}], [1], [{step}])")

@@ -35,6 +35,7 @@ from retarget.targets.coreml.values import (
     dtype_of,
     is_known,
 )
+from retarget.targets.indices import is_never_negative
 
 SMALL = 1 << 16
 """Elements up to which a value that is the same everywhere is written as a constant."""
@@ -70,7 +71,15 @@ def asked(call: Call, index: int) -> list[Size | None]:
 def reshape(call: Call) -> Result:
     sizes, own = asked(call, 1), [plain(dim) for dim in call.shape(0)]
     if not call.attributes.get_int("allowzero", 0):
-        sizes = [own[axis] if size == 0 else size for axis, size in enumerate(sizes)]
+        value = call.node.inputs[1]
+        may_be_none = value is not None and not is_never_negative(value)
+        for axis, size in enumerate(sizes):
+            if isinstance(size, Var) and may_be_none and axis < len(own):
+                # A zero that is computed is taken for the size there is, too; sizes of values are none.
+                is_none = call.mil.equal(x=size, y=np.int32(0))
+                sizes[axis] = call.mil.select(cond=is_none, a=length(call, 0, axis), b=size)
+            elif not isinstance(size, Var) and size == 0:
+                sizes[axis] = own[axis]
     if -1 in sizes:
         at = sizes.index(-1)
         others = [size for axis, size in enumerate(sizes) if axis != at]

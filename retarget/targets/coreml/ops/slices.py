@@ -126,8 +126,10 @@ def _bounds(call: Call, index: int) -> list[int | object | Var]:
 
 
 def _known(start: int, end: int, step: int, size: int) -> Cut:
-    """Of an axis of ``size``, as Python and ONNX clamp."""
-    places = range(*slice(start, end, step).indices(size))
+    """Of an axis of ``size``, clamped as ONNX does: not as Python, where a start before the first gives none."""
+    least, most = (0, size) if step > 0 else (-1, size - 1)
+    first, stop = (bound + size if bound < 0 else bound for bound in (start, end))
+    places = range(min(max(first, 0), most), min(max(stop, least), most), step)
     if not places:
         raise Refusal(EMPTY)
     first, last = min(places[0], places[-1]), max(places[0], places[-1])
@@ -159,9 +161,11 @@ def _open(call: Call, axis: int, start: int, end: int, step: int) -> Cut:
 
 def _backwards(call: Call, axis: int, start: int, end: int, step: int) -> Cut:
     """The same elements forwards, turned around."""
-    most = bounds(call, plain(call.shape(0)[axis]))[1]
+    least, most = bounds(call, plain(call.shape(0)[axis]))
     if end == -1:
         raise Refusal(EMPTY)
+    if -start > least:
+        call.sizes(0, [axis])  # of a smaller axis it is the first
     forwards = _open(call, axis, 0 if end < -most else end + 1, LARGE if start == -1 else start + 1, 1)
     return Cut(forwards.part, forwards.length if step == 1 else None, is_turned=True, stride=step)
 
