@@ -250,6 +250,14 @@ def test_bits() -> None:
     )
 
 
+def test_shifts() -> None:
+    data, shifts = np.array([[0, 1, 200, 255], [7, 128, 3, 99]], np.uint8), np.array([0, 1, 3, 7], np.uint8)
+    agrees(
+        *(Node("BitShift", [data, shifts], {"direction": direction}, (1,)) for direction in ("LEFT", "RIGHT")),
+        Node("BitShift", [data.astype(np.uint32), shifts.astype(np.uint32)], {"direction": "RIGHT"}, (1,)),
+    )
+
+
 def test_dropout() -> None:
     agrees(Node("Dropout", [NOT_FINITE], outputs=2), Node("Dropout", [floats(2, 3)]))
 
@@ -269,6 +277,7 @@ def test_open_dimensions_stay_open(node: str) -> None:
         ("int64[3] x, float[3] y", "Pow(x, y)", "int64 z", "power of computed floats"),
         ("float[3] x", "Cast <to = 16> (x)", "bfloat16 z", "to=bfloat16"),
         ("int32[3] x", "Cast <to = 13> (x)", "uint64 z", "to=uint64: negative numbers"),
+        ("uint32[3] x", 'BitShift <direction = "LEFT"> (x, x)', "uint32 z", "how far it shifts is computed"),
         ("uint8[3] x, uint8[3] y", "Add(x, y)", "uint8 z", "does not wrap around"),
     ],
 )

@@ -323,6 +323,21 @@ def bitwise_not(call: Call) -> Var:
     return call.mil.sub(x=np.iinfo(name).max if name.startswith("u") else -1, y=call.var(0))
 
 
+def bit_shift(call: Call) -> Var:
+    """Of unsigned integers, as far as a constant says."""
+    x, source = call.var(0), call.node.inputs[0]
+    bits = np.iinfo(graph.dtype_name(source.dtype)).bits if source is not None else 32
+    shifts = call.array(1, "how far it shifts").astype(np.int64)
+    if (shifts >= min(bits, 31)).any():
+        raise Refusal("it shifts further than there are bits that Core ML's int32 has for it")
+    powers = np.left_shift(1, shifts)
+    if call.attributes.get_string("direction", "") == "RIGHT":
+        return call.mil.floor_div(x=x, y=powers)
+    if bits > 16:
+        raise Refusal("direction=LEFT: what is shifted out of its bits is not in Core ML's int32")
+    return _wrapped(call, call.mil.mul(x=x, y=powers), f"uint{bits}")
+
+
 def bitwise(combined: Callable[[Call, Var, Var], Var]) -> Callable[[Call], Var]:
     """What ``combined`` makes of each bit of both operands, as 0 and 1: there is no such operation.
 
@@ -356,6 +371,7 @@ OPS: Mapping[str, Op] = {
     "Abs": Op(unary("abs"), NUMBERS),
     "Add": Op(binary("add"), NUMBERS),
     "And": Op(binary("logical_and"), BOOL),
+    "BitShift": Op(bit_shift, INTEGERS, small=True),
     "BitwiseAnd": Op(bitwise(lambda call, x, y: call.mil.mul(x=x, y=y)), INTEGERS, small=True),
     "BitwiseNot": Op(bitwise_not, INTEGERS, small=True),
     "BitwiseOr": Op(bitwise(lambda call, x, y: call.mil.maximum(x=x, y=y)), INTEGERS, small=True),
