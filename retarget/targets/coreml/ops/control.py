@@ -142,7 +142,7 @@ def _ends(call: Call, body: _Graph) -> bool:
     if call.has(1) and not (call.is_constant(1) and call.array(1, "the condition").all()):
         return True
     source = body.source(body.graph.outputs[0])
-    if call.has(1) and source is body.graph.inputs[1]:
+    if source is body.graph.inputs[1]:
         return False
     constant = ir.convenience.get_const_tensor(source)
     return constant is None or not constant.numpy().all()
