@@ -30,8 +30,10 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(target: str) -> tuple[Group, ...]:
-    """The groups of ``expected/<target>.yaml``; a case stands in one group only."""
-    groups = msgspec.convert(yaml.safe_load((FOLDER / f"{target}.yaml").read_text()) or [], tuple[Group, ...])
+    """The groups of ``expected/<target>.yaml``, none before it is written; a case stands in one group only."""
+    file = FOLDER / f"{target}.yaml"
+    written = yaml.safe_load(file.read_text()) if file.exists() else None
+    groups = msgspec.convert(written or [], tuple[Group, ...])
     names = [name for group in groups for name in group.cases]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"expected/{target}.yaml lists these cases twice: {', '.join(sorted(repeated))}")

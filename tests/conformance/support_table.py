@@ -19,7 +19,7 @@ INTRODUCTION = """\
 <!-- Written by tests/conformance/support_table.py; do not edit. -->
 
 {passed} of {total} of ONNX's own node tests, {full} of {operators} operators whole. A test counts when the model is
-written and, where the target's runtime can execute here, its outputs agree with those that ONNX stores. What does not
+written and, where it can be executed or interpreted here, its outputs agree with those that ONNX stores. What does not
 pass is refused before anything is written, with the reason below. Tests whose operands no deployed model could hold
 (sequences, strings, empty tensors, rare types) are left out.
 
