@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class NotInterpreted(NotExecutable):
     """An operation, or a mode of one, of which it is not certain what Core ML computes: it is never guessed."""
 
+    def __init__(self, message: str, hint: str | None = "on a Mac, Core ML itself executes the package") -> None:
+        super().__init__(message, hint)
+
 
 @dataclass(frozen=True)
 class Dictionary:

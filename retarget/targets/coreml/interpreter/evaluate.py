@@ -52,12 +52,11 @@ class Interpreter:
         for name in feeds:
             if name not in self.function.inputs:
                 raise ToolchainFailure(f"the program has no input '{name}'", did_you_mean(name, self.function.inputs))
-        operands: list[Value] = []
+        scope = _Scope()
         for name, declared in self.function.inputs.items():
             if name not in feeds:
                 raise ToolchainFailure(f"input '{name}' is not fed")
-            operands.append(self._fed(name, feeds[name], declared))
-        scope = _Scope(dict(zip(self.function.inputs, operands, strict=True)))
+            scope.values[name] = self._fed(name, feeds[name], declared)
         with np.errstate(all="ignore"):  # infinities and NaNs are results like others, as they are on the device
             results = self._block(self.function.block, scope, trace)
         outputs: dict[str, Array] = {}
@@ -126,15 +125,13 @@ class Interpreter:
                 (name,) = operation.outputs
                 scope.values[name] = operation.value
             else:
-                for name, value in zip(operation.outputs, self._operation(operation, scope, trace), strict=True):
-                    scope.values[name] = value
-                    if trace is not None and isinstance(value, np.ndarray):
-                        trace[name] = value
+                self._operation(operation, scope, trace)
             for name in dead.get(index, ()):
                 del scope.values[name]
-        return tuple(self._settled_constant(scope.read(name)) for name in block.outputs)
+        return tuple(self._given(name, scope.read(name)) for name in block.outputs)
 
-    def _operation(self, operation: Operation, scope: _Scope, trace: dict[str, Array] | None) -> tuple[Value, ...]:
+    def _operation(self, operation: Operation, scope: _Scope, trace: dict[str, Array] | None) -> None:
+        """Compute the outputs, into ``scope`` and ``trace``."""
         call = Call(
             operation.type,
             {
@@ -148,37 +145,38 @@ class Interpreter:
         )
         try:
             result = OPS[operation.type](call)
-            return self._results(operation, result if isinstance(result, tuple) else (result,))
+            results = self._results(operation, result if isinstance(result, tuple) else (result,))
         except (NotInterpreted, ToolchainFailure) as error:
             raise type(error)(f"{operation.place}: {error.message}", error.hint) from error
         except (ArithmeticError, IndexError, MemoryError, TypeError, ValueError) as error:
             # Op functions leave it to numpy to say that shapes or types do not fit together.
             raise ToolchainFailure(f"{operation.place}: {error}") from error
+        scope.values.update(results)
+        if trace is not None:
+            trace.update({name: value for name, value in results.items() if isinstance(value, np.ndarray)})
 
-    def _results(self, operation: Operation, results: tuple[Value, ...]) -> tuple[Value, ...]:
+    def _results(self, operation: Operation, results: tuple[Value, ...]) -> dict[str, Value]:
+        """The outputs by name, each as declared."""
         if len(results) != len(operation.outputs):
             raise ToolchainFailure(f"{len(operation.outputs)} outputs are declared, {len(results)} are computed")
-        return tuple(
-            self._settled(name, value, declared)
+        return {
+            name: self._settled(name, value, declared)
             for (name, declared), value in zip(operation.outputs.items(), results, strict=True)
-        )
+        }
 
     def _nested(
         self, block: Block, operands: Sequence[Value], scope: _Scope, trace: dict[str, Array] | None
     ) -> tuple[Value, ...]:
         if len(operands) != len(block.inputs):
             raise ToolchainFailure(f"a block of {len(block.inputs)} inputs is given {len(operands)}")
-        given = {
-            name: self._settled(name, value, declared)
-            for (name, declared), value in zip(block.inputs.items(), operands, strict=True)
-        }
-        return self._block(block, _Scope(dict(given), scope), trace)
+        inner = _Scope(around=scope)
+        for (name, declared), value in zip(block.inputs.items(), operands, strict=True):
+            inner.values[name] = self._settled(name, value, declared)
+        return self._block(block, inner, trace)
 
-    def _settled_constant(self, value: Value | Constant) -> Value:
-        if isinstance(value, Constant):
-            read = value.read()
-            return self._settled("constant", read, value.type)
-        return value
+    def _given(self, name: str, value: Value | Constant) -> Value:
+        """A block's output, which may be a constant."""
+        return self._settled(name, value.read(), value.type) if isinstance(value, Constant) else value
 
     def _settled(self, name: str, value: Value, declared: ValueType) -> Value:
         """``value`` as one of the declared type is held; raise ``ToolchainFailure`` where it is none."""
