@@ -105,6 +105,13 @@ def test_attributes(kind: str, attributes: str, operands: str) -> None:
     written.check(model, *fed(model))
 
 
+@pytest.mark.parametrize("kind", GATES)
+def test_a_sequence_of_no_step(kind: str) -> None:
+    model = layer(kind, operands="lengths hidden")
+    feeds = {**fed(model)[1], "lengths": np.array([0, 3, 7], np.int32)}
+    written.check(model, feeds)
+
+
 @pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS18"])
 def test_deployment_targets(target: DeploymentTarget) -> None:
     for kind in GATES:

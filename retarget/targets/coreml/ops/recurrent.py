@@ -154,7 +154,11 @@ class _Layer:
         begin = [unknown(call, value) for value in (call.mil.const(val=np.array([0], np.int32)), sequence, *states)]
         made: Sequence[Var]
         _, *made = call.mil.while_loop(_cond=goes_on, _body=body, loop_vars=tuple(begin))
-        return made
+        if lengths is None:
+            return made
+        # Of a sequence of no step ONNX Runtime gives zeros, not what it would begin with.
+        is_any = call.mil.expand_dims(x=call.mil.greater(x=lengths, y=0), axes=[1])
+        return [made[0], *(call.mil.select(cond=is_any, a=last, b=0.0) for last in made[1:])]
 
 
 def lstm(call: Call) -> list[Result]:
