@@ -6,7 +6,7 @@ import dataclasses
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -101,6 +101,25 @@ def test_an_image_of_a_model_with_the_channels_last_is_turned_in_the_package(tmp
     facts = emitted(model, tmp_path, Options(images={"image": Image(scale=0.02, bias=-1.0)}), layout="nhwc")
     assert facts.inputs[0].permutation == (0, 3, 1, 2)
     held(model, tmp_path, facts, {"image": target_testing.normal(1, 8, 8, 3)})
+
+
+@pytest.mark.parametrize("color_layout", ["GRAYSCALE", "GRAYSCALE_FLOAT16"])
+def test_an_image_of_a_model_in_float16_becomes_float16_behind_its_scale(
+    tmp_path: Path, color_layout: Literal["GRAYSCALE", "GRAYSCALE_FLOAT16"]
+) -> None:
+    model = target_testing.model(NET.format(c=1).replace("float[", "float16["))
+    single = target_testing.model(NET.format(c=1))
+    options = Options(images={"image": Image(color_layout=color_layout, scale=1 / 64, bias=-2.0)})
+    made = dataclasses.replace(job(single), options=options, shapes={"N": ONE}, precision="fp16", io="float16")
+    facts = catalog.target_emit("coreml").emit(model, made, tmp_path)
+    assert facts.precision.weights == "float16"
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 1, 8, 8))
+    held(single, tmp_path, facts, {"image": (pixels / 64 - 2).astype(np.float32)}, 4e-3)
+
+
+def test_writing_a_package_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    emitted(target_testing.model(NET.format(c=3)), tmp_path, Options(), precision="palette6")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_batch_of_images_becomes_one_image(tmp_path: Path) -> None:
