@@ -49,40 +49,42 @@ def affine(call: Call) -> Tensor:
 def crop_resize(call: Call) -> Tensor:
     """Boxes of images, each resized; what is outside of an image is ``pad_value``, as in TensorFlow."""
     x, mode = call.array("x"), call.text("sampling_mode", "DEFAULT")
-    order = call.text("box_coordinate_mode", "CORNERS_HEIGHT_FIRST")
     height, width = call.integer("target_height", 1), call.integer("target_width", 1)
     if mode != "ALIGN_CORNERS" and (mode != "STRICT_ALIGN_CORNERS" or min(height, width) < 2):
         raise NotInterpreted(f"sampling_mode '{mode}' to {height} by {width}")
-    if not order.startswith("CORNERS_"):
-        raise NotInterpreted(f"box_coordinate_mode '{order}': whether a box ends at its last element is not written")
-    if call.opset < 17:
-        roi = call.array("roi").reshape(len(call.array("roi")), -1)
-        boxes, images = roi[:, -4:], np.tile(np.arange(len(x)), (len(roi), 1))
-        if roi.shape[1] == 5:
-            images = roi[:, :1].astype(np.intp)
-    else:
-        boxes = call.array("boxes").astype(np.float32)
-        given = call.optional("box_indices")
-        images = (np.arange(len(boxes)) if given is None else given.astype(np.intp))[:, None]
-    if images.size and not 0 <= images.min() <= images.max() < len(x):
-        raise ToolchainFailure(f"boxes of images {np.unique(images).tolist()}, there are {len(x)}")
-    call.hold((*images.shape[: 2 if call.opset < 17 else 1], x.shape[1], height, width))
-    if order == "CORNERS_WIDTH_FIRST":
-        boxes = boxes[:, [1, 0, 3, 2]]
-    scale = np.array(x.shape[-2:] * 2, np.float32) - 1 if call.flag("normalized_coordinates", False) else 1
-    boxes = boxes * scale * np.float32(call.number("spatial_scale", 1))
+    boxes, images = _boxes(call, x)
+    call.hold((*images.shape, x.shape[1], height, width))
     rows, columns = (_along(boxes[:, which], boxes[:, which + 2], size) for which, size in ((0, height), (1, width)))
     outside = _beyond(rows, x.shape[-2])[:, :, None] | _beyond(columns, x.shape[-1])[:, None, :]
-    outside = outside[:, None, None]
-    at_rows, at_columns = np.broadcast_arrays(rows[:, :, None], columns[:, None, :])
-    result = np.stack(
-        [
-            np.stack([_bilinear(x[image], each_rows, each_columns) for image in chosen])
-            for chosen, each_rows, each_columns in zip(images, at_rows, at_columns, strict=True)
-        ]
-    )
-    result = np.where(outside, np.float32(call.number("pad_value", 0)), result)
-    return result if call.opset < 17 else result[:, 0]
+    rows, columns = np.broadcast_arrays(rows[:, :, None], columns[:, None, :])
+    result = np.empty((*images.shape, x.shape[1], height, width), x.dtype)
+    for place, image in np.ndenumerate(images):
+        box = place[0]
+        crop = _bilinear(x[image], rows[box], columns[box])
+        result[place] = np.where(outside[box], np.float32(call.number("pad_value", 0)), crop)
+    return result
+
+
+def _boxes(call: Call, x: Tensor) -> tuple[Tensor, NDArray[np.intp]]:
+    """Boxes as (first row, first column, last row, last column), and the images of each: several before iOS17."""
+    order = call.text("box_coordinate_mode", "CORNERS_HEIGHT_FIRST")
+    images: NDArray[np.intp]
+    if call.opset < 17:
+        boxes = call.array("roi").reshape(call.array("roi").shape[0], -1)
+        given = boxes[:, :1] if boxes.shape[1] == 5 else np.tile(np.arange(len(x)), (len(boxes), 1))
+        boxes, images = boxes[:, -4:], given.astype(np.intp)
+    else:
+        boxes, chosen = call.array("boxes").astype(np.float32), call.optional("box_indices")
+        images = np.arange(len(boxes)) if chosen is None else chosen.astype(np.intp)
+    if images.size and not 0 <= images.min() <= images.max() < len(x):
+        raise ToolchainFailure(f"boxes of images {np.unique(images).tolist()}, there are {len(x)}")
+    if order == "CORNERS_WIDTH_FIRST":
+        boxes = boxes[:, [1, 0, 3, 2]]
+    elif order != "CORNERS_HEIGHT_FIRST":
+        raise NotInterpreted(f"box_coordinate_mode '{order}': whether a box ends at its last element is not written")
+    if call.flag("normalized_coordinates", False):
+        boxes = boxes * (np.array(x.shape[-2:] * 2, np.float32) - 1)
+    return boxes * np.float32(call.number("spatial_scale", 1)), images
 
 
 # ---- places
