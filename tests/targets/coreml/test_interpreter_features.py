@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import packaged
 import pytest
 
 from retarget.errors import ToolchainFailure
+from retarget.targets.coreml.interpreter.call import NotInterpreted
+from retarget.targets.coreml.interpreter.declared import StateType
 from retarget.targets.coreml.interpreter.evaluate import Interpreter
 from retarget.targets.coreml.interpreter.features import Sizes
 from retarget.targets.coreml.interpreter.program import read
@@ -90,6 +93,22 @@ def test_a_classifier_gives_its_label_and_probabilities(tmp_path: Path) -> None:
     found = Interpreter(read(path)).run({"x": np.array([[0.25, 0.5, 0.125]], np.float32)})
     assert str(found["classLabel"]) == "dog"
     assert found["classLabel_probs"].tolist() == [0.25, 0.5, 0.125]
+
+
+def test_states_are_read_and_not_interpreted(tmp_path: Path) -> None:
+    program = Program()
+    state = mb.state_tensor_placeholder((2, 3), types.fp16)
+    given = {"x": mb.placeholder((2, 3), types.fp16, name="x"), "kept": state}
+    with Function(given, opset_version=ct.target.iOS18) as function:
+        function.set_outputs(
+            [mb.add(x=function.inputs["x"], y=mb.read_state(input=function.inputs["kept"]), name="done")]
+        )
+    program.add_function("main", function)
+    packaged.convert(program, 18).save(str(tmp_path / "m.mlpackage"))
+    read_back = read(tmp_path / "m.mlpackage")
+    assert isinstance(read_back.functions["main"].inputs["kept"], StateType)
+    with pytest.raises(NotInterpreted, match="input 'kept' is declared state<float16"):
+        Interpreter(read_back).run({"x": np.ones((2, 3), np.float16), "kept": np.ones((2, 3), np.float16)})
 
 
 def _input(description: Any) -> Any:

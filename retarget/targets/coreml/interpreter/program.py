@@ -164,7 +164,7 @@ class _Reader:
         made = {name: kind for each in block.operations for name, kind in each.outputs.items()}
         outputs = {name: kind for name, kind in {**inputs, **made}.items() if name in block.outputs}
         try:
-            found = sizes(described.input, inputs)
+            found = sizes([*described.input, *described.state], inputs)
             sizes(described.output, outputs)
         except ToolchainFailure as error:
             raise ToolchainFailure(f"{self.package.model_path}: function '{name}': {error.message}") from error
