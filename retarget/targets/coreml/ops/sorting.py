@@ -13,7 +13,7 @@ from retarget.targets.coreml.values import Refusal, Result
 
 
 def top_k(call: Call) -> Sequence[Result]:
-    """Of equal elements MIL takes that of the lower index first, as ONNX does: so its value inference has it."""
+    """Of equal elements ONNX takes that of the lower index first; of MIL it is taken for granted, not documented."""
     k = call.numbers(1, "how many are taken")[0]
     axis = call.axis(-1)
     if not k:
