@@ -57,6 +57,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("README.md", "build/readme"),
         ("docs/guides/int8.md", "build/int8"),
         ("docs/guides/to-tflite.md", "build/tflite"),
+        ("docs/guides/to-coreml.md", "build/coreml"),
         ("examples/bert/README.md", "build/bert"),
     ],
 )
