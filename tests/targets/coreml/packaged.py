@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from retarget.targets.coreml.library import Function, Program, Var, ct, mb, type
 
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds
+
+gc.freeze()  # coremltools collects garbage after each conversion: not among all that was imported
 
 OPSETS = {15: ct.target.iOS15, 16: ct.target.iOS16, 17: ct.target.iOS17, 18: ct.target.iOS18}
 
