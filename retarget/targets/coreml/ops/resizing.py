@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retarget.targets.coreml.call import NUMBERS, Call, Op
+from retarget.targets.coreml.dims import Size
 from retarget.targets.coreml.library import Var
+from retarget.targets.coreml.ops.shape import asked
 from retarget.targets.coreml.values import Dim, Refusal, dtype_of
 from retarget.targets.interpolation import (
     CLOSE,
@@ -80,9 +82,10 @@ def resize(call: Call) -> Var:
     x, how = call.var(0), How.of(call.node)
     if how.mode != "nearest" and dtype_of(x) == np.int32:
         raise Refusal(f"mode={how.mode} of integers: Core ML has it of floats")
-    if call.has(3) and isinstance(call.operand(3), Var) and not call.is_constant(3):
+    sizes = _sizes(call)
+    if sizes is not None and any(isinstance(size, Var) for size in sizes):
         return _to_computed(call, x, how)
-    found = _axes(call, how)
+    found = _axes(call, how, sizes)
     changed = [axis for axis, each in enumerate(found) if not each.is_nothing]
     if not changed:
         return x
@@ -99,10 +102,24 @@ def resize(call: Call) -> Var:
 # ---- what the node says
 
 
-def _axes(call: Call, how: How) -> list[Axis]:
+def _sizes(call: Call) -> list[Size] | None:
+    """What is asked for along each axis that is resized: a number, the open size that is there already, or computed."""
+    if not call.has(3):
+        return None
     shape = call.shape(0)
     axes = [axis % len(shape) for axis in call.attributes.get_ints("axes") or range(len(shape))]
-    sizes = call.numbers(3, "the size") if call.has(3) else None
+    wanted: list[Size] = []
+    for axis, size in zip(axes, asked(call, 3), strict=True):
+        assert size is not None, "a size that is not known is computed"
+        own = isinstance(size, int | Var) or size == shape[axis]
+        wanted.append(size if own else call.var(3))
+    return wanted
+
+
+def _axes(call: Call, how: How, wanted: Sequence[Size] | None) -> list[Axis]:
+    shape = call.shape(0)
+    axes = [axis % len(shape) for axis in call.attributes.get_ints("axes") or range(len(shape))]
+    sizes = None if wanted is None else [size if isinstance(size, int) else None for size in wanted]
     scales = None if sizes else [float(scale) for scale in call.array(2, "the scale").reshape(-1)]
     rois = call.array(1, "the region").reshape(-1) if how.coordinates == "tf_crop_and_resize" else None
     if sizes and (call.attributes.get_string("keep_aspect_ratio_policy") or "stretch") != "stretch":
@@ -112,6 +129,8 @@ def _axes(call: Call, how: How) -> list[Axis]:
     for index, axis in enumerate(axes):
         part = (0.0, 1.0) if rois is None else (float(rois[index]), float(rois[index + len(axes)]))
         size = shape[axis]
+        if sizes is not None and sizes[index] is None:
+            continue  # open, and as it is
         steps = []
         for own in [size] if isinstance(size, int) else PROBED:
             scale, out = _scaled(call, [own if each == axis else shape[each] for each in axes], index, sizes, scales)
@@ -132,7 +151,7 @@ def _whole(size: Dim) -> Axis:
 
 
 def _scaled(
-    call: Call, shape: Sequence[Dim], index: int, sizes: Sequence[int] | None, scales: Sequence[float] | None
+    call: Call, shape: Sequence[Dim], index: int, sizes: Sequence[int | None] | None, scales: Sequence[float] | None
 ) -> tuple[float, int]:
     """The factor and the size of the result along one axis of ``shape``."""
     own = shape[index]
@@ -141,10 +160,13 @@ def _scaled(
         return scales[index], of_scales([own], [scales[index]])[0]
     assert sizes is not None
     known = [size for size in shape if isinstance(size, int)]
+    wanted = [size for size in sizes if size is not None]
     if len(known) < len(shape):
         # Each axis on its own: none of them hangs on another.
-        known, sizes, index = [own], [sizes[index]], 0
-    factors, outs = of_sizes(call.node, known, sizes)
+        size = sizes[index]
+        assert size is not None
+        known, wanted, index = [own], [size], 0
+    factors, outs = of_sizes(call.node, known, wanted)
     return factors[index], outs[index]
 
 

@@ -61,7 +61,7 @@ def asked(call: Call, index: int) -> list[Size | None]:
         for axis, dim in enumerate(result):
             if is_known(dim) or (dim is not None and not is_known(found[axis])):
                 found[axis] = dim
-    mine = set(call.shape(0)) if call.node.op_type in ("Reshape", "Expand") else set()
+    mine = set(call.shape(0)) if call.node.op_type in ("Reshape", "Expand", "Resize") else set()
     return [
         size if is_known(size) or size in mine else part_of(call, vector, axis, axis + 1)
         for axis, size in enumerate(found)

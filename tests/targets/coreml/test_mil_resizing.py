@@ -174,3 +174,21 @@ def test_sums_of_integers_are_refused() -> None:
     model = node_models.model(by_scales(node_models.integers(1, 2, 3, 4), [1.0, 1.0, 2.0, 2.0], mode="linear"))[0]
     with pytest.raises(Unsupported, match="mode=linear of integers"):
         written.interpreted(model)
+
+
+def test_sizes_that_are_joined_from_an_open_batch_and_numbers_leave_it_open(tmp_path: Path) -> None:
+    """As PyTorch writes `interpolate` to a size."""
+    model = t.model("""g (float[N,3,6,8] x) => (float[N,3,12,20] y) {
+        sizes = Shape (x)
+        begin = Constant <value_ints = [0]> ()
+        end = Constant <value_ints = [2]> ()
+        front = Slice (sizes, begin, end)
+        plane = Constant <value_ints = [12, 20]> ()
+        wanted = Concat <axis = 0> (front, plane)
+        y = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel"> (x, , , wanted)
+    }""")
+    facts = written.written(model, tmp_path)
+    assert not facts.sizes
+    for size in (1, 5):
+        feeds = t.feeds(model, size)
+        t.assert_close(t.run("coreml", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"])
