@@ -309,6 +309,10 @@ class Lowering:
     def _output(self, value: ir.Value) -> Var | None:
         """The program's output for ``value``, of its own name, a scalar as one element; None where it is refused."""
         name, held = value.name or "", self.env[value]
+        if isinstance(held, Joined):
+            reason = f"it has {len(held.shape)} axes, and Core ML has at most {MOST_AXES}"
+            self.refusals.append((name, "output", reason))
+            return None
         try:
             var = Call(self, ir.Node("", "Identity", [value]), Op(_nothing), (held,)).var(0)
         except Refusal as refusal:
