@@ -236,6 +236,19 @@ def test_casts_there_and_back_are_kept() -> None:
     written.check(model, {"x": np.array([0.3, -1.7, 2.5, 1000.7, -0.1, 3.14159], np.float32)}, atol=0)
 
 
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+def test_casts_of_what_integers_do_not_hold_may_be_discarded(dtype: str) -> None:
+    model = t.model(
+        f"""g ({dtype}[N,4] x) => (int64[N,4] y) {{
+            zero = Constant <value = {dtype} {{0}}> ()  seven = Constant <value = int64 {{7}}> ()
+            l = Log (x)  i = Cast <to = 7> (l)  none = Equal (x, zero)
+            y = Where (none, seven, i)
+        }}"""
+    )
+    x = np.array([[0, 1, 60, 3000], [0, 0, 5, 1e4]], np.float32)
+    written.check(model, {"x": x if dtype == "float" else x.astype(np.float16)})
+
+
 def test_bits() -> None:
     edges = np.array([7, -7, 2**31 - 1, -(2**31), 0, -1, 1 << 30, 0x55555555], np.int32)
     agrees(

@@ -27,6 +27,9 @@ MIL_NAMES = {"float32": "fp32", "float16": "fp16"}
 _SIGN = -(2**31)
 """The int32 of the highest bit alone."""
 
+_BELOW = float(np.nextafter(np.float32(2**31), np.float32(0)))
+"""The largest float32 that is an int32."""
+
 
 def unary(name: str) -> Callable[[Call], Result]:
     """An operator that MIL has under ``name``, with the one operand ``x``."""
@@ -287,6 +290,10 @@ def _cast_to(call: Call, name: str) -> Result:
     found = dtype_of(x).name
     if to == "bool":
         return x if found == "bool" else call.mil.not_equal(x=x, y=0 if found == "int32" else 0.0)
+    if found.startswith("float") and to == "int32":
+        # What becomes of others, infinities among them, differs between processors; models compute and discard them.
+        most = float(np.finfo(found).max)
+        x = call.mil.clip(x=x, alpha=max(-most, -(2.0**31)), beta=min(most, _BELOW))
     if found != to:
         x = call.mil.cast(x=x, dtype=MIL_NAMES.get(to, to))
     return _wrapped(call, x, name) if name in WIDE and _reaches_beyond(own, name) else x
