@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -52,6 +53,14 @@ class Border(msgspec.Struct, frozen=True, kw_only=True):
 
     images: dict[str, Image] = {}
     classes: Classes | None = None
+
+
+@dataclass(frozen=True)
+class Names:
+    """The model's inputs and outputs → their names in the package."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
 
 
 def options(job: EmitJob) -> Options:
@@ -206,16 +215,18 @@ def classifier_config(border: Border) -> ct.ClassifierConfig | None:
     return ct.ClassifierConfig(list(classes.labels), classes.feature, classes.output)
 
 
-def describe(spec: proto.Model_pb2.Model, job: EmitJob, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    """Write the metadata into ``spec``. ``inputs`` and ``outputs``: the model's names to those in the package."""
+def describe(spec: proto.Model_pb2.Model, job: EmitJob, shown: Border, names: Names) -> None:
+    """Write the metadata into ``spec``."""
     told = options(job).metadata
     if told is None:
         return
     metadata = spec.description.metadata
     metadata.author, metadata.license = told.author, told.license
     metadata.versionString, metadata.shortDescription = told.version, told.description
-    texts = {inputs[name]: text for name, text in told.inputs.items()}
-    texts |= {outputs[name]: text for name, text in told.outputs.items()}
+    texts = {names.inputs[name]: text for name, text in told.inputs.items()}
+    texts |= {names.outputs[name]: text for name, text in told.outputs.items()}
+    if shown.classes is not None and shown.classes.output in texts:
+        texts[shown.classes.scores] = texts[shown.classes.output]
     for feature in (*spec.description.input, *spec.description.output):
         if feature.name in texts:
             feature.shortDescription = texts[feature.name]
@@ -224,16 +235,16 @@ def describe(spec: proto.Model_pb2.Model, job: EmitJob, inputs: Mapping[str, str
 # ---- what the runner does
 
 
-def border(job: EmitJob, inputs: Mapping[str, str], outputs: Mapping[str, str], sizes: Mapping[str, int]) -> Border:
-    """What the runner must know. ``inputs`` and ``outputs`` as for ``describe``."""
+def border(job: EmitJob, names: Names, sizes: Mapping[str, int]) -> Border:
+    """What the runner must know."""
     asked = options(job)
-    images = {inputs[name]: image for name, image in asked.images.items()}
+    images = {names.inputs[name]: image for name, image in asked.images.items()}
     if asked.classifier is None:
         return Border(images=images)
     spec = classified(job, asked.classifier)
     assert isinstance(asked.classifier.labels, tuple)
     classes = Classes(
-        output=outputs[spec.name],
+        output=names.outputs[spec.name],
         shape=tuple(dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape),
         labels=asked.classifier.labels,
         feature=asked.classifier.predicted_feature_name,

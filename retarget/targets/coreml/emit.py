@@ -19,6 +19,7 @@ from retarget.targets import legal
 from retarget.targets.coreml.border import (
     TO_CHANNELS_FIRST,
     Border,
+    Names,
     border,
     classifier_config,
     describe,
@@ -66,9 +67,10 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     lowering, program, closed = _lowered(model, job)
     if lowering.refusals:
         raise unsupported("coreml", lowering.refusals, _NEWER)
-    shown = border(job, lowering.inputs, lowering.outputs, lowering.sizes)
+    names = Names(lowering.inputs, lowering.outputs)
+    shown = border(job, names, lowering.sizes)
     _convert(program, lowering, job, shown, out / FILE)
-    settle(out / FILE, lambda spec: describe(spec, job, lowering.inputs, lowering.outputs))
+    settle(out / FILE, lambda spec: describe(spec, job, shown, names))
     done = executed(out / FILE)
     # An image is pixels in the package, and not the value that it becomes.
     _write_map(done, {own: name for own, name in lowering.names.items() if own not in shown.images}, out / MAP)
@@ -147,9 +149,9 @@ def _notes(lowering: Lowering, shown: Border, closed: Mapping[str, str]) -> Iter
         yield f"{symbol} is {lowering.sizes[symbol]} in the package: {reason}"
     for name, image in shown.images.items():
         what = "float16" if image.color_layout == "GRAYSCALE_FLOAT16" else "whole numbers, 0 to 255"
-        yield f"{name} is an image of the kind {image.color_layout} in the package: on a device its pixels are {what}"
+        yield f"'{name}' is an image of the kind {image.color_layout} in the package: on a device its pixels are {what}"
     if shown.classes is not None:
-        yield f"{shown.classes.output} is a dictionary of labels in the package, called {shown.classes.scores}"
+        yield f"'{shown.classes.output}' is a dictionary of labels in the package, called '{shown.classes.scores}'"
 
 
 def _input(spec: TensorSpec, name: str, job: EmitJob, done: Executed) -> IoEntry:

@@ -50,7 +50,8 @@ class Executed:
             if held is not None and held.dtype.startswith("float")
         )
         named = (*self.function.inputs, *self.function.block.outputs)
-        io = [self.values[name].dtype for name in named if name in self.values]  # of a classifier one is a dictionary
+        # Of a classifier two are a label and a dictionary.
+        io = [held.dtype for held in map(self.values.get, named) if held is not None and held.dtype != "string"]
         return Precision(
             weights=work.most(self.stored(2)),
             activations=work.most(self.computed if self.computed.total() else floats),

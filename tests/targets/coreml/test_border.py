@@ -138,8 +138,12 @@ def test_a_classifier_gives_its_labels_the_values_of_the_output(
     text = NET.format(c=3).replace("float[N,5,1,1] scores", "float[N,5] scores").replace("Neg(p)", "Neg(f)")
     model = target_testing.model(text)
     classifier = Classifier(labels=LABELS, predicted_feature_name="animal", probabilities=output)
-    facts = emitted(model, tmp_path, Options(classifier=classifier, images=images), n=DimRange(1, 4, 8))
+    told = Metadata(outputs={output: "How likely each is."})
+    options = Options(classifier=classifier, images=images, metadata=told)
+    facts = emitted(model, tmp_path, options, n=DimRange(1, 4, 8))
+    assert facts.precision.io == "float32"
     shown = description(tmp_path)
+    assert {each.name: each.shortDescription for each in shown.output}["animal_probs"] == "How likely each is."
     assert shown.predictedFeatureName == "animal"
     assert shown.predictedProbabilitiesName == "animal_probs"
     assert {each.name for each in shown.output} == {"animal", "animal_probs", "best", "scores"} - {output}
