@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 import pytest
 import random_graphs
 from random_graphs import SHAPES, SIZES, Maker
 
 from retarget import catalog
 from retarget.errors import Unsupported
-from retarget.passes.presets import build
-from retarget.passes.quantize import Quantize
 from retarget.protocols import EmitJob
-from retarget.schemes import TFLITE, Grid
+from retarget.schemes import TFLITE
 from retarget.session import Session
 from retarget.targets.tflite import Options
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from retarget.protocols import Feeds, Outputs
 
 FEW = 8
@@ -79,27 +78,13 @@ def holds(seed: int, layout: Literal["nhwc"] | None, out: Path) -> bool:
 def holds_in_int8(seed: int, out: Path) -> bool:
     """The same for the graph with everything quantized that the scheme quantizes, clipped to what was seen."""
     maker = random_graphs.made(seed, change=2e-3, quantizable=True)
-    model = quantized(maker)
+    model = random_graphs.quantized(maker, TFLITE, "tflite")
     feeds = [maker.feeds(at) for at in range(len(SIZES))]
     right: list[Outputs] = []
     with Session(model) as session:
         right.extend(session.run(feed) for feed in feeds)
     bounds = {name: STEPS / 255 * max(float(np.ptp(each[name])) for each in right) for name in right[0]}
     return _agrees(f"seed {seed}", model, _job(maker, "int8", None), feeds, right, bounds, out)
-
-
-def quantized(maker: Maker) -> ir.Model:
-    model = maker.model()
-
-    def seen(name: str, grid: Grid) -> tuple[float, float] | None:
-        del grid
-        arrays = [array for array in maker.values.get(name, ()) if array.dtype == np.float32]
-        return (min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)) if arrays else None
-
-    model = Quantize(TFLITE, seen)(model).model
-    for _, lowering in build([(name, {}) for name in catalog.target("tflite").lower], SHAPES):
-        model = lowering(model).model
-    return model
 
 
 def _job(maker: Maker, precision: str, layout: Literal["nhwc"] | None) -> EmitJob:
@@ -126,17 +111,8 @@ def _agrees(
         with catalog.target_run("tflite").open(out, chosen, parity=True, threads=1) as runner:
             for at, size in enumerate(SIZES):
                 if chosen.sizes.get("N", size) == size:
-                    _close(f"{case}, {kernels}, N={size}", runner.run(feeds[at]), right[at], bounds)
+                    random_graphs.assert_close(f"{case}, {kernels}, N={size}", runner.run(feeds[at]), right[at], bounds)
     return True
-
-
-def _close(case: str, actual: Outputs, right: Outputs, bounds: Mapping[str, float]) -> None:
-    assert set(actual) == set(right), case
-    for name, array in right.items():
-        assert (actual[name].shape, actual[name].dtype) == (array.shape, array.dtype), f"{case}: {name}"
-        left, wide = actual[name].astype(np.float64), array.astype(np.float64)
-        bound = bounds[name] if array.dtype.kind == "f" else 0
-        np.testing.assert_allclose(left, wide, rtol=0, atol=bound, err_msg=f"{case}: {name}")
 
 
 def test_a_product_of_more_axes_than_the_kernel_takes_is_refused(tmp_path: Path) -> None:

@@ -17,13 +17,16 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from retarget import graph
+from retarget import catalog, graph
 from retarget.errors import ToolchainFailure
+from retarget.passes.presets import build
+from retarget.passes.quantize import Quantize
 from retarget.session import Session
 from retarget.spec import DimRange, TensorSpec
 
 if TYPE_CHECKING:
-    from retarget.protocols import Array, Feeds
+    from retarget.protocols import Array, Feeds, Outputs
+    from retarget.schemes import Grid, QuantScheme
 
 Attribute: TypeAlias = int | float | str | list[int]
 
@@ -577,3 +580,27 @@ SHAPES = {"N": DimRange(1, 3, 4)}
 
 def specs(maker: Maker, names: Sequence[str]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name, maker.values[name][0].dtype.name, maker.shape(name)) for name in names)
+
+
+def quantized(maker: Maker, scheme: QuantScheme, target: str) -> ir.Model:
+    """With all quantized that ``scheme`` quantizes, clipped to what was seen, and lowered as ``target`` has it."""
+
+    def seen(name: str, grid: Grid) -> tuple[float, float] | None:
+        del grid
+        arrays = [array for array in maker.values.get(name, ()) if array.dtype == np.float32]
+        return (min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)) if arrays else None
+
+    model = Quantize(scheme, seen)(maker.model()).model
+    for _, lowering in build([(name, {}) for name in catalog.target(target).lower], SHAPES):
+        model = lowering(model).model
+    return model
+
+
+def assert_close(case: str, actual: Outputs, right: Outputs, bounds: Mapping[str, float]) -> None:
+    """Floats within ``bounds`` by output; all others equal."""
+    assert set(actual) == set(right), case
+    for name, array in right.items():
+        assert (actual[name].shape, actual[name].dtype) == (array.shape, array.dtype), f"{case}: {name}"
+        left, wide = actual[name].astype(np.float64), array.astype(np.float64)
+        bound = bounds[name] if array.dtype.kind == "f" else 0
+        np.testing.assert_allclose(left, wide, rtol=0, atol=bound, err_msg=f"{case}: {name}")
