@@ -35,12 +35,19 @@ class Compression:
 
 
 def compression(job: EmitJob, kept: Collection[str]) -> Compression | None:
-    """What makes the weights of ``job.precision``; None where the graph has them already. ``kept``: constants, by name."""
+    """What makes the weights of ``job.precision``; None where the graph has them already.
+
+    ``kept``: names of constants that stay as they are.
+    """
     own = ct.optimize.coreml
-    named = dict.fromkeys(kept)
+
+    def of(name: str, config: object) -> Compression:
+        told = own.OptimizationConfig(global_config=config, op_name_configs=dict.fromkeys(kept))
+        return Compression(f"compression::{name}", told)
+
     if job.precision == "palette6":
         config = own.OpPalettizerConfig(mode="custom", lut_function=palette, weight_threshold=SMALLEST)
-        return Compression("compression::palettize_weights", own.OptimizationConfig(global_config=config, op_name_configs=named))
+        return of("palettize_weights", config)
     if job.precision not in ("int8_weights", "int4_weights"):
         return None
     block = job.block or (BLOCK if job.precision == "int4_weights" else None)
@@ -51,15 +58,15 @@ def compression(job: EmitJob, kept: Collection[str]) -> Compression | None:
         block_size=block or 0,
         weight_threshold=SMALLEST,
     )
-    return Compression("compression::linear_quantize_weights", own.OptimizationConfig(global_config=config, op_name_configs=named))
+    return of("linear_quantize_weights", config)
 
 
 def palette(weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """64 values, and for each of ``weights`` the place of the one next to it.
 
     Lloyd's k-means on an even sample, started where the best table of many values has its own: as dense as the cube
-    root of the weights' density (Panter and Dite, 1951). Without chance, and within 0.1 dB of the best in half a second,
-    where coremltools would ask scikit-learn for minutes.
+    root of the weights' density (Panter and Dite, 1951). Without chance, and within some tenths of a dB of the best in half a
+    second, where coremltools would ask scikit-learn for minutes.
     """
     flat = weights.reshape(-1).astype(np.float64)
     sample = np.sort(flat)[:: -(-flat.size // _SAMPLE)]

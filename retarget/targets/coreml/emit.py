@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,11 +10,12 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from retarget import graph
 from retarget.errors import ToolchainFailure, unsupported
 from retarget.facts import EmitFacts, IoEntry
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec
-from retarget.targets import legal
+from retarget.targets import legal, tensor_map
 from retarget.targets.coreml.border import (
     TO_CHANNELS_FIRST,
     Border,
@@ -36,7 +36,6 @@ from retarget.targets.coreml.ops import OPS
 from retarget.targets.coreml.package import settle
 
 FILE = "model.mlpackage"
-MAP = "tensors.json"
 BORDER = "border"
 """Of the settings: a `Border`, as JSON."""
 
@@ -72,8 +71,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     _convert(program, lowering, job, shown, out / FILE)
     settle(out / FILE, lambda spec: describe(spec, job, shown, names))
     done = executed(out / FILE)
-    # An image is pixels in the package, and not the value that it becomes.
-    _write_map(done, {own: name for own, name in lowering.names.items() if own not in shown.images}, out / MAP)
+    tensor_map.write(_tensors(done, lowering, shown), out / tensor_map.FILE)
     return _facts(job, lowering, shown, done, closed)
 
 
@@ -121,14 +119,16 @@ def _convert(program: Program, lowering: Lowering, job: EmitJob, shown: Border, 
             raise ToolchainFailure(f"coremltools cannot write the program: {words}") from error
 
 
-def _write_map(done: Executed, names: Mapping[str, str], path: Path) -> None:
-    """Each value of the package that is one of the ONNX graph: its name there, type and shape, -1 where it is open."""
-    rows = [
-        {"name": name, "value": names[name], "dtype": value.dtype, "shape": list(value.shape)}
-        for name, value in done.values.items()
-        if name in names
-    ]
-    path.write_text(json.dumps(rows, indent=1) + "\n")
+def _tensors(done: Executed, lowering: Lowering, shown: Border) -> Iterator[Mapping[str, object]]:
+    """Inputs and what is computed, with -1 where a size is open; ``value`` and ``node`` are those of the ONNX graph."""
+    made_by = {value.name: node.name for node in graph.all_nodes(lowering.model) for value in node.outputs}
+    for name, held in done.values.items():
+        # An image is pixels in the package, and not the value that it becomes.
+        value = None if name in shown.images else lowering.names.get(name)
+        entry = {"name": name, "value": value, "dtype": held.dtype, "shape": list(held.shape)}
+        if held.operation:
+            entry |= {"operation": held.operation, "node": made_by.get(value)}
+        yield entry
 
 
 def _facts(job: EmitJob, lowering: Lowering, shown: Border, done: Executed, closed: Mapping[str, str]) -> EmitFacts:

@@ -24,6 +24,8 @@ class Held:
 
     dtype: str
     shape: tuple[int, ...]
+    operation: str = ""
+    """What computes it; empty for an input."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Executed:
         found = {name: _held(kind) for name, kind in self.function.inputs.items()}
         for operation in self._operations:
             if operation.type != "const":
-                found |= {name: _held(kind) for name, kind in operation.outputs.items()}
+                found |= {name: _held(kind, operation.type) for name, kind in operation.outputs.items()}
         return {name: held for name, held in found.items() if held is not None}
 
     def precision(self, precision: str) -> Precision:
@@ -150,10 +152,10 @@ def _constant(operation: Operation, parameters: Sequence[str]) -> Held | None:
     return None
 
 
-def _held(kind: ValueType) -> Held | None:
+def _held(kind: ValueType, operation: str = "") -> Held | None:
     if not isinstance(kind, TensorType) or kind.shape is None:
         return None
-    return Held(kind.element, tuple(-1 if size is None else size for size in kind.shape))
+    return Held(kind.element, tuple(-1 if size is None else size for size in kind.shape), operation)
 
 
 def _macs(operation: Operation, shapes: Mapping[str, tuple[int, ...]]) -> int:

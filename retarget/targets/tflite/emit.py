@@ -14,7 +14,7 @@ from retarget.facts import EmitFacts, IoEntry, Precision
 from retarget.interface import IMAGE_AXES, to_channels_last
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec, batch_symbol
-from retarget.targets import legal
+from retarget.targets import legal, tensor_map
 from retarget.targets.tflite import Options, schemes
 from retarget.targets.tflite.arrangement import arrange
 from retarget.targets.tflite.custom import CUSTOM
@@ -28,7 +28,6 @@ from retarget.targets.tflite.sharing import separated
 from retarget.targets.tflite.write import write, write_map
 
 FILE = "model.tflite"
-MAP = "tensors.json"
 
 MOST_NAMED = 5
 """Of nodes that a note is about."""
@@ -52,7 +51,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     widened = lower.widened  # of other sizes, which may be refused, nothing is said
     made = opened(lower, job.shapes, batch_symbol(job.inputs, job.outputs))
     write(made.program, out / FILE, description=f"retarget {__version__}")
-    write_map(made.program, out / MAP)
+    write_map(made.program, out / tensor_map.FILE)
     return _facts(job, out / FILE, made.program, made.fixed, widened)
 
 

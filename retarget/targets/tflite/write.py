@@ -19,7 +19,6 @@ node behind it (empty where it was put in between); missing where nothing makes 
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -32,6 +31,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as generated
 
+from retarget.targets import tensor_map
 from retarget.targets.tflite import schema, versions
 from retarget.targets.tflite.program import SMALL, Constant, Operator, Program, Tensor
 
@@ -107,9 +107,8 @@ def write_map(program: Program, path: Path) -> None:
             **_codes_of(tensor),
             **made_by.get(tensor, {}),
         }
-        entries.append(json.dumps(entry, ensure_ascii=False))
-    lines = ",\n".join(entries)
-    path.write_text(f'{{"schema": 1, "tensors": [\n{lines}\n]}}\n', encoding="utf-8")
+        entries.append(entry)
+    tensor_map.write(entries, path)
 
 
 def _codes_of(tensor: Tensor) -> dict[str, object]:

@@ -24,7 +24,8 @@ TWO: tuple[DeploymentTarget, ...] = ("iOS17", "iOS18")
 
 def values(artifact: Path) -> dict[str, str]:
     """Names in the package → ONNX values."""
-    return {row["name"]: row["value"] for row in json.loads((artifact / "tensors.json").read_text())}
+    tensors = json.loads((artifact / "tensors.json").read_text())["tensors"]
+    return {each["name"]: each["value"] for each in tensors}
 
 
 def test_every_value_keeps_a_name_of_its_own(tmp_path: Path) -> None:
