@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -149,6 +150,27 @@ def test_a_classifier_gives_its_labels_the_values_of_the_output(
     assert {each.name for each in shown.output} == {"animal", "animal_probs", "best", "scores"} - {output}
     assert facts.sizes == {"N": 1}
     held(model, tmp_path, facts, {"image": target_testing.normal(1, 3, 8, 8)})
+
+
+def test_a_package_with_all_of_it_is_the_same_each_time_and_loads(tmp_path: Path) -> None:
+    model = target_testing.model(NET.format(c=3))
+    options = Options(
+        images={"image": Image(scale="1/255", bias=(0.5, 0.25, 0.125))},
+        classifier=Classifier(labels=LABELS, probabilities="best"),
+        metadata=Metadata(author="A. Person", outputs={"best": "How likely.", "scores": "Others."}),
+    )
+    packages = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        emitted(model, tmp_path / name, options)
+        files = (path for path in sorted((tmp_path / name).rglob("*")) if path.is_file())
+        packages.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert packages[0] == packages[1]
+    loaded = ct.models.MLModel(str(tmp_path / "one" / "model.mlpackage"), skip_model_load=True)
+    assert loaded.author == "A. Person"
+    load = import_module("coremltools.converters.mil.frontend.milproto.load").load
+    program = load(loaded.get_spec(), loaded.get_spec().specificationVersion, loaded.weights_dir)
+    assert [op.op_type for op in program.functions["main"].operations][-1] == "classify"
 
 
 def test_metadata_stands_in_the_package(tmp_path: Path) -> None:
