@@ -65,8 +65,8 @@ def palette(weights: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
     """64 values, and for each of ``weights`` the place of the one next to it.
 
     Lloyd's k-means on an even sample, started where the best table of many values has its own: as dense as the cube
-    root of the weights' density (Panter and Dite, 1951). Without chance, and within some tenths of a dB of the best in half a
-    second, where coremltools would ask scikit-learn for minutes.
+    root of the weights' density (Panter and Dite, 1951). Without chance, and within some tenths of a dB of the best in
+    half a second, where coremltools would ask scikit-learn for minutes.
     """
     flat = weights.reshape(-1).astype(np.float64)
     sample = np.sort(flat)[:: -(-flat.size // _SAMPLE)]

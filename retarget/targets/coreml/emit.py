@@ -16,6 +16,7 @@ from retarget.facts import EmitFacts, IoEntry
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec
 from retarget.targets import legal, tensor_map
+from retarget.targets.coreml import compresses
 from retarget.targets.coreml.border import (
     TO_CHANNELS_FIRST,
     Border,
@@ -28,7 +29,7 @@ from retarget.targets.coreml.border import (
     one_at_a_time,
     options,
 )
-from retarget.targets.coreml.compress import compression
+from retarget.targets.coreml.compress import SMALLEST, compression
 from retarget.targets.coreml.executed import Executed, executed
 from retarget.targets.coreml.library import Program, ct
 from retarget.targets.coreml.lowering import Lowering
@@ -140,11 +141,17 @@ def _facts(job: EmitJob, lowering: Lowering, shown: Border, done: Executed, clos
         precision=done.precision(job.precision),
         sizes={symbol: lowering.sizes[symbol] for symbol in closed},
         settings={BORDER: msgspec.json.encode(shown).decode()} if shown != Border() else {},
-        notes=tuple(_notes(lowering, shown, closed)),
+        notes=tuple(_notes(job, lowering, shown, done, closed)),
     )
 
 
-def _notes(lowering: Lowering, shown: Border, closed: Mapping[str, str]) -> Iterator[str]:
+def _notes(job: EmitJob, lowering: Lowering, shown: Border, done: Executed, closed: Mapping[str, str]) -> Iterator[str]:
+    stored = done.stored(2)
+    if job.precision in compresses and (wide := stored["float32"] + stored["float16"]):
+        yield (
+            f"{wide / stored.total():.0%} of the weights stay float: those of constants below {SMALLEST} elements, that"
+            " are kept, or that no block divides"
+        )
     for symbol, reason in closed.items():
         yield f"{symbol} is {lowering.sizes[symbol]} in the package: {reason}"
     for name, image in shown.images.items():
