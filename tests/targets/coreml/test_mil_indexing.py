@@ -126,6 +126,14 @@ def test_what_is_empty_is_refused() -> None:
 # ---- taken
 
 
+@pytest.mark.parametrize("index", [-1, -3, 2])
+def test_one_place_leaves_no_axis(index: int) -> None:
+    text = (
+        f"""g (float[N,3] x) => (float[N] y) {{ i = Constant <value_int = {index}> () y = Gather <axis = 1> (x, i) }}"""
+    )
+    written.check_open(t.model(text), 4, 1)
+
+
 @pytest.mark.parametrize("target", written.TARGETS)
 def test_embeddings(target: DeploymentTarget) -> None:
     model = node_models.of_text("int64[N,S] x, float[7,3] w_t", "Gather(w_t, x)", "float y")

@@ -29,7 +29,9 @@ def from_front(call: Call, index: int, axes: Sequence[int]) -> Var:
             return call.var(index)
         dims = [plain(call.shape(0)[axis]) for axis in axes]
         if all(map(is_known, dims)):
-            return call.mil.const(val=np.where(negative, indices + np.array(dims), indices))
+            # Of one axis a number, so that an index that is a scalar stays one.
+            sizes = np.array(dims if len(axes) > 1 else dims[0])
+            return call.mil.const(val=np.where(negative, indices + sizes, indices))
         added = call.mil.mul(x=negative.astype(np.int32), y=_sizes(call, axes))
         return call.mil.add(x=call.var(index), y=added)
     var = call.var(index)
