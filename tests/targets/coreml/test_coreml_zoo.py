@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zoo
 from whole_models import BOUNDS, as_built, hold, job_of
-from zoo_prepared import prepared
+from zoo_prepared import ROUNDED, prepared
 
 from retarget.targets.coreml import DeploymentTarget
 
@@ -26,4 +26,4 @@ def test_architectures(name: str, tmp_path: Path) -> None:
     for precision in BOUNDS:
         model = as_built(made, precision)
         for target in TARGETS:
-            hold(made, model, job_of(made, precision, target), tmp_path / target / precision)
+            hold(made, model, job_of(made, precision, target), tmp_path / target / precision, ROUNDED.get(name))
