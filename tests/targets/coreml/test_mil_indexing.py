@@ -209,10 +209,16 @@ def test_computed_indices(name: str) -> None:
     written.check(model, *(feeds_of(name, size) for size in (4, 1, 2)))
 
 
-def test_places_of_each_row_are_refused_for_the_oldest_target() -> None:
-    model = node_models.of_text("float[N,5,4] x, int64[N,3,1] i", "GatherND <batch_dims = 1> (x, i)")
-    with pytest.raises(Unsupported, match="batch_dims=1 needs minimum_deployment_target iOS16"):
-        written.check_open(model, 4, target="iOS15")
+@pytest.mark.parametrize("target", ("iOS15", "iOS18"))
+@pytest.mark.parametrize("indices", ["N,S,3,1", "N,S,2", "N,3"])
+def test_places_of_each_row(indices: str, target: DeploymentTarget) -> None:
+    """Also one place of each, and of each of several rows."""
+    batch = 2 if indices == "N,S,3,1" else 1
+    model = node_models.of_text(f"float[N,S,5,4] x, int64[{indices}] i", f"GatherND <batch_dims = {batch}> (x, i)")
+    for size in (3, 1):
+        shape = [size if axis in ("N", "S") else int(axis) for axis in indices.split(",")]
+        fed = {"x": floats(size, size, 5, 4), "i": numbers(size, *shape)}
+        written.check(model, fed, target=target)
 
 
 ONE_HOT = {

@@ -14,6 +14,7 @@ from retarget.targets.coreml.call import ANY, NUMBERS, Call, Op
 from retarget.targets.coreml.dims import part_of, plain, product, sized
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.joined import beside, reshaped
+from retarget.targets.coreml.ops.parts import part
 from retarget.targets.coreml.ops.shape import count
 from retarget.targets.coreml.ops.slices import Part, cut
 from retarget.targets.coreml.values import MOST_AXES, Dim, Joined, Result, is_known
@@ -65,6 +66,10 @@ def gather(call: Call) -> Result:
         apart = MOST_AXES - len(own)
         indices = sized(call, indices, [*wanted[:apart], product(wanted[apart:])])
         return reshaped(call, call.mil.gather(x=call.var(0), indices=indices, axis=axis), sizes)
+    if not wanted:
+        # The runtime takes no scalars.
+        found = call.mil.gather(x=call.var(0), indices=call.mil.expand_dims(x=indices, axes=[0]), axis=axis)
+        return call.mil.squeeze(x=found, axes=[axis])
     return call.mil.gather(x=call.var(0), indices=indices, axis=axis)
 
 
@@ -90,11 +95,30 @@ def gather_nd(call: Call) -> Result:
     known = [size for size in sizes if isinstance(size, int)]
     if not batch and isinstance(indices, np.ndarray) and len(known) == depth and is_every_place(indices, known):
         return sized(call, call.var(0), [*indices.shape[:-1], *own[depth:]])
-    at = from_front(call, 1, axes)
-    if not batch:
-        return call.mil.gather_nd(x=call.var(0), indices=at)
-    call.needs(16, f"batch_dims={batch}")
-    return call.mil.gather_nd(x=call.var(0), indices=at, batch_dims=batch)
+    # By a number for each place: of computed indices `gather_nd` takes the first place, whatever they are.
+    at, number = from_front(call, 1, axes), None
+    for axis in range(batch + depth):
+        if axis < batch:
+            here = _along(call, axis, call.rank(1))
+        else:
+            here = part(call, at, -1, slice(axis - batch, axis - batch + 1))
+        if number is not None:
+            here = call.mil.add(x=call.mil.mul(x=number, y=_sizes(call, [axis])), y=here)
+        number = here
+    joined = sized(call, call.var(0), [product(own[: batch + depth]), *own[batch + depth :]])
+    if call.rank(1) == 1:
+        return call.mil.squeeze(x=call.mil.gather(x=joined, indices=number, axis=0), axes=[0])
+    return call.mil.gather(x=joined, indices=call.mil.squeeze(x=number, axes=[-1]), axis=0)
+
+
+def _along(call: Call, axis: int, rank: int) -> Var:
+    """The places along ``axis`` of the first operand, with ``rank`` axes."""
+    size = _sizes(call, [axis])
+    if isinstance(size, Var):
+        places = call.mil.range_1d(start=np.int32(0), end=size, step=np.int32(1))
+    else:
+        places = call.mil.const(val=np.arange(int(size), dtype=np.int32))
+    return call.mil.expand_dims(x=places, axes=[other for other in range(rank) if other != axis])
 
 
 def one_hot(call: Call) -> Result:

@@ -57,7 +57,10 @@ def non_max_suppression(call: Call) -> Result:
     _, _, chosen = mil.while_loop(_cond=goes_on, _body=taken, loop_vars=start)
     is_there = mil.cast(x=mil.greater_equal(x=chosen, y=np.int32(0)), dtype="int32")
     rows = mil.non_zero(x=is_there)
-    numbers = mil.gather_nd(x=chosen, indices=rows)
+    # Of computed indices `gather_nd` takes the first place, whatever they are.
+    steps = np.array([classes * most, most, 1], np.int32)
+    at = mil.reduce_sum(x=mil.mul(x=rows, y=steps), axes=[1], keep_dims=False)
+    numbers = mil.gather(x=mil.reshape(x=chosen, shape=[-1]), indices=at, axis=0)
     pairs = mil.slice_by_index(
         x=rows, begin=ints(call, 0, 0), end=ints(call, 0, 2), begin_mask=[True, False], end_mask=[True, False]
     )
