@@ -11,7 +11,7 @@ import numpy as np
 from retarget.targets.coreml.call import Call, Op
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.convolution import bias_of, is_computed, with_bias
-from retarget.targets.coreml.ops.parts import reshaped
+from retarget.targets.coreml.ops.parts import part, reshaped
 from retarget.targets.coreml.ops.windows import AXES, zero_padded
 from retarget.targets.coreml.values import Refusal, dtype_of
 
@@ -50,16 +50,22 @@ def transposed(call: Call, x: Var, weight: Var, bias: Var | None, found: Sequenc
     """What ONNX's ConvTranspose is of these operands."""
     x = zero_padded(call, x, [0] * len(found), [each.more for each in found])
     pads = [number for each in found for number in (each.begin, each.end + each.more * each.stride)]
-    return call.mil.conv_transpose(
+    # Pads that differ mean on the GPU something else than on the CPU.
+    cropped = len(set(pads)) > 1
+    made = call.mil.conv_transpose(
         x=x,
         weight=weight,
         bias=bias,
         strides=[each.stride for each in found],
         dilations=[each.dilation for each in found],
         groups=groups,
-        pad_type="custom" if any(pads) else "valid",
-        pad=pads if any(pads) else None,
+        pad_type="custom" if any(pads) and not cropped else "valid",
+        pad=pads if any(pads) and not cropped else None,
     )
+    for axis, (begin, end) in enumerate(zip(pads[::2], pads[1::2], strict=True), start=2):
+        if cropped:
+            made = part(call, made, axis, slice(begin, -end if end else None))
+    return made
 
 
 def _spreads(call: Call, kernel: Sequence[int]) -> list[Spread]:

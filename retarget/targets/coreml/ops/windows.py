@@ -107,7 +107,8 @@ def _kind(call: Call, auto: str, sizes: Sequence[Dim], strides: Sequence[int]) -
     hanging = [axis for axis, size in enumerate(sizes) if strides[axis] != 1 and not isinstance(size, int)]
     if not hanging:
         return None
-    if auto == "SAME_LOWER" and call.ios < 16:
+    # Along one axis alone the runtime pads at the wrong end.
+    if auto == "SAME_LOWER" and (call.ios < 16 or len(sizes) == 1):
         call.sizes(0, [axis + 2 for axis in hanging])
     return "same" if auto == "SAME_UPPER" else "same_lower"
 
