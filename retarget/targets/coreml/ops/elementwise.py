@@ -116,7 +116,16 @@ def pow_(call: Call) -> Result:
     exponents = call.var(1)
     if dtype_of(exponents) != kind:
         exponents = call.mil.cast(x=exponents, dtype=MIL_NAMES[kind.name])
-    return call.mil.pow(x=call.var(0), y=exponents)
+    return call.mil.pow(x=_base(call, exponents), y=exponents)
+
+
+def _base(call: Call, exponents: Var) -> Var:
+    """What is raised. No constant 2: beside one, though it is the base, the runtime squares the other operand."""
+    if not call.is_constant(0) or not (call.array(0, "the base") == 2).all():
+        return call.var(0)
+    # Of no exponent, be it infinite, more than nothing is left.
+    zeros = call.mil.cast(x=call.mil.less(x=exponents, y=exponents), dtype=MIL_NAMES.get(call.dtype(0).name, "int32"))
+    return call.mil.add(x=zeros, y=call.var(0))
 
 
 def _integer_power(call: Call) -> Var:
@@ -130,6 +139,7 @@ def _integer_power(call: Call) -> Var:
     x, y = call.var(0), call.var(1)
     if call.is_constant(1) and (_numbers(call) >= 0).all():
         return call.mil.pow(x=x, y=y)
+    x = _base(call, y)
     # Of 1 and -1 the sign of the exponent does not matter; of all others nothing is left.
     power = call.mil.pow(x=x, y=call.mil.abs(x=y))
     stays = call.mil.logical_or(
@@ -376,7 +386,6 @@ def _bits(call: Call, x: Var) -> Var:
 
 OPS: Mapping[str, Op] = {
     "Abs": Op(unary("abs"), NUMBERS),
-    "Add": Op(binary("add"), NUMBERS),
     "And": Op(binary("logical_and"), BOOL),
     "BitShift": Op(bit_shift, INTEGERS, small=True),
     "BitwiseAnd": Op(bitwise(lambda call, x, y: call.mil.mul(x=x, y=y)), INTEGERS, small=True),
@@ -413,7 +422,6 @@ OPS: Mapping[str, Op] = {
     "Round": Op(unary("round"), FLOATS),
     "Sign": Op(unary("sign"), NUMBERS, small=True),
     "Sqrt": Op(unary("sqrt"), FLOATS),
-    "Sub": Op(binary("sub"), NUMBERS),
     "Sum": Op(folded("add"), FLOATS),
     "Where": Op(where, BOOL),
     "Xor": Op(binary("logical_xor"), BOOL),
