@@ -39,7 +39,8 @@ def batch_normalization(call: Call) -> Result | Sequence[Result]:
         return _scaled(call, x, factor, term)
     given = [call.array(index, "its statistics") for index in range(1, 5)]
     scale, bias, mean, variance = (each.astype(np.float64) for each in given)
-    if 3 <= x.rank <= 5 and call.dtype(0) == np.float32:
+    # Of volumes it ends the process.
+    if 3 <= x.rank <= 4 and call.dtype(0) == np.float32:
         gamma, beta, mean32, variance32 = (each.astype(np.float32) for each in given)
         return call.mil.batch_norm(x=x, mean=mean32, variance=variance32, gamma=gamma, beta=beta, epsilon=epsilon)
     slope = scale / np.sqrt(variance + epsilon)
@@ -168,12 +169,16 @@ def instance_normalization(call: Call) -> Var:
             return mil.instance_norm(x=x, gamma=gamma, beta=beta, epsilon=epsilon)
 
         return _with_epsilon(call, build, x, epsilon, call.array(1, "its scale"), call.array(2, "its bias"))
-    return _scaled(call, _normalized(call, x, list(range(2, x.rank)), epsilon), call.operand(1), call.operand(2))
+    # The GPU ends the process over the fifth axis of a volume.
+    return _by_groups(call, call.sizes(0, [1])[0], epsilon)
 
 
 def group_normalization(call: Call) -> Var:
-    x, epsilon = call.var(0), call.attributes.get_float("epsilon", 1e-5)
-    groups, (channels,) = call.attributes.get_int("num_groups", 1), call.sizes(0, [1])
+    return _by_groups(call, call.attributes.get_int("num_groups", 1), call.attributes.get_float("epsilon", 1e-5))
+
+
+def _by_groups(call: Call, groups: int, epsilon: float) -> Var:
+    x, (channels,) = call.var(0), call.sizes(0, [1])
     batch, _, *rest = call.shape(0)
     sizes = [known(dim) for dim in rest]
     each = new_symbol() if None in sizes else channels // groups * math.prod(size for size in sizes if size is not None)
