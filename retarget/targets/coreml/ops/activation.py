@@ -31,7 +31,8 @@ def p_relu(call: Call) -> Var:
             return mil.leaky_relu(x=x, alpha=float(slope.item()))
         channels = (slope.size, *(1,) * (call.rank(0) - 2))
         is_channels = slope.shape in (channels, (1, *channels)) and call.shape(0)[1:2] == (slope.size,)
-        if call.rank(0) == 4 and is_channels:
+        # Of float16 the runtime's own is wrong.
+        if call.rank(0) == 4 and is_channels and call.dtype(0) == np.float32:
             return mil.prelu(x=x, alpha=slope.reshape(-1))
     below = mil.mul(x=call.var(1), y=mil.minimum(x=x, y=0.0))
     return mil.add(x=mil.relu(x=x), y=below)

@@ -27,7 +27,9 @@ class _Term:
 def einsum(call: Call) -> Var:
     letters, result = _equation(call)
     terms = [_Term(call.var(index), each) for index, each in enumerate(letters)]
-    if len(terms) == 2 and _is_own(terms, result) and call.dtype(0).name in FLOATS:
+    is_known = all(known(dim) is not None for term in terms for dim in term.value.shape)
+    # Of open dimensions the runtime refuses its own.
+    if len(terms) == 2 and is_known and _is_own(terms, result) and call.dtype(0).name in FLOATS:
         equation = f"{letters[0]},{letters[1]}->{result}"
         return call.mil.einsum(values=tuple(term.value for term in terms), equation=equation)
     while len(terms) > 1:

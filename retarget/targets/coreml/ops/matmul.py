@@ -23,6 +23,8 @@ _LINEAR_AXES = 3
 def mat_mul(call: Call) -> Result:
     left, right = call.operand(0), call.operand(1)
     if isinstance(right, np.ndarray | Codes) and len(right.shape) == 2:
+        if call.dtype(0) == np.int32:
+            return product(call, call.var(0), call.var(1))  # `linear` of integers fails when it runs
         if isinstance(left, Joined):
             rows = call.mil.reshape(x=left.held, shape=[-1, right.shape[0]])
             return Joined(linear(call, rows, _turned(right)), (*left.shape[:-1], right.shape[1]))
