@@ -209,7 +209,7 @@ def test_computed_indices(name: str) -> None:
     written.check(model, *(feeds_of(name, size) for size in (4, 1, 2)))
 
 
-@pytest.mark.parametrize("target", ("iOS15", "iOS18"))
+@pytest.mark.parametrize("target", ["iOS15", "iOS18"])
 @pytest.mark.parametrize("indices", ["N,S,3,1", "N,S,2", "N,3"])
 def test_places_of_each_row(indices: str, target: DeploymentTarget) -> None:
     """Also one place of each, and of each of several rows."""

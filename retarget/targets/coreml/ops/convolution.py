@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from retarget.targets.coreml.call import Call, Op
+from retarget.targets.coreml.compressed import expanded
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.parts import reshaped
 from retarget.targets.coreml.ops.windows import windows
@@ -12,23 +15,36 @@ from retarget.targets.coreml.values import Codes, Refusal
 
 
 def conv(call: Call) -> Var:
-    weight = call.var(1)
-    taps = weight.shape[2:]
-    found = windows(call, [int(size) for size in taps])
+    weight, groups = call.var(1), call.attributes.get_int("group", 1)
+    found = windows(call, [int(size) for size in weight.shape[2:]])
     if found.is_dilated and is_computed(call, 1):
         dilations = [each.dilation for each in found.along]
         raise Refusal(f"dilations={dilations} with computed weights: Core ML has them with constant ones")
     bias, added = bias_of(call)
+    dilations = [each.dilation for each in found.along]
+    if found.is_dilated and groups > 1 and len(found.along) == 1:
+        # Of groups along one axis, dilations end the process: zeros stand between the weights.
+        weight, dilations = _spread(call, dilations[0]), [1]
     made = call.mil.conv(
         x=call.var(0),
         weight=weight,
         bias=bias,
         strides=found.strides,
-        dilations=[each.dilation for each in found.along],
-        groups=call.attributes.get_int("group", 1),
+        dilations=dilations,
+        groups=groups,
         **found.padding,
     )
     return with_bias(call, made, added)
+
+
+def _spread(call: Call, dilation: int) -> Var:
+    """The constant weights [outputs, inputs, taps] with zeros between the taps."""
+    operand = call.operand(1)
+    array = expanded(operand) if isinstance(operand, Codes) else call.array(1, "the weights")
+    rows, columns, taps = array.shape
+    wide = np.zeros((rows, columns, (taps - 1) * dilation + 1), array.dtype)
+    wide[:, :, ::dilation] = array
+    return call.mil.const(val=wide)
 
 
 def is_computed(call: Call, index: int) -> bool:

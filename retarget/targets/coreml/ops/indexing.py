@@ -67,7 +67,11 @@ def gather(call: Call) -> Result:
         indices = sized(call, indices, [*wanted[:apart], product(wanted[apart:])])
         return reshaped(call, call.mil.gather(x=call.var(0), indices=indices, axis=axis), sizes)
     if not wanted:
-        # The runtime takes no scalars.
+        # The runtime takes no scalars, and of those made vectors no five axes.
+        if len(own) == MOST_AXES:
+            var = sized(call, call.var(0), [product(own[:axis]), own[axis], product(own[axis + 1 :])])
+            indices = call.mil.expand_dims(x=indices, axes=[0])
+            return reshaped(call, call.mil.gather(x=var, indices=indices, axis=1), sizes)
         found = call.mil.gather(x=call.var(0), indices=call.mil.expand_dims(x=indices, axes=[0]), axis=axis)
         return call.mil.squeeze(x=found, axes=[axis])
     return call.mil.gather(x=call.var(0), indices=indices, axis=axis)
