@@ -46,15 +46,13 @@ PASSES = (
     "common::cast_optimization",
     "common::noop_elimination",
     "common::const_deduplication",
-    "common::fuse_matmul_weight_bias",
-    "common::fuse_linear_bias",
-    "common::fuse_conv_bias",
     "common::fuse_transpose_matmul",
     "common::dead_code_elimination",
     "common::dedup_op_and_var_names",
 )
 """Of coremltools: those that only leave out or join what is exact, and what no pass on the ONNX graph can do as it has
-no such operator. None that changes what is rounded: quantized models mean what their scales say."""
+no such operator. None that changes what is rounded: quantized models mean what their scales say. None that looks for
+biases: see ``ops.biases``."""
 
 
 def check(model: ir.Model, job: EmitJob) -> list[legal.Refusal]:

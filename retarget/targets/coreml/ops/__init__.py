@@ -8,6 +8,7 @@ from retarget.targets.coreml.call import Op
 from retarget.targets.coreml.ops import (
     activation,
     attention,
+    biases,
     control,
     convolution,
     einsum,
@@ -37,6 +38,7 @@ from retarget.targets.coreml.ops import (
 FAMILIES: tuple[Mapping[str, Op], ...] = (
     activation.OPS,
     attention.OPS,
+    biases.OPS,
     control.OPS,
     convolution.OPS,
     einsum.OPS,
