@@ -45,6 +45,12 @@ _FLOATS = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16"}
 
 _NOT_A_NAME = re.compile(r"\W", re.ASCII)
 
+_RESERVED = frozenset({
+    "any", "bf16", "bool", "dict", "false", "fp16", "fp32", "fp64", "func", "int16", "int32", "int64", "int8", "list",
+    "program", "state", "string", "tensor", "true", "tuple", "uint16", "uint32", "uint64", "uint8",
+})  # fmt: skip
+"""Words of the language: coremltools gives values of these names others."""
+
 
 @dataclass(eq=False)
 class Lowering:
@@ -217,9 +223,10 @@ class Lowering:
         self.names[name] = value.name or ""
 
     def _own(self, name: str) -> str:
-        """``name`` as the package can have it: letters, digits and underscores, no digit first, and no other's."""
+        """``name`` as the package can have it: letters, digits and underscores, no digit first, and no
+        word of the language or other's."""
         plain = _NOT_A_NAME.sub("_", name)
-        plain = f"_{plain}" if not plain or plain[0].isdigit() else plain
+        plain = f"_{plain}" if not plain or plain[0].isdigit() or plain in _RESERVED else plain
         found, count = plain, 0
         while found in self._taken:
             count += 1
