@@ -47,6 +47,7 @@ PASSES = (
     "common::noop_elimination",
     "common::const_deduplication",
     "common::fuse_transpose_matmul",
+    "common::remove_redundant_ops",
     "common::dead_code_elimination",
     "common::dedup_op_and_var_names",
 )
