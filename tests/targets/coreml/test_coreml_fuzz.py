@@ -49,6 +49,11 @@ def test_random_graphs(precision: Precision, tmp_path: Path) -> None:
     assert sum(holds(seed, precision, tmp_path / str(seed)) for seed in range(FEW)) > FEW // 2
 
 
+def test_graph_that_once_failed(tmp_path: Path) -> None:
+    """A constant is taken from what a convolution gives, which one of coremltools' passes could not join."""
+    assert holds(1006, "fp32", tmp_path / "out")
+
+
 @pytest.mark.stress
 @pytest.mark.parametrize("start", range(1000, 3000, MANY))
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
