@@ -111,3 +111,19 @@ def test_scales_stay_float32_where_the_rest_is_float16(tmp_path: Path) -> None:
     assert float(np.asarray(named[scale].value.read())) == np.float32(0.0123)
     feeds = t.feeds(model, 3)
     t.assert_close(t.run("coreml", tmp_path, facts, feeds)["y"], t.oracle(model, feeds)["y"], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_integers_are_dequantized_wherever_they_come_from(kind: str) -> None:
+    """As models quantized elsewhere have them: moved between rounding and dequantizing, or inputs."""
+    model = t.model(f"""g (float[N,3,4] x, {kind}[N,3] given) => (float[N,4,3] y, float[N,3] z) {{
+        scale = Constant <value_float = 0.02> ()
+        scales = Constant <value_floats = [0.5, 0.25, 2.0]> ()
+        zero = Constant <value = {kind} {{3}}> ()
+        zeros = Constant <value = {kind}[3] {{1, 0, 2}}> ()
+        [round] a = QuantizeLinear (x, scale, zero)
+        [move] b = Transpose <perm = [0, 2, 1]> (a)
+        [back] y = DequantizeLinear (b, scale, zero)
+        [inputs] z = DequantizeLinear <axis = 1> (given, scales, zeros)
+    }}""")
+    written.check(model, t.feeds(model, 2), t.feeds(model, 5))

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget import graph
 from retarget.targets.coreml.call import FLOATS, Call, Op
 from retarget.targets.coreml.library import Var
-from retarget.targets.coreml.values import BYTES, Codes, Refusal, Result, dtype_of
+from retarget.targets.coreml.values import BYTES, WIDE, Codes, Refusal, Result, dtype_of
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -23,10 +24,22 @@ def dequantize_linear(call: Call) -> Result:
         spread = None if zero is None else _spread(zero, codes.ndim, axis, block)
         return Codes(codes, _spread(scale, codes.ndim, axis, block), spread)
     if not isinstance(codes, Var) or dtype_of(codes).name not in BYTES:
-        raise Refusal("its integers are no 8-bit integers of a QuantizeLinear")
-    return call.mil.dequantize(
-        input=codes, scale=scale, zero_point=None if zero is None else zero, axis=axis if scale.ndim else None
-    )
+        return _computed(call, scale, zero)
+    return call.mil.dequantize(input=codes, scale=scale, zero_point=zero, axis=axis if scale.ndim else None)
+
+
+def _computed(call: Call, scale: Array, zero: Array | None) -> Var:
+    """The floats behind integers that MIL has as int32: of inputs, and of what was moved since it was rounded."""
+    value = call.node.inputs[0]
+    name = "" if value is None else graph.dtype_name(value.dtype)
+    if name not in WIDE or "block_size" in call.attributes:
+        raise Refusal(f"its integers are {name or 'unknown'}, and computed: MIL has those of 8 bits behind a quantize")
+    axis, rank = call.attributes.get_int("axis", 1), call.rank(0)
+    wide = call.mil.cast(x=call.var(0), dtype="fp32")
+    if zero is not None and zero.any():
+        wide = call.mil.sub(x=wide, y=_spread(zero, rank, axis, 0).astype(np.float32))
+    made = call.mil.mul(x=wide, y=_spread(scale, rank, axis, 0).astype(np.float32))
+    return made if scale.dtype == np.float32 else call.mil.cast(x=made, dtype="fp16")
 
 
 def quantize_linear(call: Call) -> Result:
