@@ -16,7 +16,7 @@ from retarget.targets.coreml import DeploymentTarget
 from retarget.targets.coreml.compress import palette
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from retarget.protocols import Array
 
 NET = """g (float[N,64,4,4] x, float[64,64,3,3] w_conv, float[1024,64] w_fc) => (float[N,64] z) {
     [conv] a = Conv <pads = [1, 1, 1, 1]> (x, w_conv)
@@ -26,9 +26,9 @@ NET = """g (float[N,64,4,4] x, float[64,64,3,3] w_conv, float[1024,64] w_fc) => 
 }"""
 
 
-def snr(actual: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+def snr(actual: Array, expected: Array) -> float:
     right = expected.astype(np.float64)
-    return float(10 * np.log10(np.square(right).sum() / np.square(actual - right).sum()))
+    return float(10 * np.log10(np.square(right).sum() / np.square(actual.astype(np.float64) - right).sum()))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from retarget.spec import DimRange
 from retarget.targets.coreml import DeploymentTarget, Options
 
 if TYPE_CHECKING:
-    from retarget.protocols import Feeds, Outputs
+    from retarget.protocols import Array, Feeds, Outputs
 
 TARGETS: tuple[DeploymentTarget, ...] = ("iOS15", "iOS16", "iOS17", "iOS18")
 
@@ -39,7 +39,7 @@ def written(
 def interpreted(model: ir.Model, *fed: Feeds, target: DeploymentTarget = "iOS17", **shapes: DimRange) -> list[Outputs]:
     """What the saved package gives for each of ``fed``."""
     with TemporaryDirectory() as folder:
-        facts = written(model, Path(folder), target, **shapes)
+        facts = written(model, Path(folder), target, "fp32", **shapes)
         return [target_testing.run("coreml", Path(folder), facts, feeds) for feeds in fed]
 
 
@@ -51,11 +51,18 @@ def check(
         expected = target_testing.oracle(model, feeds)
         assert list(found) == list(expected)
         for name, right in expected.items():
-            assert found[name].dtype == right.dtype
-            finite = np.abs(right[np.isfinite(right)].astype(np.float64)) if right.dtype.kind == "f" else right
-            scale = max(1.0, float(finite.max())) if right.dtype.kind == "f" and finite.size else 1.0
-            tolerance = atol * scale if right.dtype.kind == "f" else 0
-            np.testing.assert_allclose(found[name], right, rtol=0, atol=tolerance, err_msg=name)
+            assert_near(found[name], right, atol)
+
+
+def assert_near(found: Array, right: Array, atol: float) -> None:
+    """Equal, floats within ``atol`` times the largest that is finite; NaN and infinities where they should be."""
+    assert found.dtype == right.dtype
+    if right.dtype.kind != "f":
+        np.testing.assert_array_equal(found, right)
+        return
+    wide = right.astype(np.float64)
+    largest = np.abs(wide[np.isfinite(wide)]).max(initial=1.0)
+    np.testing.assert_allclose(found.astype(np.float64), wide, rtol=0, atol=atol * largest)
 
 
 def check_open(
@@ -63,11 +70,10 @@ def check_open(
 ) -> None:
     """``check`` with all symbolic dimensions of each of ``sizes``, none of which the package is to fix."""
     with TemporaryDirectory() as folder:
-        facts = written(model, Path(folder), target, **shapes)
+        facts = written(model, Path(folder), target, "fp32", **shapes)
         assert not facts.sizes, facts.notes
         for size in sizes:
             feeds = target_testing.feeds(model, size)
             found = target_testing.run("coreml", Path(folder), facts, feeds)
             for name, right in target_testing.oracle(model, feeds).items():
-                assert found[name].dtype == right.dtype
-                np.testing.assert_allclose(found[name], right, rtol=0, atol=atol * max(1.0, float(np.abs(right).max())))
+                assert_near(found[name], right, atol)
