@@ -357,3 +357,13 @@ def test_refused(node: str) -> None:
     model = t.model(f"g (float[N,3] x) => (float[] z) {{ y = {node} {after} }}")
     with pytest.raises(Unsupported, match=REFUSED[node]):
         written.check_open(model, 4)
+
+
+@pytest.mark.parametrize("place", [0, 2, -1])
+def test_one_place_of_five_axes_leaves_all_others_open(place: int) -> None:
+    """As the queries of BLOOM are taken out of what is fused."""
+    model = t.model(f"""g (float[N,T,4,3,8] x) => (float[N,T,4,8] y) {{
+        place = Constant <value_int = {place}> ()
+        y = Gather <axis = 3> (x, place)
+    }}""")
+    written.check_open(model, 1, 3)

@@ -68,6 +68,12 @@ def gather(call: Call) -> Result:
         return reshaped(call, call.mil.gather(x=call.var(0), indices=indices, axis=axis), sizes)
     if not wanted:
         # The runtime takes no scalars, and of those made vectors no five axes.
+        place = call.numbers(1, "the index")[0] if call.is_constant(1) else -1
+        whole = own[axis]
+        place = place + whole if place < 0 and isinstance(whole, int) and call.is_constant(1) else place
+        if len(own) == MOST_AXES and place >= 0:
+            # One part of it, so that no sizes around the axis need be known.
+            return call.mil.squeeze(x=part(call, call.var(0), axis, slice(place, place + 1)), axes=[axis])
         if len(own) == MOST_AXES:
             var = sized(call, call.var(0), [product(own[:axis]), own[axis], product(own[axis + 1 :])])
             indices = call.mil.expand_dims(x=indices, axes=[0])
