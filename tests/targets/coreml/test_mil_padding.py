@@ -102,3 +102,12 @@ def test_blocks(target: DeploymentTarget) -> None:
     ]
     model = node_models.side_by_side("float[N,8,H,6] x", *calls)
     written.check_open(model, 4, 2, target=target, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "constant"])
+def test_float16_is_padded_in_float16(mode: str) -> None:
+    model = t.model(f"""g (float16[N,3,4,4] x) => (float16[N,3,6,6] y) {{
+        pads = Constant <value_ints = [0, 0, 1, 1, 0, 0, 1, 1]> ()
+        y = Pad <mode = "{mode}"> (x, pads)
+    }}""")
+    written.check(model, t.feeds(model, 2), t.feeds(model, 3))

@@ -90,7 +90,9 @@ def _continued(call: Call, x: Var, pairs: Sequence[tuple[int, int]], mode: str) 
     padded = [axis for axis, pair in enumerate(pairs) if any(pair)]
     if padded and _is_mirrored(x, pairs, padded, mode):
         pads = [number for pair in pairs[-MIRRORED_AXES:] for number in pair]
-        return call.mil.pad(x=x, pad=pads, mode="reflect" if mode == "reflect" else "replicate")
+        # Not used, but held against the type of x, which it has not by default where that is float16.
+        kind = "reflect" if mode == "reflect" else "replicate"
+        return call.mil.pad(x=x, pad=pads, mode=kind, constant_val=0.0)
     for axis in padded:
         x = _along(call, x, axis, pairs[axis], mode)
     return x
