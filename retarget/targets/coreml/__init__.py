@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from retarget.distributions import version_of
 from retarget.errors import RetargetError
 from retarget.preprocess import Numbers, as_factor, per_channel
 from retarget.recipe_yaml import TextFile
@@ -58,9 +59,14 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def __post_init__(self) -> None:
         if isinstance(self.bias, tuple) and len(self.bias) != self.channels:
-            raise RetargetError(f"bias has {len(self.bias)} numbers, and {self.color_layout} {self.channels} channels")
+            raise RetargetError(
+                f"bias has {len(self.bias)} numbers, and {self.color_layout} {self.channels} channels",
+                "give one number for all channels, or one for each",
+            )
         if not self.factor:
-            raise RetargetError(f"scale is {self.scale}, which would make all pixels 0")
+            raise RetargetError(
+                f"scale is {self.scale}, which would make all pixels 0", "give the factor on the pixels, such as 1/255"
+            )
 
     @property
     def channels(self) -> int:
@@ -168,13 +174,13 @@ def objection(precision: str, block: int | None, options: msgspec.Struct) -> tup
 
 
 def fingerprint() -> Mapping[str, str]:
-    versions = {name: _version(name) or "not installed" for name in requires}
+    versions = {name: version_of(name) or "not installed" for name in requires}
     return {**versions, "onnx-ir": importlib.metadata.version("onnx-ir"), "system": sys.platform}
 
 
 def unavailable() -> tuple[str, str] | None:
     for name in requires:
-        if _version(name) is None:
+        if version_of(name) is None:
             return f"{name} is not installed", "pip install 'retarget[coreml]'"
     return None
 
@@ -182,10 +188,3 @@ def unavailable() -> tuple[str, str] | None:
 def not_executable() -> str | None:
     reason = unavailable()
     return None if reason is None else reason[0]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -210,13 +210,6 @@ class Call:
         """The sizes that ONNX says of output ``index``; None if it does not say all."""
         return graph.static_shape(self.node.outputs[index], self.lowering.sizes)
 
-    def lengths(self, index: int) -> Var | Array:
-        """The shape of operand ``index`` as int32 numbers: a constant where it is known."""
-        shape = self.shape(index)
-        if all(is_known(dim) for dim in shape):
-            return np.array(shape, np.int32)
-        return self.mil.shape(x=self.var(index))
-
     def needs(self, ios: int, what: str) -> None:
         """Raise ``Refusal`` where the deployment target is older than ``ios``."""
         if self.ios < ios:

@@ -106,14 +106,6 @@ def is_known(dim: Dim) -> bool:
     return isinstance(dim, int | np.integer)
 
 
-def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """What values of ``shapes`` broadcast to. Raises ``Refusal``: a constant may fit one size of an open dimension."""
-    try:
-        return tuple(np.broadcast_shapes(*shapes))
-    except ValueError:
-        raise Refusal(f"{' and '.join(str(list(shape)) for shape in shapes)} do not broadcast") from None
-
-
 def narrow(array: Array) -> Array:
     """``array`` in the type that MIL computes it in. Raises ``Refusal`` for integers that it cannot hold."""
     name = NARROW.get(array.dtype.name) or WIDE.get(array.dtype.name)

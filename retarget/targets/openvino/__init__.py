@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from retarget.distributions import version_of
 from retarget.schemes import OPENVINO, QuantScheme
 from retarget.targets import machine
 
@@ -33,12 +34,12 @@ def objection(precision: str, block: int | None, options: msgspec.Struct) -> tup
 
 
 def fingerprint() -> Mapping[str, str]:
-    versions = {"openvino": _version() or "not installed", "onnx-ir": importlib.metadata.version("onnx-ir")}
+    versions = {"openvino": version_of("openvino") or "not installed", "onnx-ir": importlib.metadata.version("onnx-ir")}
     return {**versions, "cpu": machine.cpu()}
 
 
 def unavailable() -> tuple[str, str] | None:
-    if _version() is None:
+    if version_of("openvino") is None:
         return "openvino is not installed", "pip install 'retarget[openvino]'"
     return None
 
@@ -46,10 +47,3 @@ def unavailable() -> tuple[str, str] | None:
 def not_executable() -> str | None:
     reason = unavailable()
     return None if reason is None else reason[0]
-
-
-def _version() -> str | None:
-    try:
-        return importlib.metadata.version("openvino")
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from retarget.distributions import version_of
 from retarget.interface import Layout
 from retarget.schemes import TFLITE, TFLITE_16X8, QuantScheme
 from retarget.targets import machine
@@ -51,13 +52,13 @@ def objection(precision: str, block: int | None, options: msgspec.Struct) -> tup
 
 
 def fingerprint() -> Mapping[str, str]:
-    versions = {name: _version(name) or "not installed" for name in requires}
+    versions = {name: version_of(name) or "not installed" for name in requires}
     return {**versions, "onnx-ir": importlib.metadata.version("onnx-ir"), "cpu": machine.cpu()}
 
 
 def unavailable() -> tuple[str, str] | None:
     for name in requires:
-        if _version(name) is None:
+        if version_of(name) is None:
             return f"{name} is not installed", "pip install 'retarget[tflite]'"
     return None
 
@@ -65,10 +66,3 @@ def unavailable() -> tuple[str, str] | None:
 def not_executable() -> str | None:
     reason = unavailable()
     return None if reason is None else reason[0]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
