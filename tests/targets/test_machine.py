@@ -63,7 +63,7 @@ def test_what_is_read_back_from_a_cpu_is_keyed_by_it() -> None:
 
 
 def test_a_missing_openvino_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "_version", lambda: None)
+    monkeypatch.setattr(openvino, "version_of", lambda name: None)
     assert openvino.unavailable() == ("openvino is not installed", "pip install 'retarget[openvino]'")
     assert openvino.not_executable() == "openvino is not installed"
     assert openvino.fingerprint()["openvino"] == "not installed"
