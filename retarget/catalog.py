@@ -56,6 +56,7 @@ PASSES = {
 
 TARGETS = {
     "coreml": "retarget.targets.coreml",
+    "ncnn": "retarget.targets.ncnn",
     "onnxruntime": "retarget.targets.onnxruntime",
     "openvino": "retarget.targets.openvino",
     "tensorrt": "retarget.targets.tensorrt",

@@ -1,0 +1,270 @@
+"""Walk an ONNX graph and write each node as ncnn layers.
+
+An op function (``ops``) gets a `Call` and thinks in ONNX's shapes, of which it asks for the grouping of axes that a
+layer needs; a Reshape is written where a blob has another one. All sizes are concrete here: what stays open is found
+by holding two lowerings of one model against each other (``open_sizes``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from retarget import graph
+from retarget.protocols import EmitJob
+from retarget.targets import legal
+from retarget.targets.folding import folded, is_foldable
+from retarget.targets.ncnn.call import ANY, Call, Op
+from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Kind, Layer, Program, Weight
+from retarget.targets.ncnn.rows import SIZES, regrouped
+from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, plain_dims, row_shape
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
+RAW = 1
+"""``21`` of MemoryData: no tag in front of its numbers."""
+
+
+@dataclass(eq=False)
+class Lowering:
+    """One run over a graph. Symbolic dimensions are ``sizes``. ``batch``: as many rows as axis 0 of the inputs has; 1:
+    all of it is in the dims of blobs."""
+
+    model: ir.Model
+    job: EmitJob
+    sizes: Mapping[str, int]
+    ops: Mapping[str, Op]
+    batch: int = 1
+    program: Program = field(default_factory=Program)
+    refusals: list[legal.Refusal] = field(default_factory=list)
+    env: dict[ir.Value, Operand | None] = field(default_factory=dict)
+    """None: of a node that was refused, and so unknown."""
+    moves: int = 0
+    """Reshapes that move rows."""
+    _views: dict[tuple[Blob, Dims], Blob] = field(default_factory=dict)
+    _memory: dict[tuple[int, Dims], tuple[Array, Blob]] = field(default_factory=dict)
+    _fed: dict[tuple[str, Kind], Blob] = field(default_factory=dict)
+
+    def run(self) -> Program:
+        """The program; what could not be taken stands in ``refusals``, and the program is then not whole."""
+        for value in self.model.graph.inputs:
+            self._input(value)
+        self.walk(self.model.graph)
+        if not self.refusals:
+            for value in self.model.graph.outputs:
+                self._output(value)
+        return self.program
+
+    # ---- nodes
+
+    def walk(self, nodes: ir.Graph) -> list[Operand | None]:
+        """Write a graph's nodes here. Its outputs are None where they hang on what was refused."""
+        for value in nodes.initializers.values():
+            if value.const_value is not None:
+                self.env[value] = np.asarray(value.const_value.numpy())
+        for node in nodes:
+            self._node(node)
+        return [self.env.get(value) for value in nodes.outputs]
+
+    def _node(self, node: ir.Node) -> None:
+        name = legal.operator(node)
+        if name == "Constant" and (tensor := ir.convenience.get_const_tensor(node.outputs[0])) is not None:
+            self.env[node.outputs[0]] = np.asarray(tensor.numpy())
+            return
+        op = self.ops.get(name)
+        if op is None:
+            self._refuse(node, "there is no such operator in the target")
+            return
+        operands = [None if value is None else self.env[value] for value in node.inputs]
+        if any(value is not None and operand is None for value, operand in zip(node.inputs, operands, strict=True)):
+            self._forget(node)
+            return
+        try:
+            for value, result in zip(node.outputs, self._results(Call(self, node, op, tuple(operands))), strict=False):
+                self._bind(value, result)
+        except Refusal as refusal:
+            self._refuse(node, str(refusal))
+
+    def _results(self, call: Call) -> Sequence[Result]:
+        """What one node gives. Raises ``Refusal``."""
+        given = [each for each in call.operands if each is not None]
+        if is_foldable(call.node) and all(isinstance(each, np.ndarray) for each in given):
+            known = {
+                value.name or "": operand
+                for value, operand in zip(call.node.inputs, call.operands, strict=True)
+                if value is not None and isinstance(operand, np.ndarray)
+            }
+            if (computed := folded(call.node, known)) is not None:
+                return computed
+        call.check()
+        made = call.op.lower(call)
+        return list(made) if isinstance(made, Sequence) else [made]
+
+    def _bind(self, value: ir.Value, result: Result) -> None:
+        if result is None:
+            assert not value.uses(), f"'{value.name}' is used, and nothing was made for it"
+            assert not value.is_graph_output(), f"'{value.name}' is an output, and nothing was made for it"
+            return
+        declared = graph.static_shape(value, self.sizes)
+        assert declared is None or declared == tuple(result.shape), (value.name, result.shape, declared)
+        if isinstance(result, Value) and result.blob is not None and result.blob.value is None:
+            result.blob.value = value.name
+        self.env[value] = result
+
+    def _refuse(self, node: ir.Node, reason: str) -> None:
+        self.refusals.append(legal.refusal(node, reason))
+        self._forget(node)
+
+    def _forget(self, node: ir.Node) -> None:
+        """Take for the outputs of ``node`` what ONNX says of them, so that what follows is judged too."""
+        for value in node.outputs:
+            shape = graph.static_shape(value, self.sizes)
+            if shape is None or 0 in shape or value.dtype is None or graph.dtype_name(value.dtype) not in ANY:
+                self.env[value] = None
+                continue
+            dims = plain_dims(shape, MOST_DIMS) or (math.prod(shape),)
+            made = Blob(dims)
+            self.program.layers.append(Layer("Noop", (), (made,), origin=node.name or ""))
+            self.env[value] = Value(shape, value.dtype.numpy(), made, largest=WHOLE)
+
+    # ---- the border
+
+    def _input(self, value: ir.Value) -> None:
+        name, own = value.name or "", graph.dtype_name(value.dtype)
+        shape = graph.static_shape(value, self.sizes)
+        reason = None
+        if shape is None:
+            reason = "its shape is not known"
+        elif own not in ANY:
+            reason = f"ncnn has no inputs of {own}"
+        elif 0 in shape:
+            reason = "it is empty, and ncnn has no empty blobs"
+        if reason is not None or shape is None or value.dtype is None:
+            self.refusals.append((name, "input", reason or "its type is not known"))
+            self.env[value] = None
+            return
+        rows = self.batch if shape and shape[0] == self.batch else 1
+        dtype = value.dtype.numpy()
+        largest = min(float(WHOLE), float(np.iinfo(dtype.name).max)) if dtype.kind in "iu" else math.inf
+        self.program.inputs[name] = []
+        self.env[value] = Value(shape, dtype, None, rows, source=name, largest=largest)
+
+    def fed(self, value: Value, kind: Kind = "float") -> Blob:
+        """The blob that the user feeds for ``value``, which is a model's input or that in another shape.
+
+        Of the kind ``index`` it has one axis.
+        """
+        name = value.source
+        assert name is not None, "a value has a blob, or it is an input"
+        if (name, kind) not in self._fed:
+            row = row_shape(value.shape, value.rows)
+            dims = (math.prod(row),) if kind == "index" else self._own_dims(name)
+            blob = Blob(dims, value.rows, kind, value=name)
+            sizes = dict(zip(SIZES[len(dims)], dims, strict=True))
+            self.program.layers.insert(len(self._fed), Layer("Input", (), (blob,), dict(sorted(sizes.items()))))
+            self.program.inputs[name].append(blob)
+            self._fed[name, kind] = blob
+        return self._fed[name, kind]
+
+    def _own_dims(self, name: str) -> Dims:
+        (value,) = [value for value in self.model.graph.inputs if value.name == name]
+        given = self.env[value]
+        assert isinstance(given, Value)
+        return Call(self, ir.Node("", "Identity", [value]), Op(_nothing), (given,)).dims(given.row)
+
+    def _output(self, value: ir.Value) -> None:
+        held = self.env[value]
+        assert held is not None
+        call = Call(self, ir.Node("", "Identity", [value], name=f"output {value.name}"), Op(_nothing), (held,))
+        try:
+            given = call.value(0)
+            blob = call.view(given, call.dims(given.row))
+        except Refusal as refusal:
+            self.refusals.append((value.name or "", "output", str(refusal)))
+            return
+        makers = {top: layer for layer in self.program.layers for top in layer.tops}
+        if makers[blob].type == "Input" or blob in self.program.outputs.values():
+            copy = Blob(blob.dims, blob.rows)
+            self.program.layers.append(Layer("Noop", (blob,), (copy,), origin=call.node.name or ""))
+            blob = copy
+        blob.value = value.name
+        self.program.outputs[value.name or ""] = blob
+
+    def feed_unread(self) -> None:
+        """Input blobs for the inputs that nothing reads."""
+        for value in self.model.graph.inputs:
+            given = self.env.get(value)
+            if isinstance(given, Value) and not self.program.inputs.get(value.name or ""):
+                self.fed(given)
+
+    # ---- blobs
+
+    def reshaped(self, blob: Blob, dims: Dims, origin: str) -> Blob:
+        """``blob`` in ``dims``: itself where it has them."""
+        assert math.prod(dims) == blob.size, (dims, blob.dims)
+        if blob.dims == dims:
+            return blob
+        if (blob, dims) not in self._views:
+            params = dict(sorted(zip(SIZES[len(dims)], dims, strict=True)))
+            made = Blob(dims, blob.rows, blob.kind)
+            self.program.layers.append(Layer("Reshape", (blob,), (made,), dict(params), origin=origin))
+            self._views[blob, dims] = made
+            self._views[made, blob.dims] = blob
+        return self._views[blob, dims]
+
+    def moved_rows(self, blob: Blob, dims: Dims, count: int, origin: str) -> Blob:
+        """``blob`` with other rows."""
+        layer = regrouped(blob, dims, count, origin)
+        self.program.layers.append(layer)
+        self.moves += 1
+        return layer.tops[0]
+
+    def memory(self, array: Array, dims: Dims) -> Blob:
+        """The blob of a constant. Raises ``Refusal`` for integers that float32 does not hold."""
+        if not array.size:
+            raise Refusal("a constant is empty, and ncnn has no empty blobs")
+        if array.dtype.kind in "iu" and float(np.abs(array.astype(np.float64)).max()) > WHOLE:
+            raise Refusal("a constant holds integers beyond 2^24, up to which float32 holds all")
+        key = (id(array), dims)
+        if key not in self._memory:
+            blob = Blob(dims)
+            params = dict(zip(SIZES[len(dims)], dims, strict=True)) | {21: RAW}
+            weight = Weight(array, tagged=False)
+            self.program.layers.append(Layer("MemoryData", (), (blob,), dict(sorted(params.items())), (weight,)))
+            self._memory[key] = (array, blob)
+        return self._memory[key][1]
+
+    def rounded(self, quantized: Quantized, origin: str) -> Value:
+        """What ``quantized`` stands for, for layers that compute in floats."""
+        raise Refusal(f"the codes of '{origin}', {list(quantized.shape)}, go to a layer of floats")
+
+
+def batch_of(model: ir.Model, sizes: Mapping[str, int]) -> int:
+    """The size of axis 0 that the model's inputs have in common, those without axes aside; 1 where they differ."""
+    shapes = [value.shape for value in model.graph.inputs if value.shape is not None and len(value.shape)]
+    firsts = {str(shape[0].value) if isinstance(shape[0], ir.SymbolicDim) else shape[0] for shape in shapes}
+    if len(firsts) != 1:
+        return 1
+    (first,) = firsts
+    return first if isinstance(first, int) else sizes[first]
+
+
+def lowered(model: ir.Model, job: EmitJob, sizes: Mapping[str, int], ops: Mapping[str, Op]) -> Lowering:
+    """The model at ``sizes``, its batch as rows, or whole where that takes fewer layers that move rows."""
+    found: list[Lowering] = []
+    for batch in dict.fromkeys((batch_of(model, sizes), 1)):
+        lowering = Lowering(model, job, sizes, ops, batch)
+        lowering.run()
+        lowering.feed_unread()
+        found.append(lowering)
+    return min(found, key=lambda each: (len(each.refusals), each.moves))
+
+
+def _nothing(call: Call) -> Result:
+    raise AssertionError(f"{call.node.op_type} is not lowered")

@@ -1,0 +1,9 @@
+"""Types, which are all floats in blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from retarget.targets.ncnn.call import Op
+
+OPS: Mapping[str, Op] = {}

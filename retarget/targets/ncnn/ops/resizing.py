@@ -1,0 +1,9 @@
+"""Resize, and what moves elements between channels and space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from retarget.targets.ncnn.call import Op
+
+OPS: Mapping[str, Op] = {}

@@ -1,0 +1,157 @@
+"""What will stand in the files, as plain data: layers, the blobs between them, and weights.
+
+A blob is read by one layer alone in ncnn; here it may be read by many, and `finished` writes the Split layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
+Dims: TypeAlias = tuple[int, ...]
+"""Sizes of a blob, the outermost first: (w,), (h, w), (c, h, w) or (c, d, h, w)."""
+
+Kind: TypeAlias = Literal["float", "index", "codes"]
+"""What the elements are: floats, int32 where a layer looks something up, or int8."""
+
+Param: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
+
+MOST_DIMS = 4
+"""ncnn's blobs have no more, the rows aside."""
+
+
+@dataclass(eq=False)
+class Blob:
+    """A blob at the sizes that the model was lowered for."""
+
+    dims: Dims
+    rows: int = 1
+    """ncnn's own count of samples (``Mat::n``): every layer but a few is run on each."""
+    kind: Kind = "float"
+    name: str = ""
+    """Unique in the file; `finished` names those without one."""
+    value: str | None = None
+    """The ONNX value that it holds, in the order of its elements."""
+
+    @property
+    def size(self) -> int:
+        """Elements of one row."""
+        return math.prod(self.dims)
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """Numbers in the weight file. ``tagged``: the layer reads a tag first, and so takes other types than float32.
+
+    A tagged weight of floats may become float16 when it is written; one of int8 is what it is.
+    """
+
+    array: Array
+    tagged: bool = True
+
+
+@dataclass(eq=False)
+class Layer:
+    """One layer. ``origin``: the name of the ONNX node that it is of."""
+
+    type: str
+    bottoms: tuple[Blob, ...]
+    tops: tuple[Blob, ...]
+    params: dict[int, Param] = field(default_factory=dict)
+    weights: tuple[Weight, ...] = ()
+    origin: str = ""
+    name: str = ""
+    """Unique in the file; `finished` names those without one."""
+
+
+@dataclass(eq=False)
+class Program:
+    """Layers in the order in which they are executed."""
+
+    layers: list[Layer] = field(default_factory=list)
+    inputs: dict[str, list[Blob]] = field(default_factory=dict)
+    """The model's inputs → the blobs that the user feeds, one for each kind in which it is used."""
+    outputs: dict[str, Blob] = field(default_factory=dict)
+
+    def finished(self, names: Mapping[str, str]) -> Program:
+        """The program that can be written: no layer without use, a Split where a blob has many readers, all named.
+
+        ``names``: the model's inputs and outputs → their names in the file, which no other blob gets.
+        """
+        used = self._used()
+        layers = _with_splits([layer for layer in self.layers if layer in used], self.outputs)
+        made = Program(layers, {name: list(blobs) for name, blobs in self.inputs.items()}, dict(self.outputs))
+        _name(made, names)
+        return made
+
+    def _used(self) -> set[Layer]:
+        maker = {top: layer for layer in self.layers for top in layer.tops}
+        waiting = [maker[blob] for blob in self.outputs.values()]
+        # An input that nothing reads stays: the user feeds it.
+        used = {layer for layer in self.layers if layer.type == "Input"}
+        while waiting:
+            layer = waiting.pop()
+            if layer not in used:
+                used.add(layer)
+                waiting += [maker[blob] for blob in layer.bottoms]
+        return used
+
+
+def _with_splits(layers: Sequence[Layer], outputs: dict[str, Blob]) -> list[Layer]:
+    """``layers`` with a Split behind every blob of many readers; the model's outputs are readers, and end at a copy."""
+    readers = Counter(blob for layer in layers for blob in layer.bottoms) + Counter(outputs.values())
+    copies: dict[Blob, list[Blob]] = {}
+    found: list[Layer] = []
+    for layer in layers:
+        bottoms = tuple(copies[blob].pop() if blob in copies else blob for blob in layer.bottoms)
+        taken = Layer(layer.type, bottoms, layer.tops, layer.params, layer.weights, layer.origin, layer.name)
+        found.append(taken)
+        for blob in layer.tops:
+            if readers[blob] > 1:
+                made = [Blob(blob.dims, blob.rows, blob.kind, value=blob.value) for _ in range(readers[blob])]
+                found.append(Layer("Split", (blob,), tuple(made), origin=layer.origin))
+                copies[blob] = made[::-1]
+    for name, blob in outputs.items():
+        if blob in copies:
+            outputs[name] = copies[blob].pop()
+    return found
+
+
+def _name(program: Program, names: Mapping[str, str]) -> None:
+    """Give every blob and layer a name of its own; those of the user's stay as they are."""
+    taken = set(names.values())
+    for name, blobs in program.inputs.items():
+        for number, blob in enumerate(blobs):
+            blob.name = names[name] if not number else _own(f"{names[name]}_{blob.kind}", taken)
+    for name, blob in program.outputs.items():
+        blob.name = names[name]
+    layer_names: set[str] = set()
+    for layer in program.layers:
+        layer.name = _own(layer.name or layer.origin or layer.type.lower(), layer_names)
+        for blob in layer.tops:
+            blob.name = blob.name or _own(blob.value or layer.name, taken)
+
+
+def _own(wanted: str, taken: set[str]) -> str:
+    """A name that the file can hold and that is not taken, after ``wanted``."""
+    plain = word(wanted)
+    name, number = plain, 1
+    while name in taken:
+        name, number = f"{plain}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
+LONGEST_NAME = 200
+"""ncnn reads names of at most 255 characters; what makes one unique needs some."""
+
+
+def word(name: str) -> str:
+    """``name`` as one word of the param file, which is split at white space."""
+    return "_".join(name.split())[-LONGEST_NAME:] or "_"

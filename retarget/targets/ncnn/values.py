@@ -1,0 +1,131 @@
+"""Values on the way from ONNX to ncnn, where their rows went, and why a node cannot be taken.
+
+ncnn's blobs have at most four axes, and beside them a count of rows (``Mat::n``) over which the engine runs a layer
+again and again. An ONNX value is held in a blob as
+
+    its axis 0 = rows x what is left of it,    and (what is left of axis 0, *its other axes) in any grouping as dims
+
+so that the elements, row after row, are always those of the ONNX value in its own order. A value of the model's batch
+has as many rows as that; weights and whatever does not hang on a batch have one, and so has everything at batch 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from retarget.targets.ncnn.program import Blob
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
+Shape: TypeAlias = tuple[int, ...]
+
+WHOLE = 1 << 24
+"""The largest integer up to which float32 holds all: integers are computed as floats, as far as that is exact."""
+
+
+class Refusal(Exception):
+    """Why a node cannot be taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A computed value. ``blob`` is None of an input that nothing has asked for as floats yet."""
+
+    shape: Shape
+    """As ONNX has it, the rows in axis 0."""
+    dtype: np.dtype[np.generic]
+    """As ONNX has it: integers and truth values are floats in blobs."""
+    blob: Blob | None
+    rows: int = 1
+    index: Blob | None = None
+    """Its elements as int32 in one axis, where they are at hand as such."""
+    source: str | None = None
+    """The model's input that its elements are, in their order, while it is no more than that."""
+    largest: float = math.inf
+    """Of integers: no element is larger than that in magnitude."""
+
+    @property
+    def row(self) -> Shape:
+        """The shape of one row: axis 0 without the rows."""
+        return row_shape(self.shape, self.rows)
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Constant integers and the floats that they stand for: ``(data - zero_point) * scale``.
+
+    ``scale`` and ``zero_point`` have the rank of ``data``, and size 1 or its own along each axis.
+    """
+
+    data: Array
+    scale: Array
+    zero_point: Array | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of the floats."""
+        return self.scale.dtype
+
+    def array(self) -> Array:
+        """The floats."""
+        data = self.data.astype(np.float32)
+        if self.zero_point is not None:
+            data = data - self.zero_point.astype(np.float32)
+        return data * self.scale.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A computed value that was rounded to int8 codes of one scale, and stands for ``codes * scale``.
+
+    Layers that compute in int8 take ``of``, which is not rounded, and round it themselves.
+    """
+
+    of: Value
+    scale: float
+
+    @property
+    def shape(self) -> Shape:
+        return self.of.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return self.of.dtype
+
+
+Operand: TypeAlias = "Value | Array | Codes | Quantized"
+
+Result: TypeAlias = "Operand | None"
+
+
+def row_shape(shape: Sequence[int], rows: int) -> Shape:
+    """``shape`` without the rows in axis 0."""
+    if rows == 1:
+        return tuple(shape)
+    assert shape, "a scalar has no rows"
+    assert shape[0] % rows == 0, (tuple(shape), rows)
+    return (shape[0] // rows, *shape[1:])
+
+
+def plain_dims(shape: Sequence[int], most: int) -> Shape | None:
+    """``shape`` as the dims of a blob: without leading 1s, and without the others where it is too long all the same."""
+    dims = list(shape)
+    while len(dims) > 1 and dims[0] == 1:
+        del dims[0]
+    while len(dims) > most and 1 in dims:
+        dims.remove(1)
+    return tuple(dims) or (1,) if len(dims) <= most else None
