@@ -8,6 +8,7 @@ by holding two lowerings of one model against each other (``open_sizes``).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -245,24 +246,24 @@ class Lowering:
         raise Refusal(f"the codes of '{origin}', {list(quantized.shape)}, go to a layer of floats")
 
 
-def batch_of(model: ir.Model, sizes: Mapping[str, int]) -> int:
-    """The size of axis 0 that the model's inputs have in common, those without axes aside; 1 where they differ."""
+def batches(model: ir.Model, sizes: Mapping[str, int]) -> list[int]:
+    """What may be the rows: the sizes of axis 0 of the model's inputs, the most frequent first, and in the end 1."""
     shapes = [value.shape for value in model.graph.inputs if value.shape is not None and len(value.shape)]
-    firsts = {str(shape[0].value) if isinstance(shape[0], ir.SymbolicDim) else shape[0] for shape in shapes}
-    if len(firsts) != 1:
-        return 1
-    (first,) = firsts
-    return first if isinstance(first, int) else sizes[first]
+    firsts = Counter(first if isinstance(first := shape[0], int) else str(first.value) for shape in shapes)
+    found = [sizes[first] if isinstance(first, str) else first for first, _ in firsts.most_common()]
+    return list(dict.fromkeys((*found, 1)))
 
 
 def lowered(model: ir.Model, job: EmitJob, sizes: Mapping[str, int], ops: Mapping[str, Op]) -> Lowering:
-    """The model at ``sizes``, its batch as rows, or whole where that takes fewer layers that move rows."""
+    """The model at ``sizes`` with those rows that leave the fewest nodes out, and then move the least."""
     found: list[Lowering] = []
-    for batch in dict.fromkeys((batch_of(model, sizes), 1)):
+    for batch in batches(model, sizes):
         lowering = Lowering(model, job, sizes, ops, batch)
         lowering.run()
         lowering.feed_unread()
         found.append(lowering)
+        if not lowering.refusals and not lowering.moves:
+            break
     return min(found, key=lambda each: (len(each.refusals), each.moves))
 
 

@@ -25,6 +25,11 @@ Param: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
 MOST_DIMS = 4
 """ncnn's blobs have no more, the rows aside."""
 
+MASK = 31
+"""A key that every layer has: what of ncnn's options does not hold for it."""
+NO_HALF, NO_VULKAN = 1 | 2 | 4, 16
+"""Bits of it: neither float16 (to compute with, to store) nor bfloat16; on the CPU."""
+
 
 @dataclass(eq=False)
 class Blob:
@@ -110,17 +115,24 @@ def _with_splits(layers: Sequence[Layer], outputs: dict[str, Blob]) -> list[Laye
     found: list[Layer] = []
     for layer in layers:
         bottoms = tuple(copies[blob].pop() if blob in copies else blob for blob in layer.bottoms)
-        taken = Layer(layer.type, bottoms, layer.tops, layer.params, layer.weights, layer.origin, layer.name)
-        found.append(taken)
+        taken = Layer(layer.type, bottoms, layer.tops, dict(layer.params), layer.weights, layer.origin, layer.name)
+        found.append(_unchanged(taken))
         for blob in layer.tops:
             if readers[blob] > 1:
                 made = [Blob(blob.dims, blob.rows, blob.kind, value=blob.value) for _ in range(readers[blob])]
-                found.append(Layer("Split", (blob,), tuple(made), origin=layer.origin))
+                found.append(_unchanged(Layer("Split", (blob,), tuple(made), origin=layer.origin)))
                 copies[blob] = made[::-1]
     for name, blob in outputs.items():
         if blob in copies:
             outputs[name] = copies[blob].pop()
     return found
+
+
+def _unchanged(layer: Layer) -> Layer:
+    """``layer``, not to take int32 for floats that it may round: ncnn does not know which are which."""
+    if layer.type != "Embed" and any(blob.kind == "index" for blob in layer.bottoms):
+        layer.params[MASK] = NO_HALF | NO_VULKAN
+    return layer
 
 
 def _name(program: Program, names: Mapping[str, str]) -> None:
