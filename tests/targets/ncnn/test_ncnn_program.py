@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from retarget.targets.ncnn import files
-from retarget.targets.ncnn.program import LONGEST_NAME, Blob, Layer, Program, Weight, word
+from retarget.targets.ncnn.program import LONGEST_NAME, Blob, Layer, Param, Program, Weight, word
 
 
 def line(program: Program, **names: str) -> list[str]:
