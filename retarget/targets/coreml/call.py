@@ -29,6 +29,7 @@ from retarget.targets.coreml.values import (
     is_known,
     narrow,
 )
+from retarget.targets.walk import OneNode
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -91,7 +92,7 @@ class Builder:
 
 
 @dataclass(eq=False)
-class Call:
+class Call(OneNode[Operand]):
     """One ONNX node as its op function sees it."""
 
     lowering: Lowering
@@ -103,10 +104,6 @@ class Call:
     def ios(self) -> int:
         """The deployment target's number: 15 to 18."""
         return self.lowering.ios
-
-    @property
-    def attributes(self) -> ir._graph_containers.Attributes:
-        return self.node.attributes
 
     @cached_property
     def mil(self) -> Builder:
@@ -121,21 +118,6 @@ class Call:
         return dtype_of(operand) if isinstance(operand, Var) else operand.dtype
 
     # ---- operands
-
-    @property
-    def count(self) -> int:
-        """How many operands there are, those left out among them."""
-        return len(self.operands)
-
-    def has(self, index: int) -> bool:
-        """Whether operand ``index`` is given."""
-        return index < len(self.operands) and self.operands[index] is not None
-
-    def operand(self, index: int) -> Operand:
-        operand = self.operands[index] if index < len(self.operands) else None
-        if operand is None:
-            raise Refusal(f"operand {index} is missing")
-        return operand
 
     def var(self, index: int) -> Var:
         """Operand ``index`` as a MIL value, in a type that MIL computes with, also where it is constant."""
@@ -200,11 +182,6 @@ class Call:
         return symbols_behind(self.node.inputs[index], self.lowering.free, axis)
 
     # ---- results
-
-    @property
-    def outputs(self) -> tuple[bool, ...]:
-        """Of each output, whether anything uses it."""
-        return tuple(bool(value.uses()) or value.is_graph_output() for value in self.node.outputs)
 
     def declared(self, index: int = 0) -> tuple[int, ...] | None:
         """The sizes that ONNX says of output ``index``; None if it does not say all."""

@@ -34,7 +34,7 @@ from retarget.targets.coreml.values import (
     dtype_of,
     is_known,
 )
-from retarget.targets.folding import folded, is_foldable
+from retarget.targets.walk import Walk, folded_arrays
 
 _MIL = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32, "bool": types.int32}
 """Types of inputs; a bool comes as an integer."""
@@ -53,7 +53,7 @@ _RESERVED = frozenset({
 
 
 @dataclass(eq=False)
-class Lowering:
+class Lowering(Walk[Operand]):
     """One run over a graph. ``sizes``: the symbolic dimensions that are fixed; the others are open."""
 
     model: ir.Model
@@ -65,7 +65,6 @@ class Lowering:
     closed: dict[str, str] = field(default_factory=dict)
     """Symbolic dimensions that a refused node must know → the node and its reason, in words."""
     env: dict[ir.Value, Operand | None] = field(default_factory=dict)
-    """None: of a node that was refused, and so unknown."""
     inputs: dict[str, str] = field(default_factory=dict)
     """The model's inputs → their names in the program; ``outputs`` the same."""
     outputs: dict[str, str] = field(default_factory=dict)
@@ -101,51 +100,23 @@ class Lowering:
 
     # ---- nodes
 
-    def walk(self, nodes: ir.Graph) -> list[Operand | None]:
-        """Write a graph's nodes here. Its outputs are None where they hang on what was refused."""
-        for value in nodes.initializers.values():
-            if value.const_value is not None:
-                self.env[value] = np.asarray(value.const_value.numpy())
-        for node in nodes:
-            self._node(node)
-        return [self.env.get(value) for value in nodes.outputs]
+    def operand_of(self, tensor: ir.TensorProtocol) -> Operand:
+        return np.asarray(tensor.numpy())
 
-    def _node(self, node: ir.Node) -> None:
-        name = legal.operator(node)
-        if name == "Constant" and (tensor := ir.convenience.get_const_tensor(node.outputs[0])) is not None:
-            self.env[node.outputs[0]] = np.asarray(tensor.numpy())
-            return
-        op = self.ops.get(name)
-        if op is None:
-            self._refuse(node, "there is no such operator in the target")
-            return
-        operands = [None if value is None else self.env[value] for value in node.inputs]
-        if any(value is not None and operand is None for value, operand in zip(node.inputs, operands, strict=True)):
-            # What it needs was refused: nothing can be said of it.
-            self._forget(node)
-            return
+    def write(self, node: ir.Node, operands: Sequence[Operand | None]) -> None:
+        call = Call(self, node, self.ops[legal.operator(node)], tuple(operands))
         try:
-            for value, result in zip(node.outputs, self._results(Call(self, node, op, tuple(operands))), strict=False):
+            for value, result in zip(node.outputs, self._results(call), strict=False):
                 self._bind(value, result)
         except Open as refusal:
-            reason = f"{refusal}: {', '.join(sorted(refusal.symbols)) or 'it'} is open"
             for symbol in refusal.symbols:
                 self.closed.setdefault(symbol, f"{node.op_type} '{node.name}': {refusal}")
-            self._refuse(node, reason)
-        except Refusal as refusal:
-            self._refuse(node, str(refusal))
+            raise Refusal(f"{refusal}: {', '.join(sorted(refusal.symbols)) or 'it'} is open") from None
 
     def _results(self, call: Call) -> Sequence[Result]:
         """What one node gives. Raises ``Refusal``."""
-        given = [each for each in call.operands if each is not None]
-        if is_foldable(call.node) and all(isinstance(each, np.ndarray) for each in given):
-            known = {
-                value.name or "": operand
-                for value, operand in zip(call.node.inputs, call.operands, strict=True)
-                if value is not None and isinstance(operand, np.ndarray)
-            }
-            if (computed := folded(call.node, known)) is not None:
-                return computed
+        if (computed := folded_arrays(call.node, call.operands)) is not None:
+            return computed
         call.check_types()
         is_bool = call.has(0) and call.dtype(0) == np.bool_
         if call.op.moves and is_bool:
@@ -246,12 +217,7 @@ class Lowering:
             if number.isdecimal():
                 mb.name_count[prefix] = max(mb.name_count[prefix], int(number) + 1)
 
-    def _refuse(self, node: ir.Node, reason: str) -> None:
-        self.refusals.append(legal.refusal(node, reason))
-        self._forget(node)
-
-    def _forget(self, node: ir.Node) -> None:
-        """Take for the outputs of ``node`` what ONNX says of them, so that what follows is judged too."""
+    def forget(self, node: ir.Node) -> None:
         for value in node.outputs:
             shape = graph.static_shape(value, self.sizes)
             own = graph.dtype_name(value.dtype)

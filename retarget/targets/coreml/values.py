@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from retarget.targets.coreml.library import Var
+from retarget.targets.walk import Refusal as Refusal
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -28,10 +29,6 @@ BYTES = ("int8", "uint8")
 
 TYPES = frozenset({"float32", "float16", "int32", "bool"})
 """Types of computed values."""
-
-
-class Refusal(Exception):
-    """Why a node cannot be taken."""
 
 
 class Open(Refusal):

@@ -14,6 +14,7 @@ from retarget import graph
 from retarget.targets.ncnn import rows
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Kind, Layer, Param, Weight
 from retarget.targets.ncnn.values import WHOLE, Codes, Operand, Quantized, Refusal, Result, Shape, Value, plain_dims
+from retarget.targets.walk import OneNode
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -37,7 +38,7 @@ class Op:
 
 
 @dataclass(eq=False)
-class Call:
+class Call(OneNode[Operand]):
     """One ONNX node as its op function sees it."""
 
     lowering: Lowering
@@ -45,26 +46,7 @@ class Call:
     op: Op
     operands: tuple[Operand | None, ...]
 
-    @property
-    def attributes(self) -> ir._graph_containers.Attributes:
-        return self.node.attributes
-
     # ---- operands
-
-    @property
-    def count(self) -> int:
-        """How many operands there are, those left out among them."""
-        return len(self.operands)
-
-    def has(self, index: int) -> bool:
-        """Whether operand ``index`` is given."""
-        return index < len(self.operands) and self.operands[index] is not None
-
-    def operand(self, index: int) -> Operand:
-        operand = self.operands[index] if index < len(self.operands) else None
-        if operand is None:
-            raise Refusal(f"operand {index} is missing")
-        return operand
 
     def is_constant(self, index: int) -> bool:
         return isinstance(self.operand(index), np.ndarray | Codes)
@@ -157,11 +139,6 @@ class Call:
         return self.lowering.reshaped(self.blob(value), tuple(dims) or (1,), self.node.name or "")
 
     # ---- results
-
-    @property
-    def outputs(self) -> tuple[bool, ...]:
-        """Of each output, whether anything uses it."""
-        return tuple(bool(value.uses()) or value.is_graph_output() for value in self.node.outputs)
 
     def declared(self, index: int = 0) -> Shape | None:
         """The sizes that ONNX says of output ``index``; None if it does not say all."""

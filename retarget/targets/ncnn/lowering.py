@@ -19,11 +19,11 @@ import onnx_ir as ir
 from retarget import graph
 from retarget.protocols import EmitJob
 from retarget.targets import legal
-from retarget.targets.folding import folded, is_foldable
 from retarget.targets.ncnn.call import ANY, Call, Op
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Kind, Layer, Program, Weight
 from retarget.targets.ncnn.rows import SIZES, regrouped
 from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, plain_dims, row_shape
+from retarget.targets.walk import Walk, folded_arrays
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -33,7 +33,7 @@ RAW = 1
 
 
 @dataclass(eq=False)
-class Lowering:
+class Lowering(Walk[Operand]):
     """One run over a graph. Symbolic dimensions are ``sizes``. ``batch``: as many rows as axis 0 of the inputs has; 1:
     all of it is in the dims of blobs."""
 
@@ -45,7 +45,6 @@ class Lowering:
     program: Program = field(default_factory=Program)
     refusals: list[legal.Refusal] = field(default_factory=list)
     env: dict[ir.Value, Operand | None] = field(default_factory=dict)
-    """None: of a node that was refused, and so unknown."""
     moves: int = 0
     """Reshapes that move rows."""
     _views: dict[tuple[Blob, Dims], Blob] = field(default_factory=dict)
@@ -64,48 +63,17 @@ class Lowering:
 
     # ---- nodes
 
-    def walk(self, nodes: ir.Graph) -> list[Operand | None]:
-        """Write a graph's nodes here. Its outputs are None where they hang on what was refused."""
-        for value in nodes.initializers.values():
-            if value.const_value is not None:
-                self.env[value] = np.asarray(value.const_value.numpy())
-        for node in nodes:
-            self._node(node)
-        return [self.env.get(value) for value in nodes.outputs]
+    def operand_of(self, tensor: ir.TensorProtocol) -> Operand:
+        return np.asarray(tensor.numpy())
 
-    def _node(self, node: ir.Node) -> None:
-        name = legal.operator(node)
-        if name == "Constant" and (tensor := ir.convenience.get_const_tensor(node.outputs[0])) is not None:
-            self.env[node.outputs[0]] = np.asarray(tensor.numpy())
-            return
-        op = self.ops.get(name)
-        if op is None:
-            self._refuse(node, "there is no such operator in the target")
-            return
-        operands = [None if value is None else self.env[value] for value in node.inputs]
-        if any(value is not None and operand is None for value, operand in zip(node.inputs, operands, strict=True)):
-            self._forget(node)
-            return
-        try:
-            for value, result in zip(node.outputs, self._results(Call(self, node, op, tuple(operands))), strict=False):
-                self._bind(value, result)
-        except Refusal as refusal:
-            self._refuse(node, str(refusal))
-
-    def _results(self, call: Call) -> Sequence[Result]:
-        """What one node gives. Raises ``Refusal``."""
-        given = [each for each in call.operands if each is not None]
-        if is_foldable(call.node) and all(isinstance(each, np.ndarray) for each in given):
-            known = {
-                value.name or "": operand
-                for value, operand in zip(call.node.inputs, call.operands, strict=True)
-                if value is not None and isinstance(operand, np.ndarray)
-            }
-            if (computed := folded(call.node, known)) is not None:
-                return computed
-        call.check()
-        made = call.op.lower(call)
-        return list(made) if isinstance(made, Sequence) else [made]
+    def write(self, node: ir.Node, operands: Sequence[Operand | None]) -> None:
+        made: Result | Sequence[Result] = folded_arrays(node, operands)
+        if made is None:
+            call = Call(self, node, self.ops[legal.operator(node)], tuple(operands))
+            call.check()
+            made = call.op.lower(call)
+        for value, result in zip(node.outputs, made if isinstance(made, list | tuple) else [made], strict=False):
+            self._bind(value, result)
 
     def _bind(self, value: ir.Value, result: Result) -> None:
         if result is None:
@@ -118,12 +86,7 @@ class Lowering:
             result.blob.value = value.name
         self.env[value] = result
 
-    def _refuse(self, node: ir.Node, reason: str) -> None:
-        self.refusals.append(legal.refusal(node, reason))
-        self._forget(node)
-
-    def _forget(self, node: ir.Node) -> None:
-        """Take for the outputs of ``node`` what ONNX says of them, so that what follows is judged too."""
+    def forget(self, node: ir.Node) -> None:
         for value in node.outputs:
             shape = graph.static_shape(value, self.sizes)
             if shape is None or 0 in shape or value.dtype is None or graph.dtype_name(value.dtype) not in ANY:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from retarget.targets.ncnn.program import Blob
+from retarget.targets.walk import Refusal as Refusal
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -27,10 +28,6 @@ Shape: TypeAlias = tuple[int, ...]
 
 WHOLE = 1 << 24
 """The largest integer up to which float32 holds all: integers are computed as floats, as far as that is exact."""
-
-
-class Refusal(Exception):
-    """Why a node cannot be taken."""
 
 
 @dataclass(frozen=True, eq=False)

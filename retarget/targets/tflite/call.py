@@ -18,6 +18,7 @@ from retarget.targets.tflite.layout import FIRST_AXES, Arranged, Layout, Way, Wi
 from retarget.targets.tflite.movement import Movement, Step
 from retarget.targets.tflite.program import Activation, Codes, Constant, Options, Quantization, Tensor
 from retarget.targets.tflite.values import NARROW, TYPES, Operand, Refusal, Result, Value, broadcast, limit_axes, narrow
+from retarget.targets.walk import OneNode
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -60,7 +61,7 @@ class Op:
 
 
 @dataclass(eq=False)
-class Call:
+class Call(OneNode[Operand]):
     """One ONNX node as its op function sees it."""
 
     lowering: Lowering
@@ -79,20 +80,6 @@ class Call:
     def results(self) -> Layout:
         """How its results are to be stored: as its operands are, except by nodes that are about the order of axes."""
         return self.lowering.arrangement.get(self.node, Arranged()).results
-
-    @property
-    def attributes(self) -> ir._graph_containers.Attributes:
-        return self.node.attributes
-
-    def has(self, index: int) -> bool:
-        """Whether operand ``index`` is given."""
-        return index < len(self.operands) and self.operands[index] is not None
-
-    def operand(self, index: int) -> Operand:
-        operand = self.operands[index] if index < len(self.operands) else None
-        if operand is None:
-            raise Refusal(f"operand {index} is missing")
-        return operand
 
     def value(self, index: int) -> Value:
         """Operand ``index`` as a computed value, also where it is constant."""

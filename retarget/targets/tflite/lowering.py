@@ -31,13 +31,14 @@ from retarget.targets.tflite.values import (
     narrow,
     quantization_of,
 )
+from retarget.targets.walk import Walk
 
 WEIGHTS = 16
 """Constants of at least so many elements are stored as float16 where the precision is that."""
 
 
 @dataclass(eq=False)
-class Lowering:
+class Lowering(Walk[Operand]):
     """One run over a graph. Sizes of symbolic dimensions are ``sizes``, and all shapes are concrete."""
 
     model: ir.Model
@@ -51,7 +52,6 @@ class Lowering:
     program: Program = field(default_factory=Program)
     refusals: list[legal.Refusal] = field(default_factory=list)
     env: dict[ir.Value, Operand | None] = field(default_factory=dict)
-    """None: of a node that was refused, and so unknown."""
     constants: dict[object, Tensor] = field(default_factory=dict)
     widened: dict[str, str] = field(default_factory=dict)
     """Nodes that are quantized, and compute in floats as no kernel of integers is right for them → their operators."""
@@ -74,42 +74,32 @@ class Lowering:
 
     # ---- nodes
 
-    def walk(self, nodes: ir.Graph) -> list[Operand | None]:
-        """Write a graph's nodes here. Its outputs are None where they hang on what was refused."""
-        for value in nodes.initializers.values():
-            if value.const_value is not None:
-                self.env[value] = constant_of(value.const_value)
-        for node in nodes:
-            if node not in self.done:
-                self._node(node)
-        return [self.env.get(value) for value in nodes.outputs]
-
-    def _node(self, node: ir.Node) -> None:
-        name = legal.operator(node)
-        if name == "Constant" and (tensor := ir.convenience.get_const_tensor(node.outputs[0])) is not None:
-            self.env[node.outputs[0]] = constant_of(tensor)
-            return
-        found = [table[name] for table in (self.ops, self.allowed) if name in table]
-        if not found:
-            self._refuse(node, "there is no such operator in the target")
+    def visit(self, node: ir.Node) -> None:
+        """As every walk; but a node may have been written into another, or be the last of several that are one."""
+        if node in self.done:
             return
         if moving := self.arrangement.get(node, Arranged()).moving:
-            self._move(node, found[0], moving)
-            return
-        operands = [None if value is None else self.env[value] for value in node.inputs]
-        if any(value is not None and operand is None for value, operand in zip(node.inputs, operands, strict=True)):
-            # What it needs was refused: nothing can be said of it but what its own types say.
-            self._forget(node)
-            return
+            self._move(node, self.ops[legal.operator(node)], moving)
+        else:
+            super().visit(node)
+
+    def has_operator(self, name: str) -> bool:
+        return name in self.ops or name in self.allowed
+
+    def operand_of(self, tensor: ir.TensorProtocol) -> Operand:
+        return constant_of(tensor)
+
+    def write(self, node: ir.Node, operands: Sequence[Operand | None]) -> None:
         reasons: list[str] = []
-        for op in found:
+        name = legal.operator(node)
+        for op in [table[name] for table in (self.ops, self.allowed) if name in table]:
             try:
                 self._written(Call(self, node, op, tuple(operands)))
             except Refusal as refusal:
                 reasons.append(str(refusal))
             else:
                 return
-        self._refuse(node, "; and as a custom operator: ".join(reasons))
+        raise Refusal("; and as a custom operator: ".join(reasons))
 
     def _written(self, call: Call) -> None:
         """Write one node, or fold it. Raises ``Refusal``."""
@@ -130,7 +120,7 @@ class Lowering:
         source, taken = moving[0].inputs[0], steps(moving, self.sizes)
         operand = None if source is None else self.env[source]
         if operand is None:
-            self._forget(node)
+            self.forget(node)
             return
         assert taken is not None, "shapes that are known at one size are known at all"
         if isinstance(operand, Constant):
@@ -142,7 +132,7 @@ class Lowering:
         try:
             call.check_types()
         except Refusal as refusal:
-            self._refuse(node, str(refusal))
+            self.refuse(node, str(refusal))
             return
         self._bind(node.outputs[0], call.move(operand, taken))
 
@@ -160,12 +150,7 @@ class Lowering:
                     tensor.value, tensor.layout = value.name, layout.value
         self.env[value] = result
 
-    def _refuse(self, node: ir.Node, reason: str) -> None:
-        self.refusals.append(legal.refusal(node, reason))
-        self._forget(node)
-
-    def _forget(self, node: ir.Node) -> None:
-        """Take for the outputs of ``node`` what ONNX says of them, so that what follows is judged too."""
+    def forget(self, node: ir.Node) -> None:
         for value in node.outputs:
             shape = graph.static_shape(value, self.sizes)
             name = NARROW.get(graph.dtype_name(value.dtype), graph.dtype_name(value.dtype))

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from retarget.targets.tflite.layout import Layout
 from retarget.targets.tflite.program import Constant, Quantization, Shape, Tensor
+from retarget.targets.walk import Refusal as Refusal
 
 NARROW = {"int64": "int32", "uint32": "int32", "uint64": "int32", "float64": "float32"}
 """Types that are computed in a narrower one; constants are held against it, and the runner holds inputs against it."""
@@ -20,10 +21,6 @@ TYPES = frozenset({"float32", "int32", "int8", "uint8", "int16", "bool"})
 
 MOST_AXES = 8
 """Most kernels take no more, and some end the process where there are."""
-
-
-class Refusal(Exception):
-    """Why a node cannot be taken."""
 
 
 @dataclass(eq=False)
