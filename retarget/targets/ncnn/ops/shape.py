@@ -1,30 +1,262 @@
-"""What changes no element: shapes, and the order of axes."""
+"""What changes no element: shapes, and the order of axes; and shapes as values, which are known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from itertools import combinations, pairwise, permutations
 from typing import TYPE_CHECKING
 
-from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.values import Refusal, Shape, Value
+import numpy as np
+
+from retarget.targets.ncnn.call import ANY, Call, Lower, Op
+from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims
+from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Shape, Value
 
 if TYPE_CHECKING:
     from retarget.targets.ncnn.values import Result
 
+# ---- values in other blobs
 
-def in_shape(call: Call, value: Value, shape: Shape) -> Value:
+
+def held(value: Value, blob: Blob, shape: Sequence[int]) -> Value:
+    """Elements of ``value`` in ``blob``, as a value of ``shape``."""
+    assert math.prod(shape) == blob.size * blob.rows, (tuple(shape), blob.dims, blob.rows)
+    return Value(tuple(shape), value.dtype, blob, blob.rows, largest=value.largest)
+
+
+def in_shape(call: Call, value: Value, shape: Sequence[int]) -> Value:
     """``value`` in another of ONNX's shapes, the elements in their order: no layer where the rows can stay."""
     if value.rows > 1 and not (shape and shape[0] % value.rows == 0):
         value = call.with_rows(value, 1)
-    return replace(value, shape=shape)
+    return replace(value, shape=tuple(shape))
+
+
+def standing(call: Call, value: Value, axes: Sequence[int]) -> tuple[Blob, list[int]] | None:
+    """A row of ``value`` in a blob of which each of ``axes``, in rising order, is a dim of its own; and which dims.
+
+    None where that takes too many dims, which it never does for one axis.
+    """
+    row = value.row
+    for dims in (call.blob(value).dims, call.dims(row), apart(row, axes)):
+        if len(dims) <= MOST_DIMS and (found := dims_of(dims, row, axes)) is not None:
+            return call.view(value, dims), found
+    return None
+
+
+def apart(shape: Shape, axes: Sequence[int]) -> Dims:
+    """``shape`` with the axes between ``axes`` joined, and left out where they are 1."""
+    dims: list[int] = []
+    start = 0
+    for axis in (*axes, len(shape)):
+        between = math.prod(shape[start:axis])
+        dims += [between] if between > 1 else []
+        dims += [shape[axis]] if axis < len(shape) else []
+        start = axis + 1
+    return tuple(dims)
+
+
+def dims_of(dims: Dims, shape: Shape, axes: Sequence[int]) -> list[int] | None:
+    """Which of ``dims``, a grouping of ``shape``, each of ``axes`` is; None where one of them is none by itself."""
+    found: list[int] = []
+    for axis in axes:
+        outer = math.prod(shape[:axis])
+        for place in range(found[-1] + 1 if found else 0, len(dims)):
+            if dims[place] == shape[axis] and math.prod(dims[:place]) == outer:
+                found.append(place)
+                break
+        else:
+            return None
+    return found
+
+
+# ---- the order of axes
+
+ORDERS = {
+    2: "wh hw",
+    3: "whc hwc wch cwh hcw chw",
+    4: "whdc hwdc wdhc dwhc hdwc dhwc whcd hwcd wchd cwhd hcwd chwd "
+    "wdch dwch wcdh cwdh dcwh cdwh hdcw dhcw hcdw chdw dchw cdhw",
+}
+"""``0`` of Permute for so many dims: which dims of its input those of its result are, the innermost first."""
+
+NAMES = {2: "hw", 3: "chw", 4: "cdhw"}
+"""Of dims, the outermost first."""
+
+
+def transposed(call: Call, value: Value, perm: Sequence[int]) -> Value:
+    """The axes of ``value`` in the order ``perm``: Permute layers, or none where only axes of size 1 move.
+
+    The rows stay where axis 0 stays the first.
+    """
+    if value.rows > 1 and perm[0] != 0:
+        value = call.with_rows(value, 1)
+    shape, row = [value.shape[axis] for axis in perm], value.row
+    moved = [axis for axis in perm if row[axis] != 1]
+    if moved == sorted(moved):
+        return in_shape(call, value, shape)
+    for dims in (call.blob(value).dims, call.dims(row), joined(row, perm)):
+        order = order_of(dims, row, perm)
+        if order is not None and len(dims) <= MOST_DIMS:
+            return held(value, permuted(call, call.view(value, dims), order), shape)
+    blob, dims = call.blob(value), joined(row, perm)
+    for before, move in steps(dims, tuple(order_of(dims, row, perm) or ())):
+        blob = permuted(call, call.lowering.reshaped(blob, before, call.node.name or ""), move)
+    return held(value, blob, shape)
+
+
+def permuted(call: Call, blob: Blob, order: Sequence[int]) -> Blob:
+    """``blob`` with its dims in ``order``."""
+    names = NAMES[len(order)]
+    number = ORDERS[len(order)].split().index("".join(names[place] for place in reversed(order)))
+    return call.add("Permute", (blob,), [blob.dims[place] for place in order], {0: number})
+
+
+def joined(shape: Shape, perm: Sequence[int]) -> Dims:
+    """``shape`` without axes of size 1, those joined that are side by side before and behind ``perm``."""
+    behind = [axis for axis in perm if shape[axis] != 1]
+    follows = set(pairwise(behind))
+    dims: list[int] = []
+    last = None
+    for axis in sorted(behind):
+        if (last, axis) in follows:
+            dims[-1] *= shape[axis]
+        else:
+            dims.append(shape[axis])
+        last = axis
+    return tuple(dims)
+
+
+def order_of(dims: Dims, shape: Shape, perm: Sequence[int]) -> list[int] | None:
+    """The order of ``dims``, a grouping of ``shape``, that is ``perm`` of the axes; None where that splits one."""
+    groups: list[list[int]] = []
+    rest = [axis for axis, size in enumerate(shape) if size != 1]
+    for size in dims:
+        groups.append([])
+        while math.prod(shape[axis] for axis in groups[-1]) < size and rest:
+            groups[-1].append(rest.pop(0))
+        if math.prod(shape[axis] for axis in groups[-1]) != size:
+            return None
+    place = {axis: number for number, axis in enumerate(axis for axis in perm if shape[axis] != 1)}
+    order = sorted(range(len(dims)), key=lambda group: place[groups[group][0]] if groups[group] else -1)
+    flat = [place[axis] for group in order for axis in groups[group]]
+    return order if flat == sorted(flat) else None
+
+
+@cache
+def steps(dims: Dims, order: tuple[int, ...]) -> list[tuple[Dims, tuple[int, ...]]]:
+    """``order`` of more dims than blobs have as several of few, each with the dims in front of it.
+
+    Each joins as many as can be.
+    """
+    if len(dims) <= MOST_DIMS:
+        return [(dims, order)]
+    best: tuple[Dims, tuple[int, ...], Dims, tuple[int, ...]] | None = None
+    for cuts in combinations(range(1, len(dims)), MOST_DIMS - 1):
+        parts = [range(start, stop) for start, stop in zip((0, *cuts), (*cuts, len(dims)), strict=True)]
+        for move in permutations(range(MOST_DIMS)):
+            now = [place for part in move for place in parts[part]]
+            after = joined(tuple(dims[place] for place in now), [now.index(place) for place in order])
+            if best is None or len(after) < len(best[2]):
+                left = order_of(after, tuple(dims[place] for place in now), [now.index(place) for place in order])
+                assert left is not None
+                best = tuple(math.prod(dims[at] for at in part) for part in parts), move, after, tuple(left)
+    assert best is not None
+    first, move, after, left_order = best
+    return [(first, move), *(steps(after, left_order) if len(after) > 1 else [])]
+
+
+# ---- operators
+
+
+def moving(lower: Lower) -> Lower:
+    """``lower``, which moves the elements of operand 0, for one that was rounded to codes too: it moves the codes."""
+
+    def of_codes(call: Call) -> Result | Sequence[Result]:
+        operand = call.operands[0]
+        if not isinstance(operand, Quantized):
+            return lower(call)
+        made = lower(replace(call, operands=(operand.of, *call.operands[1:])))
+        results = made if isinstance(made, Sequence) else [made]
+        return [Quantized(each, operand.scale) if isinstance(each, Value) else each for each in results]
+
+    return of_codes
+
+
+def identity(call: Call) -> Result:
+    return call.operand(0)
 
 
 def reshape(call: Call) -> Result:
     declared = call.declared()
     if declared is None:
         raise Refusal("the shape of its result is not known")
+    operand = call.operand(0)
+    if isinstance(operand, Codes):
+        return _codes_in(operand, declared)
     return in_shape(call, call.value(0), declared)
 
 
-OPS: Mapping[str, Op] = {name: Op(reshape, ANY) for name in ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")}
+def _codes_in(codes: Codes, shape: Shape) -> Result:
+    """``codes`` in ``shape``, as floats where their scales hang on an axis that is no more."""
+    around = [size for size in codes.shape if size != 1]
+    scales = codes.scale.size
+    if scales == 1:
+        scale_shape: Shape = (1,) * len(shape)
+    elif around == [size for size in shape if size != 1]:
+        varied = iter(size for axis, size in enumerate(codes.scale.shape) if codes.shape[axis] != 1)
+        scale_shape = tuple(next(varied) if size != 1 else 1 for size in shape)
+    else:
+        return codes.array().reshape(shape)
+    zero = codes.zero_point
+    return Codes(
+        codes.data.reshape(shape), codes.scale.reshape(scale_shape), None if zero is None else zero.reshape(scale_shape)
+    )
+
+
+def transpose(call: Call) -> Result:
+    perm = list(call.attributes.get_ints("perm", list(range(call.rank(0)))[::-1]))
+    operand = call.operand(0)
+    if isinstance(operand, Codes):
+        zero = operand.zero_point
+        return Codes(
+            operand.data.transpose(perm),
+            operand.scale.transpose(perm),
+            None if zero is None else zero.transpose(perm),
+        )
+    return transposed(call, call.value(0), perm)
+
+
+def shape_(call: Call) -> Result:
+    start = call.attributes.get_int("start", 0)
+    end = call.attributes.get_int("end", call.rank(0))
+    return np.array(call.shape(0)[start:end], np.int64)
+
+
+def size_(call: Call) -> Result:
+    return np.array(math.prod(call.shape(0)), np.int64)
+
+
+def eye_like(call: Call) -> Result:
+    rows, columns = call.shape(0)
+    return np.eye(rows, columns, k=call.attributes.get_int("k", 0)).astype(call.result_dtype())
+
+
+def of_known_size(call: Call) -> Result:
+    """Range and ConstantOfShape, whose constant operands are folded before."""
+    del call
+    raise Refusal("how large its result is, is computed, and sizes must be known when the file is written")
+
+
+OPS: Mapping[str, Op] = {
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), Op(moving(reshape), ANY)),
+    "ConstantOfShape": Op(of_known_size, ANY),
+    "EyeLike": Op(eye_like, ANY),
+    "Identity": Op(identity, ANY),
+    "Range": Op(of_known_size, ANY),
+    "Shape": Op(shape_, ANY),
+    "Size": Op(size_, ANY),
+    "Transpose": Op(moving(transpose), ANY),
+}
