@@ -13,6 +13,7 @@ from retarget.protocols import EmitJob
 from retarget.targets import legal, ncnn, tensor_map
 from retarget.targets.ncnn import files
 from retarget.targets.ncnn.lowering import Lowering, lowered
+from retarget.targets.ncnn.open_sizes import opened
 from retarget.targets.ncnn.ops import OPS
 from retarget.targets.ncnn.program import Program, word
 
@@ -30,10 +31,12 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     lowering = _lowered(model, job)
     if lowering.refusals:
         raise unsupported("ncnn", lowering.refusals)
-    names = {name: word(name) for name in (*lowering.program.inputs, *lowering.program.outputs)}
-    program = lowering.program.finished(names)
+    made = opened(lambda sizes: _program(model, job, sizes), job.shapes)
+    names = {name: word(name) for name in (*made.program.inputs, *made.program.outputs)}
+    program = made.program.finished(names)
     files.write(program.layers, out / PARAM, out / BIN, half=job.precision == "fp16")
     tensor_map.write(_tensors(program), out / tensor_map.FILE)
+    sizes = {symbol: job.shapes[symbol].opt for symbol in made.fixed}
     return EmitFacts(
         target="ncnn",
         variant_precision=job.precision,
@@ -46,8 +49,22 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
             for spec in job.outputs
         ),
         precision=Precision(weights="float32", activations="float32", io="float32", low_precision_share=0.0),
-        sizes=dict(lowering.sizes),
+        sizes=sizes,
+        notes=tuple(
+            f"{symbol} is {sizes[symbol]} in the files: {reason}"
+            for symbol, reason in made.fixed.items()
+            if job.shapes[symbol].min < job.shapes[symbol].max
+        ),
     )
+
+
+def _program(model: ir.Model, job: EmitJob, sizes: Mapping[str, int]) -> Program | str:
+    """The model's program at ``sizes``, or why there is none."""
+    lowering = lowered(model, job, sizes, OPS)
+    if lowering.refusals:
+        name, operator, reason = lowering.refusals[0]
+        return f"{operator} '{name}': {reason}"
+    return lowering.program
 
 
 def _lowered(model: ir.Model, job: EmitJob) -> Lowering:

@@ -89,13 +89,14 @@ class Program:
 
         ``names``: the model's inputs and outputs → their names in the file, which no other blob gets.
         """
-        used = self._used()
+        used = self.used()
         layers = _with_splits([layer for layer in self.layers if layer in used], self.outputs)
         made = Program(layers, {name: list(blobs) for name, blobs in self.inputs.items()}, dict(self.outputs))
         _name(made, names)
         return made
 
-    def _used(self) -> set[Layer]:
+    def used(self) -> set[Layer]:
+        """The inputs, and the layers on which the outputs hang."""
         maker = {top: layer for layer in self.layers for top in layer.tops}
         waiting = [maker[blob] for blob in self.outputs.values()]
         # An input that nothing reads stays: the user feeds it.

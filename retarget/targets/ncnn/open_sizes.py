@@ -1,0 +1,633 @@
+"""Dimensions that stay open: what programs have in common that were lowered of one model at different sizes.
+
+What differs between them are blobs' dims, which ncnn finds by itself when it runs, and numbers that stand in layers.
+Of those
+
+- one number of a Reshape becomes -1;
+- others of it, ends of slices and sizes of resized images become expressions: ncnn computes them, when it runs, from
+  the dims of the layer's own blobs or of further ones that it is given only for that (``4h`` is the h of the fifth);
+- a constant that begins as the largest does, such as positions, is cut from that;
+- with anything else the dimension has one size in the files.
+
+An expression is taken where it is right at every size that was looked at. All are above 1, as what has one element may
+be written otherwise, and other than one another: the program is then, layer by layer, what would be written for each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from retarget.targets.ncnn.program import Blob, Dims, Layer, Param, Program, Weight
+from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, SIZES, TO_ROWS
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+    from retarget.spec import DimRange
+
+Sizes: TypeAlias = Mapping[str, int]
+"""Open dimensions → their sizes."""
+
+Vector: TypeAlias = tuple[int, ...]
+"""One number at each of the sizes that are looked at."""
+
+LETTERS = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
+"""How expressions call the dims of a blob, the outermost first."""
+
+LONGEST_EXPRESSION = 240
+"""Characters that ncnn reads of a string."""
+
+MOST_BOTTOMS = 10
+"""Blobs that an expression can speak of: they are called by one digit."""
+
+GROWING = 1 << 26
+"""Constants of at most so many bytes may grow with the dimensions."""
+
+WHOLE_AXIS = -233
+"""As the end of a slice: the end of the axis. As the size of one: an equal share of what is left."""
+
+
+class OneSize(Exception):
+    """Why a dimension cannot stay open."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A program for all sizes of all dimensions but those in ``fixed``, each with the reason why."""
+
+    program: Program
+    sizes: Sizes
+    """At which its blobs have the dims that they are said to have."""
+    fixed: Mapping[str, str]
+
+
+def opened(lower: Callable[[Sizes], Program | str], shapes: Mapping[str, DimRange]) -> Opened:
+    """The program with as many of the dimensions ``shapes`` open as can be: all, or one after the other that goes.
+
+    ``lower`` makes the program at given sizes of all of them, or says why there is none; at `opt` there is one.
+    """
+    opt = {symbol: extent.opt for symbol, extent in shapes.items()}
+    free = [symbol for symbol, extent in shapes.items() if extent.min < extent.max]
+    fixed = {symbol: "no other size is asked for" for symbol in shapes if symbol not in free}
+    if free:
+        try:
+            return Opened(*_common(lower, shapes, free), fixed)
+        except OneSize as reason:
+            if len(free) == 1:
+                fixed[free.pop()] = str(reason)
+    held: list[str] = []
+    made = None
+    for symbol in free:
+        try:
+            made = _common(lower, shapes, [*held, symbol])
+            held.append(symbol)
+        except OneSize as reason:
+            fixed[symbol] = str(reason)
+    if made is None:
+        program = lower(opt)
+        assert isinstance(program, Program), program
+        made = program, opt
+    return Opened(*made, fixed)
+
+
+# ---- at which sizes
+
+
+def _common(
+    lower: Callable[[Sizes], Program | str], shapes: Mapping[str, DimRange], symbols: Sequence[str]
+) -> tuple[Program, Sizes]:
+    """The program with ``symbols`` open and all others at `opt`, and the sizes of its dims. Raises ``OneSize``."""
+    problem: OneSize | None = None
+    for points in plans(shapes, symbols):
+        try:
+            base = _at(lower, points[0])
+            first = _used(base)
+            # The largest is the last, whose constants are kept.
+            seen = [outline(first, base, _at(lower, sizes)) for sizes in points[1:]]
+            return Common(first, base, seen).program(), points[0]
+        except _NotThere as reason:
+            problem = problem or OneSize(str(reason))
+    assert problem is not None
+    raise problem
+
+
+class _NotThere(Exception):
+    """The model cannot be written with such sizes."""
+
+
+def _at(lower: Callable[[Sizes], Program | str], sizes: Sizes) -> Program:
+    words = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
+    try:
+        program = lower(sizes)
+    except (AssertionError, ValueError) as error:
+        # Not every size between the smallest and the largest is one that the model can have, and nobody checked these.
+        raise _NotThere(f"the model cannot have {words}: {error}") from error
+    if isinstance(program, str):
+        raise _NotThere(f"the model cannot be written with {words}: {program}")
+    return program
+
+
+def plans(shapes: Mapping[str, DimRange], symbols: Sequence[str]) -> Iterator[list[Sizes]]:
+    """Sizes to look at, the largest last: any at first, then, as a model may halve a size again and again, only those
+    that have the divisors in common that the smallest, the likely and the largest have."""
+    opt = {symbol: extent.opt for symbol, extent in shapes.items()}
+    steps = [dict.fromkeys(symbols, 1)]
+    common = {symbol: math.gcd(shapes[symbol].min, shapes[symbol].opt, shapes[symbol].max) for symbol in symbols}
+    if any(step > 1 for step in common.values()):
+        steps.append(common)
+    for step in steps:
+        one: dict[str, int] = {}
+        other: dict[str, int] = {}
+        for symbol in symbols:
+            found = _unlike(shapes[symbol], step[symbol])
+            one[symbol] = next(size for size in found if size not in one.values())
+            other[symbol] = next(size for size in found if size not in (one[symbol], *other.values()))
+        likely = {symbol: shapes[symbol].opt if shapes[symbol].opt > 1 else other[symbol] for symbol in symbols}
+        least = {symbol: shapes[symbol].min if shapes[symbol].min > 1 else one[symbol] for symbol in symbols}
+        most = {symbol: shapes[symbol].max for symbol in symbols}
+        points = [sizes for sizes in (likely, one, other, least) if sizes != most]
+        unique = [sizes for number, sizes in enumerate(points) if sizes not in points[:number]]
+        yield [{**opt, **sizes} for sizes in (*unique, most)]
+
+
+def _unlike(extent: DimRange, step: int) -> Iterator[int] | list[int]:
+    """Sizes above 1 within ``extent``, or above it where it is narrow: those first that are unlike other sizes."""
+    inside = range(max(2, extent.min), extent.max + 1)
+    if step > 1:
+        fit = [size for size in inside if size % step == 0]
+        return [*fit, *range(fit[-1] + step, fit[-1] + 100 * step, step)]
+    # Small ones cost little; whatever stands in a model is rarely a prime above 3.
+    small = list(itertools.islice(inside, 1 << 10))
+    primes = [size for size in small if size > 3 and all(size % divisor for divisor in range(2, math.isqrt(size) + 1))]
+    rest = [size for size in small if size not in primes]
+    return [*primes, *reversed(rest), *range(extent.max + 1, extent.max + 100)]
+
+
+# ---- what another size changes
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A layer at another size."""
+
+    params: Mapping[int, Param]
+    dims: tuple[Dims, ...]
+    """Of its tops."""
+    rows: tuple[int, ...]
+    weights: tuple[Weight, ...] | None
+    """Where they are others."""
+
+
+def _used(program: Program) -> list[Layer]:
+    used = program.used()
+    return [layer for layer in program.layers if layer in used]
+
+
+def outline(layers: Sequence[Layer], base: Program, program: Program) -> list[Seen]:
+    """Of each of ``layers``, those of ``base``, what it is in ``program``. Raises ``OneSize`` where it is no more."""
+    others = _used(program)
+    if len(layers) != len(others):
+        raise OneSize(f"with another size {_longer(layers, others)} is written with other layers")
+    partners: dict[Blob, Blob] = {}
+    seen: list[Seen] = []
+    for one, other in zip(layers, others, strict=True):
+        where = _where(one)
+        if (one.type, len(one.bottoms), len(one.tops)) != (other.type, len(other.bottoms), len(other.tops)):
+            raise OneSize(f"with another size there is another layer in place of {where}")
+        if [partners[blob] for blob in one.bottoms] != list(other.bottoms):
+            raise OneSize(f"with another size {where} has other operands")
+        for mine, its in zip(one.tops, other.tops, strict=True):
+            if len(mine.dims) != len(its.dims) or mine.kind != its.kind:
+                raise OneSize(f"with another size {where} gives another rank")
+            partners[mine] = its
+        is_same = len(one.weights) == len(other.weights) and all(map(_equal, one.weights, other.weights))
+        tops = other.tops
+        seen.append(
+            Seen(
+                other.params,
+                tuple(blob.dims for blob in tops),
+                tuple(blob.rows for blob in tops),
+                None if is_same else other.weights,
+            )
+        )
+    for border, its_border in ((base.inputs, program.inputs), ({"": base.outputs.values()}, {"": program.outputs.values()})):
+        for name, blobs in border.items():
+            if [partners.get(blob) for blob in blobs] != list(its_border[name]):
+                raise OneSize("with another size inputs or outputs are made otherwise")
+    return seen
+
+
+def _longer(layers: Sequence[Layer], others: Sequence[Layer]) -> str:
+    """The first ONNX node that has other numbers of layers in the two, in words."""
+    counts, its = (Counter(layer.origin for layer in each) for each in (layers, others))
+    return next((f"'{name}'" for name in (*counts, *its) if name and counts[name] != its[name]), "the model")
+
+
+def _where(layer: Layer) -> str:
+    return f"{layer.type} of '{layer.origin}'" if layer.origin else f"a {layer.type}"
+
+
+def _equal(one: Weight, other: Weight) -> bool:
+    left, right = one.array, other.array
+    if (left.shape, left.dtype, one.tagged) != (right.shape, right.dtype, other.tagged):
+        return False
+    if left.__array_interface__["data"] == right.__array_interface__["data"] and left.strides == right.strides:
+        return True
+    return np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+
+
+# ---- expressions
+
+
+@dataclass(frozen=True)
+class Term:
+    """``times`` the product of dims ``of`` blobs, divided by ``over``, which leaves no rest."""
+
+    of: tuple[tuple[Blob, str], ...]
+    times: int = 1
+    over: int = 1
+
+    def text(self, bottoms: list[Blob]) -> str:
+        """As ncnn reads it in a layer with ``bottoms``, to which its blobs are added."""
+        parts: list[str] = []
+        for blob, letter in self.of:
+            if blob not in bottoms:
+                bottoms.append(blob)
+            parts.append(f"{bottoms.index(blob)}{letter}")
+        text = parts[0]
+        for part in parts[1:]:
+            text = f"*({text},{part})"
+        if self.times > 1:
+            text = f"*({text},{self.times})"
+        return f"//({text},{self.over})" if self.over > 1 else text
+
+
+Extent: TypeAlias = int | Term
+"""A number, or how it is computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """A dim of a blob that expressions can speak of."""
+
+    vector: Vector
+    blob: Blob
+    letter: str
+    rows: Vector
+
+
+@dataclass(eq=False)
+class Common:
+    """What programs of one model have in common, with the rest left open.
+
+    ``layers``: those of ``base`` that are used. ``seen``: of each other size, the largest last, what they are there.
+    Raises ``OneSize`` where there is no such program.
+    """
+
+    layers: Sequence[Layer]
+    base: Program
+    seen: Sequence[Sequence[Seen]]
+    made: list[Layer] = field(default_factory=list)
+    dims: dict[Blob, tuple[Vector, ...]] = field(default_factory=dict)
+    rows: dict[Blob, Vector] = field(default_factory=dict)
+    _atoms: dict[tuple[Vector, Vector], Atom] = field(default_factory=dict)
+    """By what they are and their rows, so that each is there once: the first, and so the inputs'."""
+    _grown: dict[Blob, tuple[Layer, tuple[Seen, ...]]] = field(default_factory=dict)
+    _cut: dict[Blob, Blob] = field(default_factory=dict)
+    _carried: dict[Atom, Atom] = field(default_factory=dict)
+
+    def program(self) -> Program:
+        for index, layer in enumerate(self.layers):
+            self._layer(layer, tuple(seen[index] for seen in self.seen))
+        if any(blob in self._grown for blob in self.base.outputs.values()):
+            raise OneSize("an output is a constant of that size")
+        return Program(self.made, self.base.inputs, self.base.outputs)
+
+    def _layer(self, layer: Layer, seen: Sequence[Seen]) -> None:
+        where = _where(layer)
+        for number, top in enumerate(layer.tops):
+            self._know(
+                top,
+                tuple(zip(top.dims, *(each.dims[number] for each in seen), strict=True)),
+                (top.rows, *(each.rows[number] for each in seen)),
+            )
+        if layer.type == "MemoryData":
+            if any(each.weights is not None for each in seen):
+                self._grown[layer.tops[0]] = layer, tuple(seen)
+                return
+        elif any(each.weights is not None for each in seen):
+            raise OneSize(f"{where} has weights of that size")
+        bottoms = tuple(self._whole(blob, layer) for blob in layer.bottoms)
+        made = replace(layer, bottoms=bottoms, params=dict(layer.params))
+        if layer.type == "Input":
+            self._input(made)
+        elif any(not _same(layer.params, each.params) for each in seen):
+            write = _WRITERS.get(layer.type)
+            if write is None:
+                raise OneSize(f"{where} holds it as a number")
+            made = write(self, made, [layer.params, *(each.params for each in seen)], where)
+        self.made.append(made)
+        for top in layer.tops:
+            self._offer(top)
+
+    def _know(self, blob: Blob, dims: tuple[Vector, ...], rows: Vector) -> None:
+        self.dims[blob], self.rows[blob] = dims, rows
+
+    def _offer(self, blob: Blob) -> None:
+        """Let expressions speak of ``blob``, where there is no better one."""
+        for vector, letter in zip(self.dims[blob], LETTERS[len(blob.dims)], strict=True):
+            key = vector, self.rows[blob]
+            old = self._atoms.get(key)
+            # Where int32 is among its bottoms a layer is kept from computing in halves.
+            if _differs(vector) and (old is None or (old.blob.kind == "index" and blob.kind == "float")):
+                self._atoms[key] = Atom(vector, blob, letter, self.rows[blob])
+
+    def _input(self, layer: Layer) -> None:
+        """Open dims of an input are -1."""
+        (blob,) = layer.tops
+        for key, vector in zip(SIZES[len(blob.dims)], self.dims[blob], strict=True):
+            if _differs(vector):
+                layer.params[key] = -1
+
+    # ---- constants
+
+    def _whole(self, blob: Blob, reader: Layer) -> Blob:
+        """``blob``, cut to its size where it is a constant that grows with the dimensions."""
+        if blob in self._cut or blob not in self._grown:
+            return self._cut.get(blob, blob)
+        layer, seen = self._grown[blob]
+        largest = seen[-1]
+        weights = largest.weights or layer.weights
+        whole = weights[0].array.reshape(largest.dims[0])
+        every = [layer.weights, *(each.weights or layer.weights for each in seen)]
+        vectors = self.dims[blob]
+        is_begun = all(
+            each[0].array.dtype == whole.dtype
+            and all(vector[point] <= size for vector, size in zip(vectors, whole.shape, strict=True))
+            and _starts(whole, each[0].array.reshape([vector[point] for vector in vectors]))
+            for point, each in enumerate(every)
+        )
+        if not is_begun or whole.nbytes > GROWING:
+            raise OneSize(f"{_where(reader)} needs a constant of that size")
+        memory = Blob(largest.dims[0], value=None)
+        params: dict[int, Param] = dict(largest.params)
+        self.made.append(replace(layer, tops=(memory,), params=params, weights=weights))
+        siblings = [other for other in reader.bottoms if other is not blob and other not in self._grown]
+        made, axes = self._shortened(memory, vectors, siblings, reader)
+        self.made.append(made)
+        self._cut[blob] = made.tops[0]
+        self._know(made.tops[0], vectors, self.rows[blob])
+        self._offer(made.tops[0])
+        assert axes
+        return made.tops[0]
+
+    def _shortened(
+        self, whole: Blob, vectors: Sequence[Vector], siblings: Sequence[Blob], reader: Layer
+    ) -> tuple[Layer, list[int]]:
+        """The Crop of the beginnings of ``whole``."""
+        axes = [axis for axis, vector in enumerate(vectors) if _differs(vector)]
+        once = (1,) * len(vectors[0])
+        ends = [self._term(vectors[axis], siblings, once) for axis in axes]
+        bottoms = [whole]
+        texts = [self._text(end, bottoms) for end in ends if end is not None]
+        if len(texts) < len(ends):
+            raise OneSize(f"{_where(reader)} needs a constant of that size")
+        top = Blob(tuple(vector[0] for vector in vectors))
+        params: dict[int, Param] = {
+            STARTS: ",".join("0" for _ in axes),
+            ENDS: ",".join(texts),
+            AXES: ",".join(map(str, axes)),
+        }
+        made = Layer("Crop", tuple(bottoms), (top,), params, origin=reader.origin)
+        return _readable(made), axes
+
+    # ---- numbers
+
+    def _extent(self, vector: Vector, own: Sequence[Blob], rows: Vector) -> Extent | None:
+        return self._term(vector, own, rows) if _differs(vector) else vector[0]
+
+    def _term(self, vector: Vector, own: Sequence[Blob], rows: Vector) -> Term | None:
+        """How ``vector`` is computed in a layer with the bottoms ``own``, whose result has ``rows``; None if it cannot.
+
+        A blob with rows is no further bottom of a layer without: it would be run for each.
+        """
+        mine = [
+            Atom(each, blob, letter, self.rows[blob])
+            for blob in own
+            if blob in self.dims
+            for each, letter in zip(self.dims[blob], LETTERS[len(blob.dims)], strict=True)
+            if _differs(each)
+        ]
+        beside = [atom for atom in self._atoms.values() if not _differs(atom.rows) and atom.rows[0] == 1]
+        beside += [atom for atom in self._atoms.values() if atom.rows == rows and atom not in beside]
+        beside.sort(key=lambda atom: atom.blob.kind != "float")
+        others = [atom for atom in self._atoms.values() if atom not in beside]
+        others.sort(key=lambda atom: atom.blob.size)
+        for atoms in (mine, [*mine, *beside], [*mine, *beside, *others]):
+            found = _product(vector, atoms)
+            if found is not None:
+                return found
+        return None
+
+    def _text(self, extent: Extent, bottoms: list[Blob]) -> str:
+        """``extent`` in a layer with ``bottoms``, to which blobs are added."""
+        if isinstance(extent, int):
+            return str(extent)
+        rows = {blob: self.rows.get(blob, (1,)) for blob in bottoms}
+        of = tuple(self._reachable(blob, letter, rows) for blob, letter in extent.of)
+        return replace(extent, of=of).text(bottoms)
+
+    def _reachable(self, blob: Blob, letter: str, bottoms: Mapping[Blob, Vector]) -> tuple[Blob, str]:
+        """A dim of ``blob``, or of another without rows where the layer has none."""
+        rows = self.rows[blob]
+        if blob in bottoms or not _differs(rows) and rows[0] == 1 or rows in bottoms.values():
+            return blob, letter
+        size = self.dims[blob][LETTERS[len(blob.dims)].index(letter)]
+        atom = self._atoms.get((size, rows)) or Atom(size, blob, letter, rows)
+        if atom not in self._carried:
+            # All rows, one below the other: only a Reshape that moves rows is run once.
+            total = [
+                count * math.prod(dims) for count, dims in zip(rows, zip(*self.dims[blob], strict=True), strict=True)
+            ]
+            rest = tuple(each // one for each, one in zip(total, size, strict=True))
+            top = Blob((rest[0], size[0]), kind=blob.kind)
+            params: dict[int, Param] = {EXPRESSION: f"0{letter},-1", FROM_ROWS: 0}
+            self.made.append(Layer("Reshape", (blob,), (top,), params, origin="sizes"))
+            self._know(top, (rest, size), (1,) * len(rows))
+            self._carried[atom] = Atom(size, top, "w", self.rows[top])
+        found = self._carried[atom]
+        return found.blob, found.letter
+
+
+def _product(vector: Vector, atoms: Sequence[Atom]) -> Term | None:
+    """``vector`` as a dim, so many times or so many parts of one, or such of a product of two."""
+    for atom in atoms:
+        if atom.vector == vector:
+            return Term(((atom.blob, atom.letter),))
+    for atom in atoms:
+        if (found := _ratio(vector, atom.vector)) is not None:
+            return Term(((atom.blob, atom.letter),), *found)
+    for one, other in itertools.combinations_with_replacement(atoms, 2):
+        both = tuple(left * right for left, right in zip(one.vector, other.vector, strict=True))
+        if (found := _ratio(vector, both)) is not None:
+            return Term(((one.blob, one.letter), (other.blob, other.letter)), *found)
+    return None
+
+
+def _ratio(vector: Vector, of: Vector) -> tuple[int, int] | None:
+    """``vector`` / ``of`` as (times, over), of which one is 1, if that is the same everywhere."""
+    if all(left * of[0] == right * vector[0] for left, right in zip(vector, of, strict=True)):
+        for times, over in ((vector[0] // of[0], 1), (1, of[0] // vector[0])):
+            if vector[0] * over == of[0] * times:
+                return times, over
+    return None
+
+
+def _differs(vector: Vector) -> bool:
+    return any(each != vector[0] for each in vector)
+
+
+def _starts(whole: Array, part: Array) -> bool:
+    beginning = whole[tuple(map(slice, part.shape))]
+    return np.array_equal(beginning, part, equal_nan=whole.dtype.kind == "f")
+
+
+def _same(one: Mapping[int, Param], other: Mapping[int, Param]) -> bool:
+    return one.keys() == other.keys() and all(_plain(one[key]) == _plain(other[key]) for key in one)
+
+
+def _plain(param: Param) -> object:
+    return param if isinstance(param, int | float | str) else list(param)
+
+
+# ---- layers that can take their numbers from dims
+
+STARTS, ENDS, AXES = 19, 20, 21
+"""Expressions of a Crop; 9, 10 and 11 are the same as numbers."""
+
+
+def _readable(layer: Layer) -> Layer:
+    """``layer``. Raises ``OneSize`` where ncnn does not read so much."""
+    if len(layer.bottoms) > MOST_BOTTOMS or any(
+        isinstance(param, str) and len(param) > LONGEST_EXPRESSION for param in layer.params.values()
+    ):
+        raise OneSize(f"the expression of {_where(layer)} is too long")
+    return layer
+
+
+def _ints(param: Param | None) -> list[int]:
+    if param is None or isinstance(param, float | str):
+        return []
+    return [param] if isinstance(param, int) else [int(each) for each in param]
+
+
+def reshape(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
+    (top,) = layer.tops
+    written = [_reshaped(each) for each in params]
+    vectors: list[Vector] = list(zip(*written, strict=True))
+    if TO_ROWS in layer.params and vectors[0][0] == -1:
+        vectors[0] = common.rows[top]
+    own = (layer.bottoms[0],)
+    open_axes = [axis for axis, vector in enumerate(vectors) if _differs(vector)]
+    found = {axis: common._term(vectors[axis], own, common.rows[top]) for axis in open_axes} if open_axes[1:] else {}
+    lacking = [axis for axis, term in found.items() if term is None]
+    foreign = [axis for axis, term in found.items() if term and any(blob is not own[0] for blob, _ in term.of)]
+    if len(lacking) > 1:
+        raise OneSize(f"{where} holds it as a number")
+    rest = (*lacking, *foreign, *open_axes)[0]
+    bottoms = list(layer.bottoms)
+    texts = [
+        "-1" if axis == rest else common._text(found[axis] if axis in found else vector[0], bottoms)  # type: ignore[arg-type]
+        for axis, vector in enumerate(vectors)
+    ]
+    kept = {key: param for key, param in layer.params.items() if key in (FROM_ROWS, TO_ROWS)}
+    if open_axes[1:] or len(texts) not in SIZES:
+        sizes: dict[int, Param] = {EXPRESSION: ",".join(reversed(texts))}
+    else:
+        sizes = dict(sorted(zip(SIZES[len(texts)], map(int, texts), strict=True)))
+    return _readable(replace(layer, bottoms=tuple(bottoms), params=sizes | kept))
+
+
+def _reshaped(params: Mapping[int, Param]) -> list[int]:
+    """The sizes that a Reshape was written with, the outermost first."""
+    expression = params.get(EXPRESSION)
+    if isinstance(expression, str):
+        return [int(part) for part in reversed(expression.split(","))]
+    keys = next(keys for keys in reversed(SIZES.values()) if all(key in params for key in keys))
+    return [size for key in keys for size in _ints(params[key])]
+
+
+def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
+    """Bounds that differ are counted from the end, or computed."""
+    if any(not _same(_without(each, 9, 10), _without(params[0], 9, 10)) for each in params):
+        raise OneSize(f"{where} holds it as a number")
+    bottom, rows = layer.bottoms[0], common.rows[layer.tops[0]]
+    starts, ends = ([*zip(*(_ints(each.get(key)) for each in params), strict=True)] for key in (9, 10))
+    axes = _ints(layer.params.get(11)) or list(range(len(bottom.dims)))
+    bottoms = list(layer.bottoms)
+    made: dict[int, list[str]] = {9: [], 10: []}
+    for key, vectors in ((9, starts), (10, ends)):
+        for axis, vector in zip(axes, vectors, strict=True):
+            sizes = common.dims[bottom][axis]
+            left = {size - each for size, each in zip(sizes, vector, strict=True)}
+            extent: Extent | None
+            if not _differs(vector):
+                extent = vector[0]
+            elif len(left) == 1 and min(left) >= (key == 9):
+                extent = -left.pop() or WHOLE_AXIS
+            else:
+                extent = common._term(vector, (bottom,), rows)
+            if extent is None:
+                raise OneSize(f"{where} holds it as a number")
+            made[key].append(common._text(extent, bottoms))
+    if all(text.lstrip("-").isdigit() for texts in made.values() for text in texts):
+        return replace(layer, params={**layer.params, **{key: [int(text) for text in texts] for key, texts in made.items()}})
+    expressions: dict[int, Param] = {STARTS: ",".join(made[9]), ENDS: ",".join(made[10]), AXES: ",".join(map(str, axes))}
+    return _readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 9, 10, 11) | expressions))
+
+
+def interp(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
+    """The size of an image is computed: what it is scaled by follows from it as from a number."""
+    if any(not _same(_without(each, 3, 4), _without(params[0], 3, 4)) for each in params):
+        raise OneSize(f"{where} holds it as a number")
+    heights, widths = ([*zip(*(_ints(each.get(key)) for each in params), strict=True)] for key in (3, 4))
+    rows = common.rows[layer.tops[0]]
+    bottoms = list(layer.bottoms)
+    found = [common._extent(each, layer.bottoms, rows) for (each,) in (widths, heights)]
+    if any(each is None for each in found):
+        raise OneSize(f"{where} holds it as a number")
+    text = ",".join(common._text(each, bottoms) for each in found if each is not None)
+    return _readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 3, 4) | {9: text}))
+
+
+def slice_(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
+    """Equal shares, or one last piece that is what is left."""
+    del common
+    pieces = [*zip(*(_ints(each.get(0)) for each in params), strict=True)]
+    if not pieces or any(not _same(_without(each, 0), _without(params[0], 0)) for each in params):
+        raise OneSize(f"{where} holds it as a number")
+    if all(piece == pieces[0] for piece in pieces):
+        shares = [WHOLE_AXIS] * len(pieces)
+    elif not any(map(_differs, pieces[:-1])):
+        shares = [*(piece[0] for piece in pieces[:-1]), WHOLE_AXIS]
+    else:
+        raise OneSize(f"{where} holds it as a number")
+    return replace(layer, params={**layer.params, 0: shares})
+
+
+def _without(params: Mapping[int, Param], *keys: int) -> dict[int, Param]:
+    return {key: param for key, param in params.items() if key not in keys}
+
+
+_WRITERS: Mapping[str, Callable[[Common, Layer, Sequence[Mapping[int, Param]], str], Layer]] = {
+    "Crop": crop,
+    "Interp": interp,
+    "Reshape": reshape,
+    "Slice": slice_,
+}
