@@ -190,13 +190,43 @@ def identity(call: Call) -> Result:
 
 
 def reshape(call: Call) -> Result:
-    declared = call.declared()
-    if declared is None:
-        raise Refusal("the shape of its result is not known")
+    shape, wanted = call.shape(0), call.numbers(1, "the shape")
+    allowzero = bool(call.attributes.get_int("allowzero", 0))
+    sizes = [shape[axis] if size == 0 and not allowzero else size for axis, size in enumerate(wanted)]
+    if -1 in sizes:
+        known = math.prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = math.prod(shape) // known if known else 0
+    if math.prod(sizes) != math.prod(shape):
+        raise Refusal(f"{list(shape)} is to be {wanted}, which has another number of elements")
+    return _reshaped(call, sizes)
+
+
+def flatten(call: Call) -> Result:
+    shape = call.shape(0)
+    axis = call.attributes.get_int("axis", 1)
+    cut = axis + len(shape) if axis < 0 else axis
+    return _reshaped(call, [math.prod(shape[:cut]), math.prod(shape[cut:])])
+
+
+def squeeze(call: Call) -> Result:
+    shape = call.shape(0)
+    ones = [axis for axis, size in enumerate(shape) if size == 1]
+    dropped = [axis % len(shape) for axis in call.numbers(1, "the axes")] if call.has(1) else ones
+    return _reshaped(call, [size for axis, size in enumerate(shape) if axis not in dropped])
+
+
+def unsqueeze(call: Call) -> Result:
+    sizes, axes = list(call.shape(0)), call.numbers(1, "the axes")
+    for axis in sorted(axis % (len(sizes) + len(axes)) for axis in axes):
+        sizes.insert(axis, 1)
+    return _reshaped(call, sizes)
+
+
+def _reshaped(call: Call, shape: Sequence[int]) -> Result:
     operand = call.operand(0)
     if isinstance(operand, Codes):
-        return _codes_in(operand, declared)
-    return in_shape(call, call.value(0), declared)
+        return _codes_in(operand, tuple(shape))
+    return in_shape(call, call.value(0), shape)
 
 
 def _codes_in(codes: Codes, shape: Shape) -> Result:
@@ -251,12 +281,15 @@ def of_known_size(call: Call) -> Result:
 
 
 OPS: Mapping[str, Op] = {
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), Op(moving(reshape), ANY)),
     "ConstantOfShape": Op(of_known_size, ANY),
     "EyeLike": Op(eye_like, ANY),
+    "Flatten": Op(moving(flatten), ANY),
     "Identity": Op(identity, ANY),
     "Range": Op(of_known_size, ANY),
+    "Reshape": Op(moving(reshape), ANY),
     "Shape": Op(shape_, ANY),
     "Size": Op(size_, ANY),
+    "Squeeze": Op(moving(squeeze), ANY),
     "Transpose": Op(moving(transpose), ANY),
+    "Unsqueeze": Op(moving(unsqueeze), ANY),
 }
