@@ -1,9 +1,270 @@
-"""Resize, and what moves elements between channels and space."""
+"""Resize: by Interp where its weights are those of the node, else along one axis after the other.
+
+Interp resizes the last two axes of a blob of three, or the last of two. What it does along one, in ONNX's words:
+
+=============================  =====================================================
+``0=1``                        nearest, asymmetric with floor
+``0=2``, ``0=3``               linear, cubic (a = -0.75): half_pixel
+``0=2 6=1``, ``0=3 6=1``       linear, cubic: align_corners
+=============================  =====================================================
+
+It takes the factor to be the ratio of the sizes. Which of them fits is not read off the attributes: weights are held
+against those of the node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from retarget.targets.ncnn.call import Op
+import numpy as np
 
-OPS: Mapping[str, Op] = {}
+from retarget.targets.interpolation import (
+    CLOSE,
+    LINEAR,
+    Along,
+    How,
+    Scaled,
+    along,
+    of_scales,
+    of_sizes,
+    places,
+    weights,
+)
+from retarget.targets.ncnn.call import FLOATS, NUMBERS, Call, Op
+from retarget.targets.ncnn.ops import padding
+from retarget.targets.ncnn.program import Blob, Param
+from retarget.targets.ncnn.values import Refusal, Value
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+    from retarget.targets.ncnn.values import Result
+
+KIND, HEIGHT_FACTOR, WIDTH_FACTOR, HEIGHT, WIDTH, CORNERS = 0, 1, 2, 3, 4, 6
+"""Keys of Interp."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of Interp's."""
+
+    kind: int
+    corners: bool = False
+
+    def does(self, step: Along) -> bool:
+        """Whether it does what the node does along one axis."""
+        size, out = step.axis.size, step.axis.out
+        if self.kind == 1:
+            if size == 1:
+                return step.indices is not None or _is_copy(step)
+            return _indices(step) is not None and np.array_equal(_indices(step), _floor(size, out))
+        # It reads as many elements side by side, and divides by one less than there are.
+        if size < (2 if self.kind == 2 else 4) or (self.corners and out == 1):
+            return False
+        matrix = np.eye(size) if step.is_nothing else step.matrix
+        if matrix is None:
+            return False
+        at = places(Scaled(size, out, out / size), "align_corners" if self.corners else "half_pixel")
+        how = LINEAR if self.kind == 2 else CUBIC
+        own = weights(Scaled(size, out, out / size), np.clip(at, 0, size - 1) if self.kind == 2 else at, how)
+        return bool(np.allclose(own, matrix, rtol=0, atol=CLOSE))
+
+
+CUBIC = How("cubic", "half_pixel", "floor", -0.75, exclude_outside=False, antialias=False)
+
+WAYS = (Way(1), Way(2), Way(2, corners=True), Way(3), Way(3, corners=True))
+
+
+def _indices(step: Along) -> Array | None:
+    return np.arange(step.axis.size) if step.is_nothing else step.indices
+
+
+def _is_copy(step: Along) -> bool:
+    """Of an axis of one element: whether each result is it."""
+    return step.is_nothing or (step.matrix is not None and bool(np.allclose(step.matrix, 1, rtol=0, atol=CLOSE)))
+
+
+def _floor(size: int, out: int) -> Array:
+    """The elements that Interp takes, in float32 steps as it has them."""
+    step = np.float32(size) / np.float32(out)
+    return np.minimum((np.arange(out, dtype=np.float32) * step).astype(np.int64), size - 1)
+
+
+def _is_whole(factor: float) -> bool:
+    """Whether Interp finds each element as often by ``factor`` as it finds by sizes, however many there are."""
+    if not float(factor).is_integer():
+        return False
+    step = np.float32(1) / np.float32(factor)
+    results = np.arange(1 << 14)
+    return np.array_equal((results.astype(np.float32) * step).astype(np.int64), results // int(factor))
+
+
+def resize(call: Call) -> Result:
+    how, value = How.of(call.node), call.value(0)
+    if how.mode != "nearest" and call.dtype(0).name not in FLOATS:
+        raise Refusal(f"mode={how.mode} of integers: ncnn has it of floats")
+    steps = _steps(call, how)
+    changed = [axis for axis, step in enumerate(steps) if not step.is_nothing]
+    if changed and changed[0] == 0:
+        value = call.with_rows(value, 1)
+    by_factor = _by_factor(call)
+    plane = len(steps) - 2
+    if len(changed) == 2 and changed[0] == plane and all(steps[axis].inside is None for axis in changed):
+        way = next((way for way in WAYS if way.does(steps[-2]) and way.does(steps[-1])), None)
+        if way is not None:
+            value = _image(call, value, way, (steps[-2], steps[-1]), plane, by_factor=by_factor)
+            changed = []
+    beyond = call.attributes.get_float("extrapolation_value", 0.0)
+    for axis in changed:
+        value = _along(call, value, axis, steps[axis], beyond, by_factor=by_factor)
+    return call.made(call.blob(value), value.shape, largest=call.largest(0))
+
+
+def _by_factor(call: Call) -> bool:
+    """Whether factors say more than sizes do: where the node has factors, or computes the sizes from others."""
+    if not call.has(3):
+        return True
+    sizes = call.node.inputs[3]
+    return sizes is not None and sizes.const_value is None
+
+
+def _steps(call: Call, how: How) -> list[Along]:
+    """What happens along each axis."""
+    shape = call.shape(0)
+    axes = [axis % len(shape) for axis in call.attributes.get_ints("axes") or range(len(shape))]
+    own = [shape[axis] for axis in axes]
+    if call.has(3):
+        scales, outs = of_sizes(call.node, own, call.numbers(3, "the size"))
+    else:
+        scales = [float(scale) for scale in call.array(2, "the scale").reshape(-1)]
+        outs = of_scales(own, scales)
+    rois = call.array(1, "the region").reshape(-1) if how.coordinates == "tf_crop_and_resize" else None
+    steps = [Along(Scaled(size, size, 1.0)) for size in shape]
+    for index, axis in enumerate(axes):
+        part = (0.0, 1.0) if rois is None else (float(rois[index]), float(rois[index + len(axes)]))
+        if outs[index] < 1:
+            raise Refusal("the result has no elements")
+        if part != (0.0, 1.0) and (scales[index] == 1 or how.antialias):
+            raise Refusal("roi of an axis that keeps its size, or with antialias: ONNX Runtime differs from ONNX in it")
+        steps[axis] = along(Scaled(shape[axis], outs[index], scales[index], *part), how)
+    return steps
+
+
+# ---- by Interp
+
+
+def _image(call: Call, value: Value, way: Way, steps: tuple[Along, Along], axis: int, *, by_factor: bool) -> Value:
+    """``value`` resized along ``axis`` and the one behind it, where there are others in front of them alone."""
+    before, after = math.prod(value.row[:axis]), math.prod(value.row[axis + 2 :])
+    assert after == 1
+    outs = [step.axis.out for step in steps]
+    blob = call.view(value, (before, *value.row[axis : axis + 2]))
+    made = call.add("Interp", (blob,), (before, *outs), _params(way, steps, by_factor=by_factor))
+    return _resized(value, made, {axis: outs[0], axis + 1: outs[1]})
+
+
+def _params(way: Way, steps: Sequence[Along], *, by_factor: bool) -> dict[int, Param]:
+    """Of the last two axes, or of the last."""
+    params: dict[int, Param] = {KIND: way.kind}
+    factors = [step.axis.out / step.axis.size for step in steps]
+    if by_factor and all(map(_is_whole, factors)) and all(step.axis.size > 1 for step in steps):
+        params |= dict(zip((HEIGHT_FACTOR, WIDTH_FACTOR)[-len(steps) :], factors, strict=True))
+    else:
+        # Both, or it takes neither.
+        params |= {HEIGHT: 1} | dict(
+            zip((HEIGHT, WIDTH)[-len(steps) :], (step.axis.out for step in steps), strict=True)
+        )
+    return params | ({CORNERS: 1} if way.corners else {})
+
+
+def _along(call: Call, value: Value, axis: int, step: Along, beyond: float, *, by_factor: bool) -> Value:
+    """Along one axis; results outside are ``beyond``."""
+    way = next((way for way in WAYS if way.does(step)), None) if step.inside is None else None
+    if way is not None:
+        return _native(call, value, axis, way, step, by_factor=by_factor)
+    rows: Array = np.arange(step.axis.out)
+    if step.inside is not None:
+        # Places only grow, or only fall: what lies inside is in one piece.
+        rows = np.flatnonzero(step.inside)
+        if not rows.size:
+            raise Refusal("no result lies inside of the operand")
+    if step.indices is not None:
+        value = _elements(call, value, axis, step.indices[rows])
+    elif step.matrix is not None:
+        value = _product(call, value, axis, step.matrix[rows])
+    if step.inside is None:
+        return value
+    pairs = [(0, 0)] * value.rank
+    pairs[axis] = int(rows[0]), int(step.axis.out - 1 - rows[-1])
+    return padding.framed(call, value, pairs, beyond)
+
+
+def _native(call: Call, value: Value, axis: int, way: Way, step: Along, *, by_factor: bool) -> Value:
+    """By Interp along one axis."""
+    before, after = math.prod(value.row[:axis]), math.prod(value.row[axis + 1 :])
+    size, out = step.axis.size, step.axis.out
+    if after == 1:
+        blob = call.view(value, (before, size))
+        made = call.add("Interp", (blob,), (before, out), _params(way, [step], by_factor=by_factor))
+    else:
+        blob = call.view(value, (before, size, after))
+        # Along an axis that stays it does nothing only where it reads no more elements than there are.
+        whole = Along(Scaled(after, after, 1.0))
+        if not way.does(whole):
+            matrix = step.matrix if step.matrix is not None else np.eye(size)[step.indices]
+            return _product(call, value, axis, matrix)
+        made = call.add("Interp", (blob,), (before, out, after), _params(way, [step, whole], by_factor=by_factor))
+    return _resized(value, made, {axis: out})
+
+
+# ---- by other layers
+
+
+def _elements(call: Call, value: Value, axis: int, indices: Array) -> Value:
+    """The elements with these numbers along ``axis``."""
+    return padding.taken(call, value, axis, indices)
+
+
+def _product(call: Call, value: Value, axis: int, matrix: Array) -> Value:
+    """``value`` with [out, size] ``matrix`` along ``axis``."""
+    before, after = math.prod(value.row[:axis]), math.prod(value.row[axis + 1 :])
+    out, size = matrix.shape
+    blob = call.view(value, (before, size, after))
+    factors = call.lowering.memory(matrix.astype(np.float32), (1, out, size))
+    return _resized(value, call.add("MatMul", (factors, blob), (before, out, after)), {axis: out})
+
+
+def _resized(value: Value, blob: Blob, sizes: Mapping[int, int]) -> Value:
+    """``blob`` as ``value`` with other sizes of some axes."""
+    shape = tuple(sizes.get(axis, size) for axis, size in enumerate(value.shape))
+    return replace(value, shape=shape, blob=blob, index=None, source=None)
+
+
+# ---- blocks
+
+
+def depth_to_space(call: Call) -> Result:
+    """``1`` of PixelShuffle: whether the places in a block are in front of the channels."""
+    x, block = call.spread(0), call.attributes.get_int("blocksize")
+    count, channels, height, width = x.shape
+    outs = (channels // block**2, height * block, width * block)
+    crd = (call.attributes.get_string("mode") or "DCR") == "CRD"
+    made = call.add("PixelShuffle", (call.view(x, x.shape[1:]),), outs, {0: block, 1: 0 if crd else 1})
+    return call.made(made, (count, *outs), largest=call.largest(0))
+
+
+def space_to_depth(call: Call) -> Result:
+    x, block = call.spread(0), call.attributes.get_int("blocksize")
+    count, channels, height, width = x.shape
+    outs = (channels * block**2, height // block, width // block)
+    made = call.add("Reorg", (call.view(x, x.shape[1:]),), outs, {0: block, 1: 1})
+    return call.made(made, (count, *outs), largest=call.largest(0))
+
+
+OPS: Mapping[str, Op] = {
+    "DepthToSpace": Op(depth_to_space, NUMBERS),
+    "Resize": Op(resize, NUMBERS),
+    "SpaceToDepth": Op(space_to_depth, NUMBERS),
+}
