@@ -20,7 +20,7 @@ from retarget import graph
 from retarget.protocols import EmitJob
 from retarget.targets import legal
 from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Kind, Layer, Program, Weight
+from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Kind, Layer, Param, Program, Weight
 from retarget.targets.ncnn.rows import SIZES, regrouped
 from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, plain_dims, row_shape
 from retarget.targets.walk import Walk, folded_arrays
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 RAW = 1
 """``21`` of MemoryData: no tag in front of its numbers."""
+
+MULTIPLY = 2
+"""``0`` of BinaryOp."""
 
 
 @dataclass(eq=False)
@@ -49,7 +52,10 @@ class Lowering(Walk[Operand]):
     """Reshapes that move rows."""
     _views: dict[tuple[Blob, Dims], Blob] = field(default_factory=dict)
     _memory: dict[tuple[int, Dims], tuple[Array, Blob]] = field(default_factory=dict)
+    _constants: dict[Blob, Array] = field(default_factory=dict)
     _fed: dict[tuple[str, Kind], Blob] = field(default_factory=dict)
+    _rounded: dict[Blob, Blob] = field(default_factory=dict)
+    """Codes → the floats that they stand for."""
 
     def run(self) -> Program:
         """The program; what could not be taken stands in ``refusals``, and the program is then not whole."""
@@ -170,10 +176,12 @@ class Lowering(Walk[Operand]):
     # ---- blobs
 
     def reshaped(self, blob: Blob, dims: Dims, origin: str) -> Blob:
-        """``blob`` in ``dims``: itself where it has them."""
+        """``blob`` in ``dims``: itself where it has them; a constant is written once more."""
         assert math.prod(dims) == blob.size, (dims, blob.dims)
         if blob.dims == dims:
             return blob
+        if blob in self._constants:
+            return self.memory(self._constants[blob], dims)
         if (blob, dims) not in self._views:
             params = dict(sorted(zip(SIZES[len(dims)], dims, strict=True)))
             made = Blob(dims, blob.rows, blob.kind)
@@ -202,11 +210,23 @@ class Lowering(Walk[Operand]):
             weight = Weight(array, tagged=False)
             self.program.layers.append(Layer("MemoryData", (), (blob,), dict(sorted(params.items())), (weight,)))
             self._memory[key] = (array, blob)
+            self._constants[blob] = array
         return self._memory[key][1]
+
+    def is_memory(self, blob: Blob) -> bool:
+        """Whether ``blob`` is a constant, which can be written in any dims."""
+        return blob in self._constants
 
     def rounded(self, quantized: Quantized, origin: str) -> Value:
         """What ``quantized`` stands for, for layers that compute in floats."""
-        raise Refusal(f"the codes of '{origin}', {list(quantized.shape)}, go to a layer of floats")
+        codes = quantized.codes
+        assert codes.blob is not None
+        if codes.blob not in self._rounded:
+            made = Blob(codes.blob.dims, codes.blob.rows)
+            params: dict[int, Param] = {0: MULTIPLY, 1: 1, 2: quantized.scale}
+            self.program.layers.append(Layer("BinaryOp", (codes.blob,), (made,), params, origin=origin))
+            self._rounded[codes.blob] = made
+        return Value(codes.shape, quantized.dtype, self._rounded[codes.blob], codes.rows)
 
 
 def batches(model: ir.Model, sizes: Mapping[str, int]) -> list[int]:

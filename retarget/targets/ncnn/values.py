@@ -89,11 +89,13 @@ class Codes:
 class Quantized:
     """A computed value that was rounded to int8 codes of one scale, and stands for ``codes * scale``.
 
-    Layers that compute in int8 take ``of``, which is not rounded, and round it themselves.
+    Layers that compute in int8 take ``of``, which is not rounded, and round it themselves; the others take ``codes``,
+    which are floats.
     """
 
     of: Value
     scale: float
+    codes: Value
 
     @property
     def shape(self) -> Shape:

@@ -1,9 +1,115 @@
-"""QuantizeLinear and DequantizeLinear."""
+"""QuantizeLinear and DequantizeLinear: integers that activations are rounded to, and integers that weights are.
+
+Integers are computed as floats. Layers that compute in int8 round what they take themselves (``int8``), and then
+nothing of this is left.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from retarget.targets.ncnn.call import Op
+import numpy as np
 
-OPS: Mapping[str, Op] = {}
+from retarget.targets import legal
+from retarget.targets.ncnn.call import FLOATS, INTEGERS, Call, Op
+from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MUL, SUB, binary, with_number
+from retarget.targets.ncnn.program import Blob
+from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Result, Value
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
+_ROUND = 18
+"""``0`` of UnaryOp: to the nearest, and to the even one of two."""
+
+_ROUNDED_TO = frozenset({"int8", "uint8", "int16", "uint16"})
+
+_CONSTANT = frozenset({"int4", "uint4", "int2", "uint2"})
+"""Integers that constants may be beside those of numpy."""
+
+
+def quantize_linear(call: Call) -> Result:
+    dtype, scale, zero = call.result_dtype(), _scale(call), _zero_point(call)
+    if dtype.name not in _ROUNDED_TO:
+        raise Refusal(f"{dtype.name} is not among {', '.join(sorted(_ROUNDED_TO))}")
+    limits = np.iinfo(dtype.name)
+    if call.is_constant(0):
+        rounded = np.rint(call.array(0, "it").astype(np.float32) / scale.astype(np.float32)) + (
+            0 if zero is None else zero
+        )
+        return np.asarray(np.clip(rounded, limits.min, limits.max).astype(dtype))
+    value = call.value(0)
+    blob = _with(call, DIV, value, scale)
+    blob = call.add("UnaryOp", (blob,), blob.dims, {0: _ROUND})
+    if zero is not None:
+        blob = _with(call, ADD, Value(value.shape, value.dtype, blob, value.rows), zero)
+    blob = call.add("Clip", (blob,), blob.dims, {0: float(limits.min), 1: float(limits.max)})
+    return Value(value.shape, dtype, blob, value.rows, largest=float(max(-limits.min, limits.max)))
+
+
+def dequantize_linear(call: Call) -> Result:
+    scale, zero = _scale(call), _zero_point(call)
+    integers = call.operand(0)
+    if isinstance(integers, np.ndarray):
+        return Codes(integers, scale, zero)
+    value = call.value(0)
+    if zero is None and scale.size == 1 and (found := _quantized(call, value, float(scale.reshape(())))) is not None:
+        return found
+    blob = call.blob(value) if zero is None else _with(call, SUB, value, zero)
+    blob = _with(call, MUL, Value(value.shape, value.dtype, blob, value.rows), scale)
+    return Value(value.shape, call.result_dtype(), blob, value.rows)
+
+
+def _quantized(call: Call, codes: Value, scale: float) -> Quantized | None:
+    """What was rounded to int8 of this scale right in front of this node, around 0; None where it was not that."""
+    source = call.node.inputs[0]
+    maker = None if source is None else source.producer()
+    if maker is None or legal.operator(maker) != "QuantizeLinear" or codes.dtype != np.int8 or not scale > 0:
+        return None
+    of, *levels = [None if value is None else call.lowering.env.get(value) for value in maker.inputs]
+    wanted = (scale, 0.0)[: len(levels)]
+    if not isinstance(of, Value) or not all(map(_is, levels, wanted)):
+        return None
+    return Quantized(of, scale, codes)
+
+
+def _is(operand: object, number: float) -> bool:
+    return isinstance(operand, np.ndarray) and bool((operand == number).all())
+
+
+def _scale(call: Call) -> Array:
+    return _spread(call, call.array(1, "scale"))
+
+
+def _zero_point(call: Call) -> Array | None:
+    """None where it is 0."""
+    zero = call.array(2, "zero_point").astype(np.float32) if call.has(2) else None
+    return None if zero is None or not zero.any() else _spread(call, zero)
+
+
+def _spread(call: Call, array: Array) -> Array:
+    """Scales or zero points with the rank of operand 0: one, or one for each place along the axis, or block of them."""
+    shape, block = call.shape(0), call.attributes.get_int("block_size", 0)
+    if array.size == 1:
+        return array.reshape([1] * len(shape))
+    axis = call.axis(1)
+    if block:
+        return np.repeat(array, block, axis)[(slice(None),) * axis + (slice(shape[axis]),)]
+    return array.reshape([shape[axis] if at == axis else 1 for at in range(len(shape))])
+
+
+def _with(call: Call, op: int, value: Value, numbers: Array) -> Blob:
+    """A BinaryOp on ``value`` and constant ``numbers`` of its rank."""
+    if numbers.size == 1:
+        return with_number(call, op, value, float(numbers.reshape(())))
+    if numbers.shape[0] != 1:
+        value = call.with_rows(value, 1)
+    memory = call.lowering.memory(numbers, call.dims(numbers.shape))
+    return binary(call, op, value, Value(numbers.shape, numbers.dtype, memory))[0]
+
+
+OPS: Mapping[str, Op] = {
+    "DequantizeLinear": Op(dequantize_linear, INTEGERS | _CONSTANT),
+    "QuantizeLinear": Op(quantize_linear, FLOATS | {"int32"}),
+}

@@ -1,0 +1,198 @@
+"""Layers that compute in int8: they round what they take to a scale, and give floats, or int8 for the next such layer.
+
+What was found by running the kernels for x86 (of October 2026), and holds the choices made here:
+
+- A product of several rows by a constant matrix is a Convolution over one axis. InnerProduct takes 4 to 12 times as
+  long in int8 as that does, and even four times as long as in float.
+- ConvolutionDepthWise of groups of several channels gives what happened to stand in memory. Such groups are computed
+  in float, of the rounded values; groups of one channel are right.
+- Convolutions of 3x3 windows are computed by Winograd's transform, whose sums are 576 times as large: they may leave
+  int32. Where they could, the layer is told not to use it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retarget.targets.ncnn.program import MASK, Blob, Layer, Param, Program, Weight
+from retarget.targets.ncnn.values import Codes, Quantized, Value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from retarget.protocols import Array
+    from retarget.targets.ncnn.call import Call
+
+SCALES = 8
+"""Of a convolution: which scales stand behind its weights and biases."""
+FOR_GROUPS, FOR_CHANNELS = 1, 2
+"""Its values: a weight scale for each group, or for each output channel, and one for what it takes."""
+AND_RESULT = 100
+"""Added to them: one more for the result, which is int8 then."""
+
+CONVOLUTIONS = frozenset({"Convolution", "ConvolutionDepthWise"})
+
+LARGEST_CODE = 127
+"""In magnitude."""
+
+NO_WINOGRAD = 1 << 6
+"""A bit of ``MASK``."""
+WINOGRAD_FACTOR = 576
+"""By how much the sums of its largest tile, 4x4, are larger than those of the convolution."""
+
+_BIAS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Int8:
+    """The operands of a node that can be computed in int8."""
+
+    value: Value
+    """Not rounded: the layer does that."""
+    scale: float
+    """Of its codes."""
+    codes: Array
+    """Of the weight, in ONNX's order."""
+    scales: NDArray[np.float32]
+    """Of the weight, one for each place along the axis of its output channels; float32."""
+
+
+def int8(call: Call, x: int, w: int, axis: int) -> Int8 | None:
+    """Operands ``x`` and ``w`` of the node, where both were rounded to int8 around 0; None where they were not.
+
+    ``axis``: that of the output channels in ``w``.
+    """
+    data, weight = call.operand(x), call.operand(w)
+    if not isinstance(data, Quantized) or not isinstance(weight, Codes) or weight.data.dtype != np.int8:
+        return None
+    if weight.zero_point is not None and weight.zero_point.any():
+        return None
+    channels = weight.shape[axis]
+    given = weight.scale.astype(np.float32)
+    if given.size != given.shape[axis] or not (given > 0).all():
+        return None
+    if LARGEST_CODE * _largest_sum(weight.data, axis) > np.iinfo(np.int32).max:
+        return None
+    scales = np.broadcast_to(given.reshape(-1), (channels,))
+    return Int8(data.of, data.scale, weight.data, scales)
+
+
+def _largest_sum(codes: Array, axis: int) -> int:
+    """The largest sum of magnitudes that the codes of one output channel have."""
+    others = tuple(at for at in range(codes.ndim) if at != axis)
+    return int(np.abs(codes.astype(np.int32)).sum(axis=others, dtype=np.int64).max())
+
+
+def has_kernel(codes: Array, groups: int) -> bool:
+    """Whether a convolution by ``codes`` [outputs, inputs of a group, ...] computes in int8."""
+    return codes.ndim in (3, 4) and (groups == 1 or (codes.shape[1] == 1 and codes.shape[0] == groups))
+
+
+def convolved(
+    call: Call, found: Int8, outs: Sequence[int], params: Mapping[int, Param], bias: Sequence[Weight]
+) -> Blob:
+    """The convolution of what ``has_kernel`` holds of, as [outputs, h, w]; h is 1 where windows slide along one axis.
+
+    ``outs``: how many windows there are along each. ``params``: how they slide, and how many groups there are.
+    """
+    value = call.with_rows(found.value, found.value.shape[0])
+    sizes = value.shape[1:]
+    if len(outs) == 1:
+        pad = min(int(str(params.get(4, 0))), 0)  # where the layer finds the pads itself, it does along both axes
+        params = {**params, 11: 1, 12: 1, 13: 1, 14: pad, 16: pad}
+        sizes, outs = (sizes[0], 1, sizes[1]), (1, *outs)
+    return _layer(call, call.view(value, sizes), found, outs, params, bias)
+
+
+def product(call: Call, *, turned: bool, bias: Array | None = None) -> Value | None:
+    """Operand 0 [..., inputs] times operand 1 [inputs, outputs], plus ``bias`` [outputs]; None where they are no codes.
+
+    ``turned``: operand 1 is [outputs, inputs].
+    """
+    found = int8(call, 0, 1, 0 if turned else 1)
+    if found is None:
+        return None
+    found = found if turned else replace(found, codes=found.codes.T)
+    outputs, inputs = found.codes.shape
+    value = found.value if found.value.rank > 1 else call.with_rows(found.value, 1)
+    positions = math.prod(value.row[:-1])
+    biases = [] if bias is None else [Weight(bias, tagged=False)]
+    blob = _turned(call, call.view(value, (positions, 1, inputs)))
+    made = _turned(call, _layer(call, blob, found, (1, positions), {1: 1}, biases))
+    return Value((*value.shape[:-1], outputs), value.dtype, made, value.rows)
+
+
+def _turned(call: Call, blob: Blob) -> Blob:
+    """``blob`` with its first axis behind the others and its last in front; of one position only its dims differ."""
+    first, middle, last = blob.dims
+    if 1 in (first, last) and middle == 1:
+        return call.lowering.reshaped(blob, (last, middle, first), call.node.name or "")
+    return call.add("Permute", (blob,), (last, middle, first), {0: 5})
+
+
+def _layer(
+    call: Call, x: Blob, found: Int8, outs: Sequence[int], params: Mapping[int, Param], bias: Sequence[Weight]
+) -> Blob:
+    outputs = found.codes.shape[0]
+    groups = 7 in params
+    own: dict[int, Param] = {
+        **params, 0: outputs, 6: found.codes.size, SCALES: FOR_GROUPS if groups else FOR_CHANNELS,
+    }  # fmt: skip
+    if bias:
+        own[_BIAS] = 1
+    if LARGEST_CODE * _largest_sum(found.codes, 0) * WINOGRAD_FACTOR > np.iinfo(np.int32).max and not groups:
+        own[MASK] = NO_WINOGRAD
+    weights = [Weight(found.codes), *bias, _factors(found.scales), _factors(np.asarray([found.scale]))]
+    name = "ConvolutionDepthWise" if groups else "Convolution"
+    return call.add(name, (x,), (outputs, *outs), dict(sorted(own.items())), weights)
+
+
+def _factors(scales: Array) -> Weight:
+    """As ncnn has scales: what a number is multiplied by to become a code."""
+    return Weight(np.float32(1) / scales.astype(np.float32), tagged=False)
+
+
+# ---- on the program
+
+
+def requantized(program: Program) -> Program:
+    """``program`` with convolutions that give int8 where all that reads them takes it, in one scale.
+
+    They round the same numbers to the same codes as the readers would.
+    """
+    readers: dict[Blob, list[Layer]] = defaultdict(list)
+    for layer in program.layers:
+        for blob in layer.bottoms:
+            readers[blob].append(layer)
+    outputs = set(program.outputs.values())
+    layers: list[Layer] = []
+    for layer in program.layers:
+        if _scales(layer) is not None and layer.tops[0] not in outputs:
+            wanted = {_scales(reader) for reader in readers[layer.tops[0]]}
+            if len(wanted) == 1 and (factor := wanted.pop()) is not None:
+                layers.append(_giving_codes(layer, factor))
+                continue
+        layers.append(layer)
+    return Program(layers, program.inputs, program.outputs)
+
+
+def _scales(layer: Layer) -> float | None:
+    """What ``layer`` multiplies by before it rounds; None where it does not."""
+    if layer.type not in CONVOLUTIONS or not layer.params.get(SCALES):
+        return None
+    (factor,) = layer.weights[2 + (_BIAS in layer.params)].array.tolist()
+    return float(factor)
+
+
+def _giving_codes(layer: Layer, factor: float) -> Layer:
+    (top,) = layer.tops
+    top.kind = "codes"
+    params = {**layer.params, SCALES: int(str(layer.params[SCALES])) + AND_RESULT}
+    weights = (*layer.weights, Weight(np.asarray([factor], np.float32), tagged=False))
+    return Layer(layer.type, layer.bottoms, layer.tops, params, weights, layer.origin, layer.name)
