@@ -1,9 +1,189 @@
-"""Transposed convolutions."""
+"""ConvTranspose of one to three spatial axes, and Col2Im, which is one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from retarget.targets.ncnn.call import Op
+import numpy as np
 
-OPS: Mapping[str, Op] = {}
+from retarget.targets.ncnn.call import Call, Op
+from retarget.targets.ncnn.ops.convolution import (
+    BEGIN,
+    BIAS,
+    COUNT,
+    DILATION,
+    END,
+    GROUPS,
+    KERNEL,
+    OUTPUTS,
+    STRIDE,
+    constant_bias,
+    with_bias,
+)
+from retarget.targets.ncnn.ops.windows import AXES, SUFFIX, by_axis, numbered
+from retarget.targets.ncnn.program import Blob, Param, Weight
+from retarget.targets.ncnn.values import Refusal
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+    from retarget.targets.ncnn.values import Result
+
+MORE, DYNAMIC = by_axis(18, 19, 20), 28
+"""Keys: results behind the others that nothing adds to, along each axis; whether the weights are computed."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One axis. Element ``i`` of the operand and tap ``k`` add to result ``i * stride + k * dilation - begin``."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    begin: int
+    """Results that are cut off at the start."""
+    end: int
+    """Results that are cut off at the end; negative: results that nothing adds to."""
+
+    @property
+    def out(self) -> int:
+        return (self.size - 1) * self.stride + (self.kernel - 1) * self.dilation + 1 - self.begin - self.end
+
+
+def conv_transpose(call: Call) -> Result:
+    x, shape, groups = call.spread(0), call.shape(1), call.attributes.get_int("group", 1)
+    found, outputs = _spreads(call, shape[2:]), shape[1] * groups
+    blob = call.view(x, x.shape[1:])
+    if call.is_constant(1):
+        bias = constant_bias(call)
+        weights = [Weight(_ordered(call.array(1, "the weights"), groups)), *bias]
+        made = transposed(call, blob, found, outputs, groups, weights)
+        made = with_bias(call, made) if not bias else made
+    else:
+        made = _with_computed(call, blob, found, outputs, groups)
+    return call.made(made, (x.shape[0], *made.dims))
+
+
+def transposed(
+    call: Call, x: Blob, found: Sequence[Spread], outputs: int, groups: int, weights: Sequence[Weight]
+) -> Blob:
+    """The layer of constant weights, as ncnn has them, and of a bias where there is one."""
+    params = {COUNT: weights[0].array.size, **_params(found, outputs, groups)}
+    if len(weights) > 1:
+        params[BIAS] = 1
+    outs = (outputs, *(each.out for each in found))
+    return call.add(_layer(found, groups), (x,), outs, dict(sorted(params.items())), weights)
+
+
+def _with_computed(call: Call, x: Blob, found: Sequence[Spread], outputs: int, groups: int) -> Blob:
+    """The layer of weights that are an operand, as the bias is then."""
+    if len(found) == AXES:
+        raise Refusal("computed weights: ncnn has none over three axes")
+    weight = call.whole(1)
+    bottoms = [x, call.view(weight, weight.shape)]
+    params = {DYNAMIC: 1, **_params(found, outputs, groups)}
+    if call.has(2):
+        bias = call.whole(2)
+        bottoms.append(call.view(bias, bias.shape))
+        params[BIAS] = 1
+    outs = (outputs, *(each.out for each in found))
+    return call.add(_layer(found, groups), bottoms, outs, dict(sorted(params.items())))
+
+
+def _layer(found: Sequence[Spread], groups: int) -> str:
+    return f"Deconvolution{'DepthWise' if groups > 1 else ''}{SUFFIX[len(found)]}"
+
+
+def _params(found: Sequence[Spread], outputs: int, groups: int) -> dict[int, Param]:
+    params: dict[int, Param] = {OUTPUTS: outputs, **({GROUPS: groups} if groups > 1 else {})}
+    for keys, numbers in (
+        (KERNEL, [each.kernel for each in found]),
+        (DILATION, [each.dilation for each in found]),
+        (STRIDE, [each.stride for each in found]),
+        (BEGIN, [each.begin for each in found]),
+        (END, [max(each.end, 0) for each in found]),
+        (MORE, [max(-each.end, 0) for each in found]),
+    ):
+        params |= numbered(keys, numbers)
+    return params
+
+
+def _ordered(weights: Array, groups: int) -> Array:
+    """ONNX's [inputs, outputs of a group, taps] as [groups, outputs of one, inputs of one, taps]."""
+    inputs, outputs, *taps = weights.shape
+    return weights.reshape(groups, inputs // groups, outputs, *taps).swapaxes(1, 2)
+
+
+def _spreads(call: Call, kernel: Sequence[int]) -> list[Spread]:
+    rank, attributes, sizes = len(kernel), call.attributes, call.shape(0)[2:]
+    if not 1 <= rank <= AXES:
+        raise Refusal(f"{rank} spatial axes: ncnn has layers for one to {AXES}")
+    strides = attributes.get_ints("strides") or [1] * rank
+    dilations = attributes.get_ints("dilations") or [1] * rank
+    pads = attributes.get_ints("pads") or [0] * (2 * rank)
+    more = attributes.get_ints("output_padding") or [0] * rank
+    shape = attributes.get("output_shape")
+    wanted = None if shape is None else list(shape.as_ints())[-rank:]
+    auto = attributes.get_string("auto_pad") or "NOTSET"
+    if wanted is None and auto.startswith("SAME") and any(more):
+        raise Refusal(f"auto_pad={auto} with output_padding: ONNX does not say how large the result is")
+    if min(pads) < 0:
+        raise Refusal(f"pads={list(pads)}: negative pads are not written")
+    found = []
+    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+        begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
+        span = (taps - 1) * dilation + 1
+        if wanted is not None:
+            natural = (size - 1) * stride + span
+            begin, _ = _split(auto, max(natural + more[axis] - wanted[axis], 0))
+            end = natural - begin - wanted[axis]
+        else:
+            if auto.startswith("SAME"):
+                begin, end = _split(auto, max(span - stride, 0))
+            end -= more[axis]
+        spread = Spread(size, taps, stride, dilation, begin, end)
+        if spread.out < 1:
+            raise Refusal("its result is empty, and ncnn has no empty blobs")
+        found.append(spread)
+    return found
+
+
+def _split(auto: str, total: int) -> tuple[int, int]:
+    """``total`` results in front and behind, as ``auto_pad`` says."""
+    less, more = total // 2, total - total // 2
+    return (less, more) if auto == "SAME_UPPER" else (more, less)
+
+
+def col2im(call: Call) -> Result:
+    """[N, C * taps, L] as the ConvTranspose whose weights put each tap in its place."""
+    sizes, kernel = call.numbers(1, "the size of the image"), call.numbers(2, "the size of a block")
+    rank, attributes = len(sizes), call.attributes
+    if not 1 <= rank <= AXES:
+        raise Refusal(f"{rank} spatial axes: ncnn has layers for one to {AXES}")
+    strides = attributes.get_ints("strides") or [1] * rank
+    dilations = attributes.get_ints("dilations") or [1] * rank
+    pads = attributes.get_ints("pads") or [0] * (2 * rank)
+    if rank == AXES and any(dilation != 1 for dilation in dilations):
+        raise Refusal(f"dilations={list(dilations)} of a volume: ONNX Runtime differs from ONNX in it")
+    found = []
+    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+        span = (taps - 1) * dilation + 1
+        count = (size + pads[axis] + pads[axis + rank] - span) // stride + 1
+        end = (count - 1) * stride + span - pads[axis] - size
+        found.append(Spread(count, taps, stride, dilation, pads[axis], end))
+    x, area = call.spread(0), math.prod(kernel)
+    channels = x.shape[1] // area
+    each = np.eye(area, dtype=np.float32).reshape(1, area, *kernel)
+    weight = Weight(np.tile(each, (channels, 1, *[1] * rank)))
+    blob = call.view(x, (x.shape[1], *(each.size for each in found)))
+    made = transposed(call, blob, found, channels, channels, [weight])
+    return call.made(made, (x.shape[0], *made.dims))
+
+
+OPS: Mapping[str, Op] = {
+    "Col2Im": Op(col2im),
+    "ConvTranspose": Op(conv_transpose),
+}
