@@ -1,0 +1,302 @@
+"""Layers that one layer computes as well: biases and activations into the layer in front, gates, Reshapes in a row.
+
+A rule looks at one layer, the last of those that it replaces, and gives what stands for them, which ends at the same
+blob; its docstring has what is given and what results. What ONNX's graph says in one node, and what the passes in front
+make of it (Gelu, LayerNormalization, Attention), is one layer without a rule.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from retarget.targets.ncnn.ops.elementwise import ADD, MUL, NUMBER, WITH_NUMBER
+from retarget.targets.ncnn.ops.matmul import BIAS_KIND, BIAS_OF_COLUMNS, HOLDS_RIGHT, NO_BIAS
+from retarget.targets.ncnn.program import Blob, Layer, Param, Program, Weight
+from retarget.targets.ncnn.rows import EXPRESSION, SIZES, TO_ROWS, regrouped
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
+INT8 = 8
+"""A key of layers with weights: not 0 where they compute in int8."""
+
+ACTIVATION, ACTIVATION_PARAMS = 9, 10
+"""Keys of layers with an activation: its number below, and its parameters."""
+RELU, LEAKY_RELU, CLIP, SIGMOID, MISH, HARD_SWISH = 1, 2, 3, 4, 5, 6
+
+LARGEST = float(np.finfo(np.float32).max)
+
+_CONVOLUTIONS = frozenset(
+    f"{kind}{axes}"
+    for kind in ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise")
+    for axes in ("", "1D", "3D")
+) | {"DeformableConv2D"}
+
+_BIAS_TERM = dict.fromkeys(_CONVOLUTIONS, 5) | {"InnerProduct": 1}
+"""The key that says whether a layer has a bias, which is then its second weight."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """``layer`` stands for all of ``gone``, of which the last is the layer that was looked at; without one, what reads
+    the blob of that reads ``instead``."""
+
+    gone: tuple[Layer, ...]
+    layer: Layer | None = None
+    instead: Blob | None = None
+
+
+Rule: TypeAlias = "Callable[[Graph, Layer], Found | None]"
+
+
+class Graph:
+    """Who makes a blob, and how many read it; of layers of which something is used."""
+
+    def __init__(self, program: Program) -> None:
+        self.maker: dict[Blob, Layer] = {}
+        self.outputs = set(program.outputs.values())
+        self._readers = Counter(program.outputs.values())
+        self.layers: list[Layer] = []
+        for layer in reversed(program.layers):
+            if layer.type == "Input" or any(self._readers[top] for top in layer.tops):
+                self.layers.append(layer)
+                self._readers.update(layer.bottoms)
+                self.maker.update((top, layer) for top in layer.tops)
+        self.layers.reverse()
+
+    def own(self, blob: Blob, *types: str) -> Layer | None:
+        """What makes ``blob``, if it is of ``types`` and nothing reads it beside the one that asks."""
+        layer = self.maker[blob]
+        is_own = len(layer.tops) == 1 and self._readers[blob] == 1 and blob not in self.outputs
+        return layer if is_own and layer.type in types else None
+
+    def constant(self, blob: Blob) -> Array | None:
+        """The numbers in ``blob`` if they are in the file, in its dims."""
+        layer = self.maker[blob]
+        while _is_plain_reshape(layer):
+            layer = self.maker[layer.bottoms[0]]
+        return layer.weights[0].array.reshape(blob.dims) if layer.type == "MemoryData" else None
+
+    def put(self, found: Found) -> None:
+        """Take ``found`` for what it replaces."""
+        last = found.gone[-1]
+        if found.layer is not None:
+            self._readers.update(found.layer.bottoms)
+            self.maker.update((top, found.layer) for top in found.layer.tops)
+        if found.instead is not None:
+            self._readers[found.instead] += self._readers[last.tops[0]]
+        self._unread(last)
+
+    def moved(self, layer: Layer, bottoms: tuple[Blob, ...]) -> Layer:
+        """``layer`` as it is, but for what it reads, which is counted already."""
+        made = Layer(layer.type, bottoms, layer.tops, layer.params, layer.weights, layer.origin, layer.name)
+        self.maker.update((top, made) for top in made.tops)
+        return made
+
+    def _unread(self, layer: Layer) -> None:
+        """``layer`` reads no more, and no more does what was there only for it."""
+        for blob in layer.bottoms:
+            self._readers[blob] -= 1
+            maker = self.maker[blob]
+            if not any(self._readers[top] for top in maker.tops):
+                self._unread(maker)
+
+
+def fused(program: Program) -> Program:
+    """``program`` with fewer layers that compute the same, roundings aside."""
+    graph = Graph(program)
+    layers: list[Layer] = []
+    gone: set[Layer] = set()
+    instead: dict[Blob, Blob] = {}
+    for given in graph.layers:
+        layer: Layer | None = given
+        if any(blob in instead for blob in given.bottoms):
+            layer = graph.moved(given, tuple(instead.get(blob, blob) for blob in given.bottoms))
+        while layer is not None and (found := _first(graph, layer)) is not None:
+            graph.put(found)
+            gone.update(found.gone)
+            if found.instead is not None:
+                instead[layer.tops[0]] = found.instead
+            layer = found.layer
+        if layer is not None:
+            layers.append(layer)
+    return Program([layer for layer in layers if layer not in gone], dict(program.inputs), dict(program.outputs))
+
+
+def _first(graph: Graph, layer: Layer) -> Found | None:
+    return next((found for rule in RULES if (found := rule(graph, layer)) is not None), None)
+
+
+def _changed(layer: Layer, last: Layer, params: dict[int, Param], weights: Sequence[Weight] | None = None) -> Layer:
+    """``layer`` with other params, which ends where ``last`` does."""
+    return Layer(
+        layer.type, layer.bottoms, last.tops, dict(sorted({**layer.params, **params}.items())),
+        layer.weights if weights is None else tuple(weights), layer.origin, layer.name,
+    )  # fmt: skip
+
+
+# ---- what moves nothing
+
+
+def one_reshape(graph: Graph, last: Layer) -> Found | None:
+    """Given:: Reshape(Reshape(x)).  Result:: Reshape(x), or x itself."""
+    if not _is_plain_reshape(last):
+        return None
+    (top,), (blob,) = last.tops, last.bottoms
+    source, first = blob, None
+    while _is_plain_reshape(graph.maker[source]):
+        first = graph.maker[source]
+        (source,) = first.bottoms
+    if source.dims == top.dims and source.rows == top.rows and top not in graph.outputs:
+        return Found((last,), instead=source)
+    if first is None:
+        return None
+    if source.rows == top.rows:
+        params: dict[int, Param] = dict(sorted(zip(SIZES[len(top.dims)], top.dims, strict=True)))
+        return Found((last,), Layer("Reshape", (source,), (top,), params, origin=last.origin))
+    made = regrouped(source, top.dims, top.rows, last.origin)
+    return Found((last,), Layer("Reshape", (source,), (top,), made.params, origin=last.origin))
+
+
+def _is_plain_reshape(layer: Layer) -> bool:
+    """Whether it is one whose sizes are numbers, rows aside: others may be open."""
+    if layer.type != "Reshape" or len(layer.bottoms) > 1:
+        return False
+    written = str(layer.params[EXPRESSION]).split(",") if EXPRESSION in layer.params else None
+    sizes = [str(layer.params.get(key, 1)) for key in SIZES[4]] if written is None else written
+    open_sizes = [size for size in sizes if not (size.isdigit() and int(size))]
+    return open_sizes == (["-1"] if TO_ROWS in layer.params else [])
+
+
+# ---- into the layer in front
+
+
+def bias(graph: Graph, last: Layer) -> Found | None:
+    """Given:: BinaryOp(layer without a bias, constant of a number for each channel).  Result:: layer."""
+    if last.type != "BinaryOp" or last.params.get(0, 0) != ADD:
+        return None
+    for blob, other in _sides(last):
+        layer = graph.own(blob, *_BIAS_TERM, "Gemm")
+        if layer is None or blob.dims != last.tops[0].dims or not _takes_bias(layer):
+            continue
+        row = _row(graph, last, other, blob, 0 if layer.type in _CONVOLUTIONS else -1)
+        if row is None:
+            continue
+        if layer.type == "Gemm":
+            made = _changed(layer, last, {BIAS_KIND: BIAS_OF_COLUMNS}, [*layer.weights, Weight(row)])
+        else:
+            first, *rest = layer.weights
+            weights = [first, Weight(row, tagged=False), *rest]
+            made = _changed(layer, last, {_BIAS_TERM[layer.type]: 1}, weights)
+        return Found((layer, last), made)
+    return None
+
+
+def _sides(layer: Layer) -> list[tuple[Blob, Blob | None]]:
+    """The operands of a BinaryOp in both orders; None stands for a number."""
+    if len(layer.bottoms) == 1:
+        return [(layer.bottoms[0], None)]
+    left, right = layer.bottoms
+    return [(left, right), (right, left)]
+
+
+def _takes_bias(layer: Layer) -> bool:
+    if layer.type == "Gemm":
+        return (
+            layer.params.get(BIAS_KIND) == NO_BIAS
+            and layer.params.get(0, 1.0) == 1
+            and bool(layer.params.get(HOLDS_RIGHT))
+        )
+    return not layer.params.get(_BIAS_TERM[layer.type], 0) and not layer.params.get(ACTIVATION, 0)
+
+
+def _row(graph: Graph, last: Layer, other: Blob | None, blob: Blob, axis: int) -> Array | None:
+    """What ``last`` adds to ``blob`` as one number for each place along ``axis`` of it; None where it is not that."""
+    count = blob.dims[axis]
+    if other is None:
+        number = last.params.get(NUMBER, 0.0)
+        assert isinstance(number, int | float)
+        return np.full(count, number, np.float32) if last.params.get(WITH_NUMBER) else None
+    array = graph.constant(other)
+    if array is None or (array.ndim != len(blob.dims) and array.size > 1):
+        return None
+    if array.size == 1:
+        return np.full(count, array.reshape(()), np.float32)
+    return array.reshape(-1) if array.size == count == array.shape[axis] else None
+
+
+def activation(graph: Graph, last: Layer) -> Found | None:
+    """Given:: ReLU(Convolution(x)).  Result:: Convolution(x) with an activation; and so for others of both."""
+    found = _activation(last)
+    if found is None:
+        return None
+    layer = graph.own(last.bottoms[0], *_BIAS_TERM)
+    if layer is None or layer.params.get(ACTIVATION, 0):
+        return None
+    kind, params = found
+    made = _changed(layer, last, {ACTIVATION: kind, **({ACTIVATION_PARAMS: params} if params else {})})
+    return Found((layer, last), made)
+
+
+def _activation(layer: Layer) -> tuple[int, tuple[float, ...]] | None:
+    def number(key: int, default: float) -> float:
+        value = layer.params.get(key, default)
+        assert isinstance(value, int | float)
+        return float(value)
+
+    if layer.type == "ReLU":
+        slope = number(0, 0.0)
+        return (LEAKY_RELU, (slope,)) if slope else (RELU, ())
+    if layer.type == "Clip":
+        return CLIP, (number(0, -LARGEST), number(1, LARGEST))
+    if layer.type == "Sigmoid":
+        return SIGMOID, ()
+    if layer.type == "Mish":
+        return MISH, ()
+    if layer.type == "HardSwish":
+        return HARD_SWISH, (number(0, 0.2), number(1, 0.5))
+    return None
+
+
+# ---- of several
+
+
+_GATES = {"Sigmoid": "Swish", "HardSigmoid": "HardSwish"}
+
+
+def gate(graph: Graph, last: Layer) -> Found | None:
+    """Given:: x * Sigmoid(x), x * HardSigmoid(x).  Result:: Swish(x), HardSwish(x)."""
+    if last.type != "BinaryOp" or last.params.get(0, 0) != MUL:
+        return None
+    for blob, other in _sides(last):
+        layer = graph.own(blob, *_GATES)
+        if layer is not None and other is layer.bottoms[0] and other.rows == blob.rows:
+            made = Layer(_GATES[layer.type], (other,), last.tops, dict(layer.params), origin=last.origin)
+            return Found((layer, last), made)
+    return None
+
+
+def mish(graph: Graph, last: Layer) -> Found | None:
+    """Given:: x * TanH(Softplus(x)).  Result:: Mish(x)."""
+    if last.type != "BinaryOp" or last.params.get(0, 0) != MUL:
+        return None
+    for blob, other in _sides(last):
+        squashed = graph.own(blob, "TanH")
+        soft = None if squashed is None else graph.own(squashed.bottoms[0], "Softplus")
+        if squashed is not None and soft is not None and other is soft.bottoms[0]:
+            return Found((soft, squashed, last), Layer("Mish", (other,), last.tops, origin=last.origin))
+    return None
+
+
+RULES: Sequence[Rule] = (
+    one_reshape,
+    bias,
+    gate,
+    mish,
+    activation,  # behind those above, which make what it looks for
+)

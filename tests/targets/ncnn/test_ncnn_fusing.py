@@ -1,0 +1,270 @@
+"""Each rule on a program of its own: the layers before and after, and the same numbers of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import ncnn
+import numpy as np
+import pytest
+from ncnn_written import assert_near
+from node_models import floats
+
+from retarget.targets.ncnn import files
+from retarget.targets.ncnn.fusing import fused
+from retarget.targets.ncnn.program import Blob, Dims, Layer, Param, Program, Weight
+from retarget.targets.ncnn.rows import SIZES
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
+
+def sizes(*dims: int) -> dict[int, Param]:
+    """Those of a Reshape, an Input or a MemoryData."""
+    return dict(zip(SIZES[len(dims)], dims, strict=True))
+
+
+class Writing:
+    """A program, layer by layer, of one input `x`."""
+
+    def __init__(self, *dims: int, rows: int = 1) -> None:
+        self.program = Program()
+        self.x = Blob(dims, rows)
+        self.program.layers.append(Layer("Input", (), (self.x,), sizes(*dims)))
+        self.program.inputs["x"] = [self.x]
+
+    def add(
+        self,
+        kind: str,
+        bottoms: Sequence[Blob],
+        dims: Dims,
+        params: Mapping[int, Param] | None = None,
+        weights: Sequence[Weight] = (),
+    ) -> Blob:
+        top = Blob(dims, max((blob.rows for blob in bottoms), default=1))
+        self.program.layers.append(Layer(kind, tuple(bottoms), (top,), dict(params or {}), tuple(weights)))
+        return top
+
+    def constant(self, array: Array) -> Blob:
+        return self.add("MemoryData", [], array.shape, {**sizes(*array.shape), 21: 1}, [Weight(array, tagged=False)])
+
+    def reshape(self, blob: Blob, *dims: int) -> Blob:
+        return self.add("Reshape", [blob], dims, sizes(*dims))
+
+    def convolution(self, blob: Blob, channels: int, *, has_bias: bool = False) -> Blob:
+        weight = floats(channels, blob.dims[0], 3, 3, scale=0.3)
+        weights = [Weight(weight), *([Weight(floats(channels, seed=5), tagged=False)] if has_bias else [])]
+        params = {0: channels, 1: 3, 4: 1, 5: int(has_bias), 6: weight.size}
+        return self.add("Convolution", [blob], (channels, *blob.dims[1:]), params, weights)
+
+    def inner_product(self, blob: Blob, outputs: int) -> Blob:
+        weight = floats(outputs, blob.size, scale=0.3)
+        return self.add("InnerProduct", [blob], (outputs,), {0: outputs, 2: weight.size}, [Weight(weight)])
+
+    def gemm(self, blob: Blob, outputs: int) -> Blob:
+        weight = floats(outputs, blob.dims[1], scale=0.3)
+        params = {3: 1, 5: 1, 6: 1, 8: outputs, 9: blob.dims[1], 10: -1}
+        return self.add("Gemm", [blob], (blob.dims[0], outputs), params, [Weight(weight)])
+
+    def binary(self, kind: int, left: Blob, right: Blob | float) -> Blob:
+        if isinstance(right, Blob):
+            dims = tuple(np.broadcast_shapes(left.dims, right.dims))
+            return self.add("BinaryOp", [left, right], dims, {0: kind})
+        return self.add("BinaryOp", [left], left.dims, {0: kind, 1: 1, 2: right})
+
+    def ending(self, *outputs: Blob) -> Program:
+        self.program.outputs = {f"y{number}": blob for number, blob in enumerate(outputs)}
+        return self.program
+
+
+ADD, MUL = 0, 2
+
+
+def finished(program: Program) -> Program:
+    copy = Program(program.layers, program.inputs, dict(program.outputs))
+    return copy.finished({name: name for name in (*program.inputs, *program.outputs)})
+
+
+def executed(program: Program) -> list[Array]:
+    with TemporaryDirectory() as folder:
+        param, weights = Path(folder) / "param", Path(folder) / "bin"
+        blob = program.inputs["x"][0]
+        files.write(finished(program).layers, param, weights, half=False)
+        net = ncnn.Net()
+        net.opt.num_threads = 1
+        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        assert net.load_param(str(param)) == 0
+        assert net.load_model(str(weights)) == 0
+        extractor = net.create_extractor()
+        fed = ncnn.Mat(floats(blob.rows, *blob.dims, scale=1.0, seed=9), batch_index=0).clone()
+        extractor.input("x", fed)
+        found: list[Array] = []
+        for name in program.outputs:
+            code, mat = extractor.extract(name)
+            assert code == 0
+            found.append(np.array(mat.numpy(batch_index=0), np.float32))
+        return found
+
+
+def types(program: Program) -> list[str]:
+    return [layer.type for layer in finished(program).layers if layer.type not in ("Input", "MemoryData", "Split")]
+
+
+def check(program: Program, before: str, after: str) -> Layer:
+    """Hold the layers and the numbers before and after; the last layer."""
+    assert types(program) == before.split()
+    right = executed(program)
+    made = fused(program)
+    assert types(made) == after.split()
+    for found, expected in zip(executed(made), right, strict=True):
+        assert expected.std() > 0.05
+        assert_near(found, expected, 1e-5)
+    assert types(program) == before.split(), "what was given has changed"
+    return made.layers[-1]
+
+
+# ---- Reshapes
+
+
+def test_reshapes_in_a_row_are_one() -> None:
+    at = Writing(4, 6)
+    check(at.ending(at.reshape(at.reshape(at.x, 24), 2, 12)), "Reshape Reshape", "Reshape")
+
+
+def test_a_reshape_back_is_none() -> None:
+    at = Writing(4, 6)
+    back = at.reshape(at.reshape(at.x, 24), 4, 6)
+    check(at.ending(at.add("TanH", [back], (4, 6))), "Reshape Reshape TanH", "TanH")
+
+
+def test_a_reshape_that_others_read_stays() -> None:
+    at = Writing(4, 6)
+    flat = at.reshape(at.x, 24)
+    wide = at.reshape(flat, 2, 12)
+    ends = [at.add("TanH", [blob], blob.dims) for blob in (flat, wide)]
+    check(at.ending(*ends), "Reshape Reshape TanH TanH", "Reshape Reshape TanH TanH")
+
+
+def test_rows_that_move_there_and_back_stay() -> None:
+    at = Writing(4, 6, rows=3)
+    whole = Blob((12, 6))
+    at.program.layers.append(Layer("Reshape", (at.x,), (whole,), {0: 6, 1: 12, 12: 0}))
+    back = Blob((24,), 3)
+    at.program.layers.append(Layer("Reshape", (whole,), (back,), {0: 24, 1: -1, 13: 0}))
+    last = check(at.ending(at.add("TanH", [back], (24,))), "Reshape Reshape TanH", "Reshape TanH")
+    assert last.bottoms[0].rows == 3
+
+
+def test_rows_that_move_twice_move_once() -> None:
+    at = Writing(4, 6, rows=3)
+    whole = Blob((12, 6))
+    at.program.layers.append(Layer("Reshape", (at.x,), (whole,), {0: 6, 1: 12, 12: 0}))
+    check(at.ending(at.add("TanH", [at.reshape(whole, 72)], (72,))), "Reshape Reshape TanH", "Reshape TanH")
+
+
+# ---- biases
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_bias_goes_into_an_inner_product(rows: int) -> None:
+    at = Writing(6, rows=rows)
+    added = at.binary(ADD, at.constant(floats(5)), at.inner_product(at.x, 5))
+    check(at.ending(added), "InnerProduct BinaryOp", "InnerProduct")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_bias_goes_into_a_gemm(rows: int) -> None:
+    at = Writing(4, 6, rows=rows)
+    added = at.binary(ADD, at.gemm(at.x, 5), at.constant(floats(1, 5)))
+    check(at.ending(added), "Gemm BinaryOp", "Gemm")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_bias_goes_into_a_convolution(rows: int) -> None:
+    at = Writing(2, 6, 6, rows=rows)
+    added = at.binary(ADD, at.convolution(at.x, 5), at.constant(floats(5, 1, 1)))
+    check(at.ending(added), "Convolution BinaryOp", "Convolution")
+
+
+def test_a_number_is_a_bias() -> None:
+    at = Writing(2, 6, 6)
+    check(at.ending(at.binary(ADD, at.convolution(at.x, 5), 0.75)), "Convolution BinaryOp", "Convolution")
+
+
+def test_what_is_added_along_another_axis_stays() -> None:
+    at = Writing(4, 6)
+    added = at.binary(ADD, at.gemm(at.x, 4), at.constant(floats(4, 1)))
+    check(at.ending(added), "Gemm BinaryOp", "Gemm BinaryOp")
+
+
+def test_a_second_bias_stays() -> None:
+    at = Writing(2, 6, 6)
+    added = at.binary(ADD, at.convolution(at.x, 5, has_bias=True), at.constant(floats(5, 1, 1)))
+    check(at.ending(added), "Convolution BinaryOp", "Convolution BinaryOp")
+
+
+# ---- activations
+
+ACTIVATIONS = [
+    ("ReLU", {}),
+    ("ReLU", {0: 0.1}),
+    ("Clip", {0: 0.0, 1: 2.0}),
+    ("Clip", {1: 2.0}),
+    ("Sigmoid", {}),
+    ("Mish", {}),
+    ("HardSwish", {0: 1 / 6, 1: 0.5}),
+]
+
+
+@pytest.mark.parametrize(("kind", "params"), ACTIVATIONS, ids=lambda each: str(each))
+def test_an_activation_goes_into_the_layer_in_front(kind: str, params: Mapping[int, Param]) -> None:
+    at = Writing(2, 6, 6, rows=2)
+    shown = at.convolution(at.x, 5)
+    check(at.ending(at.add(kind, [shown], shown.dims, params)), f"Convolution {kind}", "Convolution")
+    at = Writing(6)
+    product = at.inner_product(at.x, 5)
+    check(at.ending(at.add(kind, [product], product.dims, params)), f"InnerProduct {kind}", "InnerProduct")
+
+
+def test_a_bias_and_an_activation_go_in_both() -> None:
+    at = Writing(2, 6, 6)
+    added = at.binary(ADD, at.convolution(at.x, 5), at.constant(floats(5, 1, 1)))
+    check(at.ending(at.add("ReLU", [added], added.dims)), "Convolution BinaryOp ReLU", "Convolution")
+
+
+def test_what_two_read_keeps_its_activation_apart() -> None:
+    at = Writing(2, 6, 6)
+    shown = at.convolution(at.x, 5)
+    relu = at.add("ReLU", [shown], shown.dims)
+    check(at.ending(relu, shown), "Convolution ReLU", "Convolution ReLU")
+
+
+# ---- gates
+
+
+def test_swish() -> None:
+    at = Writing(4, 6, rows=2)
+    gate = at.add("Sigmoid", [at.x], (4, 6))
+    check(at.ending(at.binary(MUL, at.x, gate)), "Sigmoid BinaryOp", "Swish")
+
+
+def test_hard_swish_goes_into_a_convolution() -> None:
+    at = Writing(2, 6, 6)
+    shown = at.convolution(at.x, 5)
+    gate = at.add("HardSigmoid", [shown], shown.dims, {0: 1 / 6, 1: 0.5})
+    check(at.ending(at.binary(MUL, gate, shown)), "Convolution HardSigmoid BinaryOp", "Convolution")
+
+
+def test_a_gate_of_another_value_stays() -> None:
+    at = Writing(4, 6)
+    gate = at.add("Sigmoid", [at.add("TanH", [at.x], (4, 6))], (4, 6))
+    check(at.ending(at.binary(MUL, at.x, gate)), "TanH Sigmoid BinaryOp", "TanH Sigmoid BinaryOp")
+
+
+def test_mish() -> None:
+    at = Writing(4, 6)
+    squashed = at.add("TanH", [at.add("Softplus", [at.x], (4, 6))], (4, 6))
+    check(at.ending(at.binary(MUL, at.x, squashed)), "Softplus TanH BinaryOp", "Mish")
