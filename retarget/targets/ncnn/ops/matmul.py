@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget.targets.ncnn import int8
 from retarget.targets.ncnn.call import NUMBERS, Call, Op
-from retarget.targets.ncnn.ops.elementwise import ADD, MUL, binary, together, with_number
+from retarget.targets.ncnn.ops.elementwise import ADD, MUL, binary, with_number
 from retarget.targets.ncnn.program import Weight
 from retarget.targets.ncnn.rows import aligned
-from retarget.targets.ncnn.values import Refusal, Value
+from retarget.targets.ncnn.values import Refusal, Shape, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -40,6 +41,8 @@ _BATCH_AXES = 2
 
 def mat_mul(call: Call) -> Result:
     if call.is_constant(1) and call.rank(1) == 2:
+        if (rounded := int8.product(call, turned=False)) is not None:
+            return rounded
         return _made(call, linear(call, _left(call), call.array(1, "it").T), call.shape(1)[0])
     if call.is_constant(0) and call.rank(0) == 2 and call.rank(1) > 1:
         made = _by_constant_left(call, call.array(0, "it"), call.value(1))
@@ -107,10 +110,10 @@ def product(call: Call, left: Value, right: Value) -> Value:
     one, other = _beside(call, one, other)
     (m, k), n = one.row[-2:], other.row[-1]
     shape = [*np.broadcast_shapes(one.shape[:-2], other.shape[:-2]), one.shape[-2], n]
-    firsts, seconds = together([one.row[:-2], other.row[:-2]])
+    firsts, seconds = _batches(one.row[:-2], other.row[:-2])
     if len(firsts) > _BATCH_AXES:
         raise Refusal(f"matrices of {list(left.shape)} and {list(right.shape)} are shared by turns along three axes")
-    if set(seconds) == {1}:  # one matrix for all
+    if set(seconds) <= {1}:  # one matrix for all
         m, firsts, seconds = m * math.prod(firsts), (), ()
     # As vectors where they are that: no Reshape is needed.
     first = call.view(one, (*firsts, m, k) if firsts or m > 1 else (k,))
@@ -124,6 +127,21 @@ def product(call: Call, left: Value, right: Value) -> Value:
     for axis in gone:
         del shape[axis]
     return Value(tuple(shape), left.dtype, blob, blob.rows)
+
+
+def _batches(one: Shape, other: Shape) -> tuple[Shape, Shape]:
+    """Axes in front of matrices with as few as say the same: neighbours along which each is whole, or 1, are one."""
+    rank = max(len(one), len(other))
+    left, right = ((1,) * (rank - len(shape)) + tuple(shape) for shape in (one, other))
+    found: list[tuple[int, int]] = []
+    last = None
+    for sizes in zip(left, right, strict=True):
+        look = tuple(size == 1 for size in sizes)
+        if look == (True, True):
+            continue
+        found = [*found[:-1], (found[-1][0] * sizes[0], found[-1][1] * sizes[1])] if look == last else [*found, sizes]
+        last = look
+    return tuple(sizes[0] for sizes in found), tuple(sizes[1] for sizes in found)
 
 
 def _beside(call: Call, left: Value, right: Value) -> tuple[Value, Value]:
@@ -144,7 +162,10 @@ def gemm(call: Call) -> Result:
     turned_left, turned_right = (bool(attributes.get_int(name, 0)) for name in ("transA", "transB"))
     has_bias = call.has(2) and beta != 0
     bias = _row(call, beta) if has_bias else None
-    if call.is_constant(1) and not turned_left:
+    rounded = None if turned_left or alpha != 1 else int8.product(call, turned=turned_right, bias=bias)
+    if rounded is not None:
+        made = rounded
+    elif call.is_constant(1) and not turned_left:
         weight = call.array(1, "it") if turned_right else call.array(1, "it").T
         made = linear(call, call.value(0), weight if alpha == 1 else _times(weight, alpha), bias)
     else:
