@@ -117,9 +117,7 @@ def _pooled(call: Call, x: Blob, found: Windows, kind: int, *, with_pads: bool =
         params |= numbered(END, [each.extra for each in found.along])
     if with_pads:
         params[WITH_PADS] = 1
-    return call.add(
-        f"Pooling{SUFFIX[len(found.along)]}", (x,), (x.dims[0], *found.outs), dict(sorted(params.items()))
-    )
+    return call.add(f"Pooling{SUFFIX[len(found.along)]}", (x,), (x.dims[0], *found.outs), dict(sorted(params.items())))
 
 
 def _of_all(call: Call, kind: int) -> Result:
