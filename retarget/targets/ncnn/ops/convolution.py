@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from retarget.targets.ncnn import int8
 from retarget.targets.ncnn.call import Call, Op
 from retarget.targets.ncnn.ops.elementwise import ADD
 from retarget.targets.ncnn.ops.windows import AXES, SAME_LOWER, SAME_UPPER, SUFFIX, Windows, by_axis, numbered, windows
@@ -23,18 +24,26 @@ BEGIN, END = by_axis(4, 14, 24), by_axis(15, 16, 17)
 
 
 def conv(call: Call) -> Result:
-    x, shape, groups = call.spread(0), call.shape(1), call.attributes.get_int("group", 1)
+    shape, groups = call.shape(1), call.attributes.get_int("group", 1)
     found = windows(call, shape[2:])
-    params = window_params(found)
-    blob = call.view(x, x.shape[1:])
+    params = window_params(found) | _grouped(groups)
     if call.is_constant(1):
-        array = call.array(1, "the weights")
         bias = constant_bias(call)
-        made = convolved(call, blob, found, params, shape[0], groups, [Weight(array), *bias])
+        rounded = int8.int8(call, 0, 1, 0)
+        if rounded is not None and int8.has_kernel(rounded.codes, groups):
+            made = int8.convolved(call, rounded, found.outs, params, bias)
+        else:
+            weights = [Weight(call.array(1, "the weights")), *bias]
+            made = convolved(call, _image(call), found, params, shape[0], groups, weights)
         made = with_bias(call, made) if not bias else made
     else:
-        made = _with_computed(call, blob, found, params, groups)
-    return call.made(made, (x.shape[0], *made.dims))
+        made = _with_computed(call, _image(call), found, params, groups)
+    return call.made(made, (call.shape(0)[0], shape[0], *found.outs))
+
+
+def _image(call: Call) -> Blob:
+    x = call.spread(0)
+    return call.view(x, x.shape[1:])
 
 
 def convolved(
