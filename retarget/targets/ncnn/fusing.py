@@ -125,7 +125,9 @@ def fused(program: Program) -> Program:
             layer = found.layer
         if layer is not None:
             layers.append(layer)
-    return Program([layer for layer in layers if layer not in gone], dict(program.inputs), dict(program.outputs))
+    return Program(
+        [layer for layer in layers if layer not in gone], dict(program.inputs), dict(program.outputs), program.shapes
+    )
 
 
 def _first(graph: Graph, layer: Layer) -> Found | None:

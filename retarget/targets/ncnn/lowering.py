@@ -165,6 +165,7 @@ class Lowering(Walk[Operand]):
             blob = copy
         blob.value = value.name
         self.program.outputs[value.name or ""] = blob
+        self.program.shapes[value.name or ""] = given.shape
 
     def feed_unread(self) -> None:
         """Input blobs for the inputs that nothing reads."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from retarget.targets.ncnn.program import Blob, Dims, Layer, Param, Program, Weight
+from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Layer, Param, Program, Weight
 from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, SIZES, TO_ROWS
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ MOST_BOTTOMS = 10
 
 GROWING = 1 << 26
 """Constants of at most so many bytes may grow with the dimensions."""
+
+LOAD, RAW = 21, 1
+"""``21`` of MemoryData: no tag in front of its numbers."""
 
 WHOLE_AXIS = -233
 """As the end of a slice: the end of the axis. As the size of one: an equal share of what is left."""
@@ -216,7 +219,10 @@ def outline(layers: Sequence[Layer], base: Program, program: Program) -> list[Se
                 None if is_same else other.weights,
             )
         )
-    for border, its_border in ((base.inputs, program.inputs), ({"": base.outputs.values()}, {"": program.outputs.values()})):
+    for border, its_border in (
+        (base.inputs, program.inputs),
+        ({"": base.outputs.values()}, {"": program.outputs.values()}),
+    ):
         for name, blobs in border.items():
             if [partners.get(blob) for blob in blobs] != list(its_border[name]):
                 raise OneSize("with another size inputs or outputs are made otherwise")
@@ -307,12 +313,12 @@ class Common:
             self._layer(layer, tuple(seen[index] for seen in self.seen))
         if any(blob in self._grown for blob in self.base.outputs.values()):
             raise OneSize("an output is a constant of that size")
-        return Program(self.made, self.base.inputs, self.base.outputs)
+        return Program(self.made, self.base.inputs, self.base.outputs, self.base.shapes)
 
     def _layer(self, layer: Layer, seen: Sequence[Seen]) -> None:
         where = _where(layer)
         for number, top in enumerate(layer.tops):
-            self._know(
+            self.know(
                 top,
                 tuple(zip(top.dims, *(each.dims[number] for each in seen), strict=True)),
                 (top.rows, *(each.rows[number] for each in seen)),
@@ -336,7 +342,7 @@ class Common:
         for top in layer.tops:
             self._offer(top)
 
-    def _know(self, blob: Blob, dims: tuple[Vector, ...], rows: Vector) -> None:
+    def know(self, blob: Blob, dims: tuple[Vector, ...], rows: Vector) -> None:
         self.dims[blob], self.rows[blob] = dims, rows
 
     def _offer(self, blob: Blob) -> None:
@@ -362,57 +368,59 @@ class Common:
         if blob in self._cut or blob not in self._grown:
             return self._cut.get(blob, blob)
         layer, seen = self._grown[blob]
-        largest = seen[-1]
-        weights = largest.weights or layer.weights
-        whole = weights[0].array.reshape(largest.dims[0])
-        every = [layer.weights, *(each.weights or layer.weights for each in seen)]
-        vectors = self.dims[blob]
-        is_begun = all(
-            each[0].array.dtype == whole.dtype
-            and all(vector[point] <= size for vector, size in zip(vectors, whole.shape, strict=True))
-            and _starts(whole, each[0].array.reshape([vector[point] for vector in vectors]))
-            for point, each in enumerate(every)
-        )
-        if not is_begun or whole.nbytes > GROWING:
+        arrays = [weights[0].array for weights in (layer.weights, *(each.weights or layer.weights for each in seen))]
+        whole, shapes = arrays[-1], [*zip(*(array.shape for array in arrays), strict=False)]
+        if (
+            any(array.ndim != whole.ndim or array.dtype != whole.dtype for array in arrays)
+            or any(size > shape[-1] for shape in shapes for size in shape)
+            or not all(_starts(whole, array) for array in arrays)
+            or whole.nbytes > GROWING
+        ):
             raise OneSize(f"{_where(reader)} needs a constant of that size")
-        memory = Blob(largest.dims[0], value=None)
-        params: dict[int, Param] = dict(largest.params)
-        self.made.append(replace(layer, tops=(memory,), params=params, weights=weights))
         siblings = [other for other in reader.bottoms if other is not blob and other not in self._grown]
-        made, axes = self._shortened(memory, vectors, siblings, reader)
-        self.made.append(made)
-        self._cut[blob] = made.tops[0]
-        self._know(made.tops[0], vectors, self.rows[blob])
-        self._offer(made.tops[0])
-        assert axes
-        return made.tops[0]
+        # Not the dims that the reader has, in which axes may be joined.
+        cut = self.beginning(whole, [shape for shape in shapes if _differs(shape) or shape[0] != 1], siblings, reader)
+        cut = self.viewed(cut, self.dims[blob], reader)
+        self._offer(cut)
+        self._cut[blob] = cut
+        return cut
 
-    def _shortened(
-        self, whole: Blob, vectors: Sequence[Vector], siblings: Sequence[Blob], reader: Layer
-    ) -> tuple[Layer, list[int]]:
-        """The Crop of the beginnings of ``whole``."""
-        axes = [axis for axis, vector in enumerate(vectors) if _differs(vector)]
+    def viewed(self, blob: Blob, vectors: tuple[Vector, ...], reader: Layer) -> Blob:
+        """``blob`` in other dims."""
+        if self.dims[blob] == vectors:
+            return blob
+        top = Blob(tuple(vector[0] for vector in vectors), blob.rows, blob.kind)
+        self.know(top, vectors, self.rows[blob])
+        params = [sized(dims) for dims in zip(*vectors, strict=True)]
+        view = Layer("Reshape", (blob,), (top,), params[0], origin=reader.origin)
+        self.made.append(reshape(self, view, params, _where(reader)))
+        return top
+
+    def beginning(self, whole: Array, vectors: Sequence[Vector], siblings: Sequence[Blob], reader: Layer) -> Blob:
+        """The beginning of a constant along each axis whose size, one of ``vectors``, is open; none of them is 1."""
         once = (1,) * len(vectors[0])
-        ends = [self._term(vectors[axis], siblings, once) for axis in axes]
-        bottoms = [whole]
-        texts = [self._text(end, bottoms) for end in ends if end is not None]
-        if len(texts) < len(ends):
+        axes = [axis for axis, vector in enumerate(vectors) if _differs(vector)]
+        ends = [self.term(vectors[axis], siblings, once) for axis in axes]
+        if len(vectors) > MOST_DIMS or None in ends:
             raise OneSize(f"{_where(reader)} needs a constant of that size")
-        top = Blob(tuple(vector[0] for vector in vectors))
+        memory, top = Blob(tuple(vector[-1] for vector in vectors)), Blob(tuple(vector[0] for vector in vectors))
+        self.made.append(constant(whole, memory))
+        bottoms = [memory]
         params: dict[int, Param] = {
             STARTS: ",".join("0" for _ in axes),
-            ENDS: ",".join(texts),
+            ENDS: ",".join(self.text(end, bottoms) for end in ends if end is not None),
             AXES: ",".join(map(str, axes)),
         }
-        made = Layer("Crop", tuple(bottoms), (top,), params, origin=reader.origin)
-        return _readable(made), axes
+        self.made.append(_readable(Layer("Crop", tuple(bottoms), (top,), params, origin=reader.origin)))
+        self.know(top, tuple(vectors), once)
+        return top
 
     # ---- numbers
 
-    def _extent(self, vector: Vector, own: Sequence[Blob], rows: Vector) -> Extent | None:
-        return self._term(vector, own, rows) if _differs(vector) else vector[0]
+    def extent(self, vector: Vector, own: Sequence[Blob], rows: Vector) -> Extent | None:
+        return self.term(vector, own, rows) if _differs(vector) else vector[0]
 
-    def _term(self, vector: Vector, own: Sequence[Blob], rows: Vector) -> Term | None:
+    def term(self, vector: Vector, own: Sequence[Blob], rows: Vector) -> Term | None:
         """How ``vector`` is computed in a layer with the bottoms ``own``, whose result has ``rows``; None if it cannot.
 
         A blob with rows is no further bottom of a layer without: it would be run for each.
@@ -435,7 +443,7 @@ class Common:
                 return found
         return None
 
-    def _text(self, extent: Extent, bottoms: list[Blob]) -> str:
+    def text(self, extent: Extent, bottoms: list[Blob]) -> str:
         """``extent`` in a layer with ``bottoms``, to which blobs are added."""
         if isinstance(extent, int):
             return str(extent)
@@ -446,7 +454,7 @@ class Common:
     def _reachable(self, blob: Blob, letter: str, bottoms: Mapping[Blob, Vector]) -> tuple[Blob, str]:
         """A dim of ``blob``, or of another without rows where the layer has none."""
         rows = self.rows[blob]
-        if blob in bottoms or not _differs(rows) and rows[0] == 1 or rows in bottoms.values():
+        if blob in bottoms or (not _differs(rows) and rows[0] == 1) or rows in bottoms.values():
             return blob, letter
         size = self.dims[blob][LETTERS[len(blob.dims)].index(letter)]
         atom = self._atoms.get((size, rows)) or Atom(size, blob, letter, rows)
@@ -459,10 +467,21 @@ class Common:
             top = Blob((rest[0], size[0]), kind=blob.kind)
             params: dict[int, Param] = {EXPRESSION: f"0{letter},-1", FROM_ROWS: 0}
             self.made.append(Layer("Reshape", (blob,), (top,), params, origin="sizes"))
-            self._know(top, (rest, size), (1,) * len(rows))
+            self.know(top, (rest, size), (1,) * len(rows))
             self._carried[atom] = Atom(size, top, "w", self.rows[top])
         found = self._carried[atom]
         return found.blob, found.letter
+
+
+def constant(array: Array, blob: Blob) -> Layer:
+    """The MemoryData of ``array``."""
+    params: dict[int, Param] = {**sized(blob.dims), LOAD: RAW}
+    return Layer("MemoryData", (), (blob,), params, (Weight(array, tagged=False),))
+
+
+def sized(dims: Dims) -> dict[int, Param]:
+    """``dims`` as params."""
+    return dict(sorted(zip(SIZES[len(dims)], dims, strict=True)))
 
 
 def _product(vector: Vector, atoms: Sequence[Atom]) -> Term | None:
@@ -508,6 +527,9 @@ def _plain(param: Param) -> object:
 
 # ---- layers that can take their numbers from dims
 
+MULTIPLY = 2
+"""``0`` of BinaryOp."""
+
 STARTS, ENDS, AXES = 19, 20, 21
 """Expressions of a Crop; 9, 10 and 11 are the same as numbers."""
 
@@ -530,12 +552,15 @@ def _ints(param: Param | None) -> list[int]:
 def reshape(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
     (top,) = layer.tops
     written = [_reshaped(each) for each in params]
+    kept, *others = ({key: each[key] for key in (FROM_ROWS, TO_ROWS) if key in each} for each in params)
+    if any(each != kept for each in others) or len(set(map(len, written))) > 1:
+        raise OneSize(f"with another size there is another layer in place of {where}")
     vectors: list[Vector] = list(zip(*written, strict=True))
     if TO_ROWS in layer.params and vectors[0][0] == -1:
         vectors[0] = common.rows[top]
     own = (layer.bottoms[0],)
     open_axes = [axis for axis, vector in enumerate(vectors) if _differs(vector)]
-    found = {axis: common._term(vectors[axis], own, common.rows[top]) for axis in open_axes} if open_axes[1:] else {}
+    found = {axis: common.term(vectors[axis], own, common.rows[top]) for axis in open_axes} if open_axes[1:] else {}
     lacking = [axis for axis, term in found.items() if term is None]
     foreign = [axis for axis, term in found.items() if term and any(blob is not own[0] for blob, _ in term.of)]
     if len(lacking) > 1:
@@ -543,10 +568,9 @@ def reshape(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]],
     rest = (*lacking, *foreign, *open_axes)[0]
     bottoms = list(layer.bottoms)
     texts = [
-        "-1" if axis == rest else common._text(found[axis] if axis in found else vector[0], bottoms)  # type: ignore[arg-type]
+        "-1" if axis == rest else common.text(found.get(axis) or vector[0], bottoms)
         for axis, vector in enumerate(vectors)
     ]
-    kept = {key: param for key, param in layer.params.items() if key in (FROM_ROWS, TO_ROWS)}
     if open_axes[1:] or len(texts) not in SIZES:
         sizes: dict[int, Param] = {EXPRESSION: ",".join(reversed(texts))}
     else:
@@ -574,22 +598,48 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
     made: dict[int, list[str]] = {9: [], 10: []}
     for key, vectors in ((9, starts), (10, ends)):
         for axis, vector in zip(axes, vectors, strict=True):
-            sizes = common.dims[bottom][axis]
+            letter, sizes = LETTERS[len(bottom.dims)][axis], common.dims[bottom][axis]
             left = {size - each for size, each in zip(sizes, vector, strict=True)}
-            extent: Extent | None
-            if not _differs(vector):
-                extent = vector[0]
-            elif len(left) == 1 and min(left) >= (key == 9):
-                extent = -left.pop() or WHOLE_AXIS
-            else:
-                extent = common._term(vector, (bottom,), rows)
+            extent: Extent | None = vector[0]
+            if _differs(vector):
+                extent = -left.pop() or WHOLE_AXIS if len(left) == 1 else common.term(vector, (bottom,), rows)
             if extent is None:
                 raise OneSize(f"{where} holds it as a number")
-            made[key].append(common._text(extent, bottoms))
+            text = common.text(extent, bottoms)
+            if key == 9 and isinstance(extent, int) and extent < 0 and extent != WHOLE_AXIS and _differs(sizes):
+                # What is longer than the axis is all of it; ncnn would read what lies in front.
+                text = f"max(-(0{letter},{-extent}),0)"
+            made[key].append(text)
     if all(text.lstrip("-").isdigit() for texts in made.values() for text in texts):
-        return replace(layer, params={**layer.params, **{key: [int(text) for text in texts] for key, texts in made.items()}})
-    expressions: dict[int, Param] = {STARTS: ",".join(made[9]), ENDS: ",".join(made[10]), AXES: ",".join(map(str, axes))}
+        numbers = {key: [int(text) for text in texts] for key, texts in made.items()}
+        return replace(layer, params={**layer.params, **numbers})
+    expressions = {STARTS: ",".join(made[9]), ENDS: ",".join(made[10]), AXES: ",".join(map(str, axes))}
     return _readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 9, 10, 11) | expressions))
+
+
+def tile(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
+    """What has one element along an open dimension is multiplied by ones, which are repeated along with it."""
+    (bottom,), (top,) = layer.bottoms, layer.tops
+    counts: list[Vector] = [*zip(*(_ints(each.get(2)) for each in params), strict=True)]
+    sizes = common.dims[bottom]
+    open_axes = [axis for axis, vector in enumerate(counts) if _differs(vector)]
+    if not counts or bottom.kind != "float" or any(sizes[axis] != (1,) * len(params) for axis in open_axes):
+        raise OneSize(f"{where} holds it as a number")
+    if any(vector[0] > 1 for vector in counts if not _differs(vector)):
+        vectors = [
+            tuple(each * (1 if axis in open_axes else count) for each, count in zip(size, times, strict=True))
+            for axis, (size, times) in enumerate(zip(sizes, counts, strict=True))
+        ]
+        part = Blob(tuple(vector[0] for vector in vectors), bottom.rows)
+        once = [1 if axis in open_axes else vector[0] for axis, vector in enumerate(counts)]
+        common.made.append(replace(layer, tops=(part,), params={2: once}))
+        common.know(part, tuple(vectors), common.rows[bottom])
+        bottom = part
+    along = [counts[axis] for axis in open_axes]
+    ones = common.beginning(np.ones([vector[-1] for vector in along], np.float32), along, (bottom,), layer)
+    dims = [common.dims[top][axis] if axis in open_axes else (1,) * len(params) for axis in range(len(counts))]
+    view = common.viewed(ones, tuple(dims), layer)
+    return Layer("BinaryOp", (bottom, view), (top,), {0: MULTIPLY}, origin=layer.origin)
 
 
 def interp(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
@@ -599,10 +649,10 @@ def interp(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], 
     heights, widths = ([*zip(*(_ints(each.get(key)) for each in params), strict=True)] for key in (3, 4))
     rows = common.rows[layer.tops[0]]
     bottoms = list(layer.bottoms)
-    found = [common._extent(each, layer.bottoms, rows) for (each,) in (widths, heights)]
+    found = [common.extent(each, layer.bottoms, rows) for (each,) in (widths, heights)]
     if any(each is None for each in found):
         raise OneSize(f"{where} holds it as a number")
-    text = ",".join(common._text(each, bottoms) for each in found if each is not None)
+    text = ",".join(common.text(each, bottoms) for each in found if each is not None)
     return _readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 3, 4) | {9: text}))
 
 
@@ -630,4 +680,5 @@ _WRITERS: Mapping[str, Callable[[Common, Layer, Sequence[Mapping[int, Param]], s
     "Interp": interp,
     "Reshape": reshape,
     "Slice": slice_,
+    "Tile": tile,
 }

@@ -83,6 +83,8 @@ class Program:
     inputs: dict[str, list[Blob]] = field(default_factory=dict)
     """The model's inputs → the blobs that the user feeds, one for each kind in which it is used."""
     outputs: dict[str, Blob] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the outputs, as ONNX has them at the sizes that the model was lowered for."""
 
     def finished(self, names: Mapping[str, str]) -> Program:
         """The program that can be written: no layer without use, a Split where a blob has many readers, all named.
@@ -91,7 +93,9 @@ class Program:
         """
         used = self.used()
         layers = _with_splits([layer for layer in self.layers if layer in used], self.outputs)
-        made = Program(layers, {name: list(blobs) for name, blobs in self.inputs.items()}, dict(self.outputs))
+        made = Program(
+            layers, {name: list(blobs) for name, blobs in self.inputs.items()}, dict(self.outputs), self.shapes
+        )
         _name(made, names)
         return made
 
