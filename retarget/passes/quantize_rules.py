@@ -82,7 +82,7 @@ class Plan:
     rounded: set[ir.Value] = field(default_factory=set)
     """What gets a QuantizeLinear: activations, and constants of arithmetic."""
     made: set[ir.Value] = field(default_factory=set)
-    """Those of ``rounded`` that an int8 kernel makes: floats would have to be made of the integers."""
+    """Those of ``rounded`` that an int8 kernel makes as integers: floats would have to be made of them."""
     shared: list[tuple[ir.Value, ...]] = field(default_factory=list)
     """Values of ``rounded`` that have the same levels."""
     again: dict[tuple[ir.Node, int], ir.Value] = field(default_factory=dict)
@@ -161,11 +161,22 @@ def _anchor(node: ir.Node, scheme: QuantScheme, keep: Collection[str]) -> Anchor
         axis = 0 if node.attributes.get_int("transB", 0) else 1
     else:
         axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": len(shape) - 1}[node.op_type]
+    if node.op_type == "Conv" and (reason := _without_kernel(node, len(shape) - 2, scheme)) is not None:
+        return reason
     groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
     bias = _bias(node, shape[axis] * groups, keep)
     if isinstance(bias, str) and scheme.bias == "int32":
         return bias
     return Anchor(node, (0,), 1, axis, groups, bias if isinstance(bias, tuple) else None)
+
+
+def _without_kernel(node: ir.Node, axes: int, scheme: QuantScheme) -> str | None:
+    """Why this Conv, whose windows slide along so many axes, has no int8 kernel; None if it has."""
+    if scheme.spatial is not None and axes not in scheme.spatial:
+        return f"{scheme.name} has no {scheme.word} Conv along {axes} axes"
+    if not scheme.grouped and node.attributes.get_int("group", 1) != 1:
+        return f"{scheme.name} leaves a Conv of several groups in float32, where it takes less time"
+    return None
 
 
 def _product(node: ir.Node, scheme: QuantScheme) -> Anchor | str:
@@ -562,7 +573,8 @@ class _Spread:
         plan = self.plan
         for node in plan.anchors:
             plan.fused |= self.ends[node][1]
-            plan.made.add(self.ends[node][0])
+            if not self.scheme.rounds:
+                plan.made.add(self.ends[node][0])
         for node, positions in plan.carried.items():
             if node in self.able:
                 end, fused = self.ends[node]

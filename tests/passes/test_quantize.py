@@ -222,6 +222,33 @@ def test_products_of_activations_follow_the_scheme() -> None:
     assert set(there.ranges) == {"q", "k", "s"}
 
 
+def test_a_kernel_that_rounds_what_it_takes_leaves_other_readers_the_floats() -> None:
+    """Of the inverted residual of a MobileNet, whose ends are read by a Conv and by a sum."""
+    text = """m (float[N,4,8,8] x) => (float[N,4,8,8] y) {
+        [first] c = Conv(x, w)
+        [deep] d = Conv<group = 4, pads = [1,1,1,1]>(c, depthwise)
+        [second] e = Conv(c, w)
+        [volume] f = Unsqueeze(d, axes)
+        [third] g = Conv(f, volume)
+        h = Squeeze(g, axes)
+        i = Add(c, e)
+        y = Add(h, i)
+    }"""
+    constants = {
+        "w": drawn(4, 4, 1, 1, scale=0.4),
+        "depthwise": drawn(4, 1, 3, 3, scale=0.4),
+        "volume": drawn(4, 4, 1, 1, 1, scale=0.4),
+        "axes": np.array([2], np.int64),
+    }
+    found = Quantized(text, NCNN, constants, feeds={"x": drawn(2, 4, 8, 8, seed=7)})
+    assert found.quantize.quantized == ("first", "second")
+    assert found.kept["deep"] == "ncnn leaves a Conv of several groups in float32, where it takes less time"
+    assert found.kept["third"] == "ncnn has no int8 Conv along 3 axes"
+    assert found.is_rounded("e", 0)
+    assert not found.is_rounded("i", 0)
+    assert not found.is_rounded("d", 0)
+
+
 # ---- scales that are shared or given
 
 
