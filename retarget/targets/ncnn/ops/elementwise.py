@@ -1,24 +1,38 @@
-"""Arithmetic of two operands with ONNX's broadcasting, and functions of one."""
+"""Arithmetic of two operands and more, with ONNX's broadcasting, and functions of one.
+
+ncnn is compiled with ``-ffast-math``: where an operand is NaN, what its layers give differs between processors, and so
+does what a division by 0 or by infinity gives (on AVX-512 NaN). Where ONNX's result of these is a number, it is made of
+layers that the C library computes, which are right: ``Power``, ``Exp`` and ``Log``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
-from retarget.targets.ncnn.call import FLOATS, NUMBERS, Call, Op
+from retarget.targets.ncnn import rows
+from retarget.targets.ncnn.call import NUMBERS, Call, Op
+from retarget.targets.ncnn.ops.axes import beside
 from retarget.targets.ncnn.program import MOST_DIMS, Blob
-from retarget.targets.ncnn.values import Refusal, Shape, Value
+from retarget.targets.ncnn.values import Refusal, Result, Shape, Value
 
-if TYPE_CHECKING:
-    from retarget.targets.ncnn.values import Result
-
-ADD, SUB, MUL, DIV, MAX, MIN, POW = 0, 1, 2, 3, 4, 5, 6
-"""``0`` of BinaryOp."""
+ADD, SUB, MUL, DIV, MAX, MIN, POW, FROM, INTO = 0, 1, 2, 3, 4, 5, 6, 7, 8
+"""``0`` of BinaryOp. FROM and INTO: the second operand less the first, and divided by it."""
 
 WITH_NUMBER, NUMBER = 1, 2
 """Keys of BinaryOp: whether its second operand is one number, and the number."""
+
+ABS, NEG, FLOOR, CEIL, SQUARE, SQRT, ROUND, TRUNC, SIGN = 0, 1, 2, 3, 4, 5, 18, 19, 20
+"""``0`` of UnaryOp."""
+
+_SWAPPED = {ADD: ADD, SUB: FROM, MUL: MUL, DIV: INTO, MAX: MAX, MIN: MIN}
+"""The same of operands in the other order."""
+
+
+# ---- layers
 
 
 def together(shapes: Sequence[Shape]) -> list[Shape]:
@@ -47,14 +61,38 @@ def together(shapes: Sequence[Shape]) -> list[Shape]:
 
 def binary(call: Call, op: int, left: Value, right: Value) -> tuple[Blob, Shape]:
     """A BinaryOp on two values, whose rows are aligned; the blob, and ONNX's shape of the result."""
-    shape = tuple(np.broadcast_shapes(left.shape, right.shape))
-    one, other = call.blob(left), call.blob(right)
-    if one.dims != other.dims or left.row != right.row:
-        one, other = (
-            call.view(value, dims) for value, dims in zip((left, right), together([left.row, right.row]), strict=True)
-        )
-    dims = tuple(np.broadcast_shapes(one.dims, other.dims))
-    return call.add("BinaryOp", (one, other), dims, {0: op}), shape
+    one, other = beside(call, [left, right])
+    return joined(call, op, one, other), tuple(np.broadcast_shapes(left.shape, right.shape))
+
+
+def joined(call: Call, op: int, one: Blob, other: Blob) -> Blob:
+    """A BinaryOp on two blobs of one rank, or of one element."""
+    return call.add("BinaryOp", (one, other), np.broadcast_shapes(one.dims, other.dims), {0: op})
+
+
+def by_number(call: Call, op: int, blob: Blob, number: float) -> Blob:
+    """A BinaryOp on a blob and a finite number."""
+    return call.add("BinaryOp", (blob,), blob.dims, {0: op, WITH_NUMBER: 1, NUMBER: float(number)})
+
+
+def with_number(call: Call, op: int, value: Value, number: float) -> Blob:
+    """A BinaryOp on a value and a finite number."""
+    return by_number(call, op, call.blob(value), number)
+
+
+def mapped(call: Call, layer: str, blob: Blob, params: Mapping[int, float] | None = None) -> Blob:
+    """A layer of one operand, element by element."""
+    return call.add(layer, (blob,), blob.dims, params)
+
+
+def function(call: Call, op: int, blob: Blob) -> Blob:
+    """A UnaryOp."""
+    return mapped(call, "UnaryOp", blob, {0: op})
+
+
+def raised(call: Call, blob: Blob, exponent: float, shift: float = 0.0) -> Blob:
+    """``(blob + shift) ** exponent`` as the C library computes it, zeros and infinities included."""
+    return mapped(call, "Power", blob, {0: float(exponent), 1: 1.0, 2: float(shift)})
 
 
 def number_of(call: Call, index: int) -> float | None:
@@ -62,31 +100,253 @@ def number_of(call: Call, index: int) -> float | None:
     if not call.is_constant(index):
         return None
     array = call.array(index, "it")
-    if array.size != 1 or not np.isfinite(array.astype(np.float64)).all():
+    if array.size != 1 or not np.isfinite(array.astype(np.float32)).all():
         return None
-    return float(array.reshape(()))
+    return float(array.astype(np.float32).reshape(()))
 
 
-def with_number(call: Call, op: int, value: Value, number: float) -> Blob:
-    """A BinaryOp on a value and a number."""
-    blob = call.blob(value)
-    return call.add("BinaryOp", (blob,), blob.dims, {0: op, WITH_NUMBER: 1, NUMBER: number})
+def number_beside(call: Call, index: int, other: int) -> float | None:
+    """`number_of` operand ``index``, where the result has the shape of operand ``other``."""
+    return number_of(call, index) if call.rank(index) <= call.rank(other) else None
+
+
+def paired(call: Call, op: int) -> tuple[Blob, Shape]:
+    """A BinaryOp on the operands; the blob, and ONNX's shape of the result."""
+    for index, other, code in ((1, 0, op), (0, 1, _SWAPPED[op])):
+        number = number_beside(call, index, other)
+        if number is not None:
+            return with_number(call, code, call.value(other), number), call.shape(other)
+    return binary(call, op, *call.aligned(0, 1))
+
+
+# ---- two operands
 
 
 def add(call: Call) -> Result:
-    number = number_of(call, 1)
-    largest = call.largest(0) + call.largest(1)
-    if number is not None and len(call.shape(1)) <= call.rank(0):
-        value = call.value(0)
-        return call.made(with_number(call, ADD, value, number), value.shape, largest=largest)
-    blob, shape = binary(call, ADD, *call.aligned(0, 1))
-    return call.made(blob, shape, largest=largest)
+    blob, shape = paired(call, ADD)
+    return call.made(blob, shape, largest=call.largest(0) + call.largest(1))
 
 
-def relu(call: Call) -> Result:
+def sub(call: Call) -> Result:
+    """Of unsigned integers the result may wrap around, and is refused."""
+    if call.dtype(0).kind == "u":
+        raise Refusal(f"{call.dtype(0).name} may wrap around in it, and floats do not")
+    blob, shape = paired(call, SUB)
+    return call.made(blob, shape, largest=call.largest(0) + call.largest(1))
+
+
+def mul(call: Call) -> Result:
+    blob, shape = paired(call, MUL)
+    return call.made(blob, shape, largest=call.largest(0) * call.largest(1))
+
+
+def div(call: Call) -> Result:
+    """By what may be 0 or infinite: times its reciprocal. Of integers: towards zero."""
+    if call.dtype(0).kind in "iu":
+        return _integer_quotient(call)
+    number = number_beside(call, 1, 0)
+    if number:
+        return call.made(with_number(call, DIV, call.value(0), number), call.shape(0))
+    if call.is_constant(1):
+        divisors = call.array(1, "the divisor")
+        if np.isfinite(divisors).all() and divisors.all():
+            return call.made(*binary(call, DIV, *call.aligned(0, 1)))
+    divisor = call.value(1)
+    numerator = number_beside(call, 0, 1)
+    inverse = raised(call, call.blob(divisor), -1.0)
+    if numerator is not None:
+        return call.made(inverse if numerator == 1.0 else by_number(call, MUL, inverse, numerator), divisor.shape)
+    inverted = Value(divisor.shape, divisor.dtype, inverse, divisor.rows)
+    return call.made(*binary(call, MUL, *rows.aligned(call, [call.value(0), inverted])))
+
+
+def _integer_quotient(call: Call) -> Result:
+    left, right = beside(call, call.aligned(0, 1))
+    shape = np.broadcast_shapes(call.shape(0), call.shape(1))
+    signs = joined(call, MUL, function(call, SIGN, left), function(call, SIGN, right))
+    made = joined(call, MUL, _shares(call, function(call, ABS, left), function(call, ABS, right)), signs)
+    return call.made(made, shape, largest=call.largest(0))
+
+
+def _shares(call: Call, whole: Blob, part: Blob) -> Blob:
+    """How often ``part`` goes into ``whole``, of integers that are not negative.
+
+    A quotient that is an integer may be computed as a little less, or be rounded to one: what is left over says so, to
+    which half of 1 is added to be on neither side of an integer.
+    """
+    count = function(call, FLOOR, joined(call, DIV, whole, part))
+    left_over = joined(call, SUB, whole, joined(call, MUL, count, part))
+    off = function(call, FLOOR, joined(call, DIV, by_number(call, ADD, left_over, 0.5), part))
+    return joined(call, ADD, count, off)
+
+
+def mod(call: Call) -> Result:
+    """Of integers. ``fmod=0``: the sign of the divisor. ``fmod=1``: that of the dividend, as C has it."""
+    if call.dtype(0).kind == "f":
+        raise Refusal("of floats ncnn's is rounded where the quotient is large, and the remainder wrong with it")
+    left, right = beside(call, call.aligned(0, 1))
+    shape = np.broadcast_shapes(call.shape(0), call.shape(1))
+    whole, part = function(call, ABS, left), function(call, ABS, right)
+    rest = joined(call, SUB, whole, joined(call, MUL, _shares(call, whole, part), part))
+    made = joined(call, MUL, rest, function(call, SIGN, left))
+    if not call.attributes.get_int("fmod", 0):
+        # One divisor more where the signs differ and something is left.
+        signs = joined(call, MUL, made, function(call, SIGN, right))
+        differ = mapped(call, "Threshold", function(call, NEG, signs), {0: 0.0})
+        made = joined(call, ADD, made, joined(call, MUL, differ, right))
+    return call.made(
+        made, shape, largest=min(call.largest(0), call.largest(1)) if call.dtype(0).kind == "u" else call.largest(1)
+    )
+
+
+def pow_(call: Call) -> Result:
+    """A constant exponent, or a constant base."""
     value = call.value(0)
+    exponent = number_beside(call, 1, 0)
+    if exponent is not None:
+        return _power(call, value, exponent)
+    base = number_beside(call, 0, 1)
+    if base is not None and base > 0 and call.dtype(0).kind == "f":
+        return call.made(mapped(call, "Exp", call.blob(call.value(1)), {0: base}), call.shape(1))
+    raise Refusal("both are computed, and ncnn's power is wrong of bases that are not positive")
+
+
+def _power(call: Call, value: Value, exponent: float) -> Result:
     blob = call.blob(value)
-    return call.made(call.add("ReLU", (blob,), blob.dims), value.shape)
+    if call.dtype(0).kind in "iu":
+        if exponent < 0 or not exponent.is_integer():
+            raise Refusal(f"integers to the power of {exponent:g} are rounded as floats are")
+        if exponent not in (1.0, 2.0, 3.0):
+            raise Refusal(f"integers to the power of {exponent:g} are not exact in floats")
+        largest = call.largest(0) ** exponent
+    else:
+        largest = math.inf
+    if exponent == 1.0:
+        made = blob
+    elif exponent == 2.0:
+        made = function(call, SQUARE, blob)
+    elif exponent == 3.0:
+        made = joined(call, MUL, function(call, SQUARE, blob), blob)
+    elif exponent == 0.5:
+        made = function(call, SQRT, blob)
+    else:
+        made = raised(call, blob, exponent)
+    return call.made(made, value.shape, largest=largest)
 
 
-OPS: Mapping[str, Op] = {"Add": Op(add, NUMBERS), "Relu": Op(relu, FLOATS)}
+# ---- any number of operands
+
+
+def folded(op: int, bound: Callable[[list[float]], float]) -> Callable[[Call], Result]:
+    """An operator of any number of operands; ``bound``: of the largest magnitudes of integers, that of the result."""
+
+    def lower(call: Call) -> Result:
+        values = call.aligned(*range(call.count))
+        total = reduce(lambda left, right: _both(call, op, left, right), values)
+        return call.made(call.blob(total), total.shape, largest=bound([call.largest(at) for at in range(call.count)]))
+
+    return lower
+
+
+def _both(call: Call, op: int, left: Value, right: Value) -> Value:
+    blob, shape = binary(call, op, left, right)
+    return Value(shape, left.dtype, blob, blob.rows)
+
+
+def mean(call: Call) -> Result:
+    """The mean of operands, not of elements."""
+    total = reduce(lambda left, right: _both(call, ADD, left, right), call.aligned(*range(call.count)))
+    if call.count == 1:
+        return call.made(call.blob(total), total.shape)
+    return call.made(with_number(call, MUL, total, 1 / call.count), total.shape)
+
+
+# ---- one operand
+
+
+def unary(op: int, *, integers: bool = False) -> Callable[[Call], Result]:
+    """An operator that UnaryOp has under ``op``. ``integers``: one that changes none of them."""
+
+    def lower(call: Call) -> Result:
+        value = call.value(0)
+        if integers and call.dtype(0).kind in "iu":
+            return value
+        return call.made(function(call, op, call.blob(value)), value.shape, largest=call.largest(0))
+
+    return lower
+
+
+def layer(name: str, params: Mapping[int, float] | None = None) -> Callable[[Call], Result]:
+    """An operator that is ncnn's layer ``name``."""
+
+    def lower(call: Call) -> Result:
+        value = call.value(0)
+        return call.made(mapped(call, name, call.blob(value), params), value.shape)
+
+    return lower
+
+
+def reciprocal(call: Call) -> Result:
+    value = call.value(0)
+    return call.made(raised(call, call.blob(value), -1.0), value.shape)
+
+
+def sign(call: Call) -> Result:
+    value = call.value(0)
+    return call.made(function(call, SIGN, call.blob(value)), value.shape, largest=1.0)
+
+
+def clip(call: Call) -> Result:
+    """Bounds may be absent, and computed. Where the lower one is above the other, the other holds."""
+    value = call.value(0)
+    bounds = [number_of(call, index) if call.has(index) else None for index in (1, 2)]
+    low, high = bounds
+    largest = call.largest(0)
+    for index in (1, 2):
+        largest = max(largest, call.largest(index)) if call.has(index) else largest
+    blob = call.blob(value)
+    if low is not None and high is not None and low <= high:
+        return call.made(mapped(call, "Clip", blob, {0: low, 1: high}), value.shape, largest=largest)
+    for index, op, bound in ((1, MAX, low), (2, MIN, high)):
+        if bound is not None:
+            blob = by_number(call, op, blob, bound)
+        elif call.has(index):
+            held = Value(value.shape, value.dtype, blob, value.rows)
+            blob, _ = binary(call, op, held, call.with_rows(call.value(index), 1))
+    return call.made(blob, value.shape, largest=largest)
+
+
+def dropout(call: Call) -> tuple[Result, Result]:
+    """Nothing, when it does not train. The mask is then true everywhere."""
+    trains = call.has(2) and bool(call.array(2, "training_mode").item())
+    if trains and (not call.has(1) or float(call.array(1, "the ratio").item()) != 0.0):
+        raise Refusal("training_mode=1: what it drops is random")
+    if len(call.outputs) < 2 or not call.outputs[1]:
+        return call.operand(0), None
+    return call.operand(0), np.ones(call.shape(0), np.bool_)
+
+
+OPS: Mapping[str, Op] = {
+    "Abs": Op(unary(ABS), NUMBERS),
+    "Add": Op(add, NUMBERS),
+    "Ceil": Op(unary(CEIL)),
+    "Clip": Op(clip, NUMBERS),
+    "Div": Op(div, NUMBERS),
+    "Dropout": Op(dropout),
+    "Exp": Op(layer("Exp")),
+    "Floor": Op(unary(FLOOR)),
+    "Log": Op(layer("Log")),
+    "Max": Op(folded(MAX, max), NUMBERS),
+    "Mean": Op(mean),
+    "Min": Op(folded(MIN, max), NUMBERS),
+    "Mul": Op(mul, NUMBERS),
+    "Mod": Op(mod, NUMBERS),
+    "Neg": Op(unary(NEG), NUMBERS),
+    "Pow": Op(pow_, NUMBERS),
+    "Reciprocal": Op(reciprocal),
+    "Round": Op(unary(ROUND)),
+    "Sign": Op(sign, NUMBERS),
+    "Sqrt": Op(unary(SQRT)),
+    "Sub": Op(sub, NUMBERS),
+    "Sum": Op(folded(ADD, sum)),
+}

@@ -1,9 +1,220 @@
-"""Reductions along axes, ArgMax among them."""
+"""Sums, extremes and their positions over axes, and running sums."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
-from retarget.targets.ncnn.call import Op
+import numpy as np
 
-OPS: Mapping[str, Op] = {}
+from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
+from retarget.targets.ncnn.ops.axes import along, around
+from retarget.targets.ncnn.ops.elementwise import (
+    ABS,
+    ADD,
+    FROM,
+    MAX,
+    MUL,
+    SQUARE,
+    SUB,
+    TRUNC,
+    by_number,
+    function,
+    joined,
+    mapped,
+)
+from retarget.targets.ncnn.program import Blob, Param
+from retarget.targets.ncnn.values import Refusal, Result, Value
+
+SUM, SUM_OF_SIZES, SUM_OF_SQUARES, MEAN, LARGEST, SMALLEST, PRODUCT, LENGTH, LOG_OF_SUM = 0, 1, 2, 3, 4, 5, 6, 8, 9
+"""``0`` of Reduction."""
+
+MOST = float(np.finfo(np.float32).max)
+
+
+def reduced(call: Call, operation: int, blob: Blob, places: Sequence[int], *, keeps: bool = True) -> Blob:
+    """``blob`` reduced over some of its dims, which stay with size 1 or vanish."""
+    dims = [1 if place in places else dim for place, dim in enumerate(blob.dims)]
+    if not keeps:
+        dims = [dim for place, dim in enumerate(blob.dims) if place not in places] or [1]
+    params: dict[int, Param] = {0: operation, 1: 0, 3: list(places), 4: int(keeps), 5: 1}
+    return call.add("Reduction", (blob,), dims, params)
+
+
+def reduction(
+    operation: int,
+    alone: Callable[[Call, Blob], Blob] = lambda _, blob: blob,
+    bound: Callable[[float, int], float] = lambda largest, _: largest,
+) -> Callable[[Call], Result]:
+    """The op function that reduces by a layer. ``alone``: what the reduction of each element for itself is.
+    ``bound``: of the largest magnitude of integers and their count, that of the result."""
+
+    def lower(call: Call) -> Result:
+        axes = reduced_axes(call)
+        value = over(call, axes)
+        blob, places = along(call, value, axes)
+        made = reduced(call, operation, blob, places, keeps=keeps(call)) if places else alone(call, blob)
+        count = math.prod(value.shape[axis] for axis in axes)
+        return call.made(made, shape_of(call, axes), largest=bound(call.largest(0), count))
+
+    return lower
+
+
+def reduced_axes(call: Call) -> list[int]:
+    """Those that are reduced, counted from the front; none where nothing is to be done."""
+    numbers, rank = call.numbers(1, "which axes it reduces") if call.has(1) else [], call.rank(0)
+    if not numbers and not call.attributes.get_int("noop_with_empty_axes", 0):
+        return list(range(rank))
+    return sorted({number % rank for number in numbers})
+
+
+def over(call: Call, axes: Sequence[int]) -> Value:
+    """Operand 0, its rows in its dims where they are reduced."""
+    return call.whole(0) if 0 in axes else call.value(0)
+
+
+def keeps(call: Call) -> bool:
+    return bool(call.attributes.get_int("keepdims", 1))
+
+
+def shape_of(call: Call, axes: Sequence[int]) -> tuple[int, ...]:
+    """Of the result."""
+    shape = call.shape(0)
+    if keeps(call):
+        return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    return tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+
+def _absolute(call: Call, blob: Blob) -> Blob:
+    return function(call, ABS, blob)
+
+
+def reduce_mean(call: Call) -> Result:
+    """Of integers: the sum divided by the count, towards zero."""
+    if call.dtype(0).kind == "f":
+        return reduction(MEAN)(call)
+    axes = reduced_axes(call)
+    value = over(call, axes)
+    blob, places = along(call, value, axes)
+    count = math.prod(value.shape[axis] for axis in axes)
+    if call.largest(0) * count > 1 << 24:
+        raise Refusal("the sum of its integers may be beyond 2^24, up to which float32 holds all")
+    if places:
+        total = reduced(call, SUM, blob, places, keeps=keeps(call))
+        # Half of 1 away from 0 is on neither side of an integer, however the quotient is rounded.
+        signs = by_number(call, MUL, function(call, 20, total), 0.5)
+        blob = function(call, TRUNC, by_number(call, MUL, joined(call, ADD, total, signs), 1 / count))
+    return call.made(blob, shape_of(call, axes), largest=call.largest(0))
+
+
+def reduce_log_sum_exp(call: Call) -> Result:
+    """``log(sum(exp(x - m))) + m`` of the largest ``m``, which no power overflows; the layer's own does not lower."""
+    axes = reduced_axes(call)
+    value = over(call, axes)
+    blob, places = along(call, value, axes)
+    if places:
+        # Infinity less infinity is no number.
+        most = mapped(call, "Clip", reduced(call, LARGEST, blob, places), {0: -MOST, 1: MOST})
+        total = reduced(call, SUM, mapped(call, "Exp", joined(call, SUB, blob, most)), places)
+        blob = joined(call, ADD, mapped(call, "Log", total), most)
+    return call.made(blob, shape_of(call, axes))
+
+
+def reduce_log_sum(call: Call) -> Result:
+    axes = reduced_axes(call)
+    blob, places = along(call, over(call, axes), axes)
+    if places:
+        blob = reduced(call, SUM, blob, places)
+    return call.made(mapped(call, "Log", blob), shape_of(call, axes))
+
+
+# ---- positions
+
+
+def _scores(call: Call, blob: Blob, place: int, *, last: bool) -> Blob:
+    """For each element, how it counts along a dim: 0 where it is not the largest, else more, the earlier it stands:
+    from the size of the dim down to 1. ``last``: the later it stands."""
+    # Reduction's largest is finite.
+    finite = by_number(call, MAX, blob, -MOST)
+    above = joined(call, SUB, reduced(call, LARGEST, finite, [place]), finite)
+    is_best = by_number(call, FROM, mapped(call, "Threshold", above, {0: 0.0}), 1.0)
+    size = blob.dims[place]
+    counted = np.arange(1, size + 1, dtype=np.float32)
+    dims = [1] * len(blob.dims)
+    dims[place] = size
+    places = call.lowering.memory(counted if last else counted[::-1].copy(), tuple(dims))
+    return joined(call, MUL, is_best, places)
+
+
+def first_of(call: Call, blob: Blob, place: int) -> Blob:
+    """One where the first of the largest elements along a dim is, zero elsewhere."""
+    scores = _scores(call, blob, place, last=False)
+    below = joined(call, SUB, reduced(call, LARGEST, scores, [place]), scores)
+    return by_number(call, FROM, mapped(call, "Threshold", below, {0: 0.0}), 1.0)
+
+
+def position(negated: bool) -> Callable[[Call], Result]:
+    """The op function of the place of the first of the largest elements, or of the last."""
+
+    def lower(call: Call) -> Result:
+        if not call.rank(0):
+            raise Refusal("its operand has no axes")
+        axis, last = call.axis(0), bool(call.attributes.get_int("select_last_index", 0))
+        value = over(call, [axis])
+        blob, place = around(call, value, axis)
+        if negated:
+            blob = function(call, 1, blob)
+        best = reduced(call, LARGEST, _scores(call, blob, place, last=last), [place])
+        size = value.shape[axis]
+        made = by_number(call, SUB, best, 1.0) if last else by_number(call, FROM, best, float(size))
+        return call.made(made, shape_of(call, [axis]), largest=float(size))
+
+    return lower
+
+
+# ---- sums on the way
+
+
+def cum_sum(call: Call) -> Result:
+    value = call.value(0)
+    if not value.rank:
+        return value
+    axis = call.numbers(1, "the axis")[0] % value.rank
+    if not axis:
+        value = call.whole(0)
+    exclusive, reverse = (bool(call.attributes.get_int(name, 0)) for name in ("exclusive", "reverse"))
+    blob, place = around(call, value, axis)
+    if exclusive:
+        raise Refusal("exclusive=1")
+    if reverse:
+        raise Refusal("reverse=1")
+    made = call.add("CumulativeSum", (blob,), blob.dims, {0: place})
+    return call.made(made, value.shape, largest=call.largest(0) * value.shape[axis])
+
+
+def _product(largest: float, count: int) -> float:
+    return largest**count if largest > 1 else largest
+
+
+OPS: Mapping[str, Op] = {
+    "ArgMax": Op(position(negated=False), NUMBERS),
+    "ArgMin": Op(position(negated=True), NUMBERS),
+    "CumSum": Op(cum_sum, NUMBERS),
+    "ReduceL1": Op(reduction(SUM_OF_SIZES, _absolute, lambda largest, count: largest * count), NUMBERS),
+    "ReduceL2": Op(reduction(LENGTH, _absolute)),
+    "ReduceLogSum": Op(reduce_log_sum),
+    "ReduceLogSumExp": Op(reduce_log_sum_exp),
+    "ReduceMax": Op(reduction(LARGEST), ANY),
+    "ReduceMean": Op(reduce_mean, NUMBERS),
+    "ReduceMin": Op(reduction(SMALLEST), ANY),
+    "ReduceProd": Op(reduction(PRODUCT, bound=_product), NUMBERS),
+    "ReduceSum": Op(reduction(SUM, bound=lambda largest, count: largest * count), NUMBERS),
+    "ReduceSumSquare": Op(
+        reduction(
+            SUM_OF_SQUARES,
+            lambda call, blob: function(call, SQUARE, blob),
+            lambda largest, count: largest * largest * count,
+        ),
+        NUMBERS,
+    ),
+}
