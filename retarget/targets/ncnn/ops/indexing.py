@@ -1,4 +1,4 @@
-"""Elements picked by index."""
+"""Elements picked by index, known or computed, and triangles."""
 
 from __future__ import annotations
 
@@ -6,58 +6,215 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.ops.shape import held, in_shape, moving
-from retarget.targets.ncnn.ops.slices import concatenated, cut
-from retarget.targets.ncnn.program import Weight
-from retarget.targets.ncnn.values import Refusal, Value
+import numpy as np
+
+from retarget.targets.indices import is_never_negative
+from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
+from retarget.targets.ncnn.ops.elementwise import ADD, MUL, SUB, binary, with_number
+from retarget.targets.ncnn.ops.places import NOWHERE, computed, coordinates, grid_of, picked, rearranged, sampled, taken
+from retarget.targets.ncnn.ops.shape import held, in_shape, moving, transposed
+from retarget.targets.ncnn.ops.slices import cut
+from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param, Weight
+from retarget.targets.ncnn.values import Refusal, Shape, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from retarget.protocols import Array
     from retarget.targets.ncnn.values import Result
 
 
+def from_front(call: Call, index: int, value: Value, size: int) -> Value:
+    """``value``, indices of operand ``index`` along an axis of ``size``, with those from the end counted from the
+    front."""
+    operand = call.node.inputs[index]
+    if operand is not None and is_never_negative(operand):
+        return value
+    blob = call.blob(value)
+    params: dict[int, Param] = {MASK: NO_HALF}
+    turned = call.add("UnaryOp", (blob,), blob.dims, {0: 1, **params})
+    below = call.add("Clip", (turned,), blob.dims, {0: 0.0, 1: 1.0, **params})
+    added = call.add("BinaryOp", (below,), blob.dims, {0: MUL, 1: 1, 2: float(size), **params})
+    return held(value, call.add("BinaryOp", (blob, added), blob.dims, {0: ADD, **params}), value.shape)
+
+
+# ---- Gather
+
+
 def gather(call: Call) -> Result:
-    axis = call.axis(0)
+    axis, size = call.axis(0), call.shape(0)[call.axis(0)]
+    own, wanted = call.shape(0), call.shape(1)
+    shape = (*own[:axis], *wanted, *own[axis + 1 :])
     if call.is_constant(1):
-        indices = call.array(1, "the indices")
-        size = call.shape(0)[axis]
-        places = [int(index) % size for index in indices.reshape(-1)]
-        value = call.value(0)
-        shape = (*value.shape[:axis], *indices.shape, *value.shape[axis + 1 :])
-        return in_shape(call, taken(call, value, axis, places), shape)
-    if call.is_constant(0) and axis == 0:
-        return looked_up(call)
-    raise Refusal("its indices are computed")
-
-
-def taken(call: Call, value: Value, axis: int, places: Sequence[int]) -> Value:
-    """The elements of ``axis`` at ``places``: runs that follow each other are parts, joined."""
-    runs: list[range] = []
-    for place in places:
-        if runs and place == runs[-1].stop:
-            runs[-1] = range(runs[-1].start, place + 1)
-        else:
-            runs.append(range(place, place + 1))
-    parts = [cut(call, value, {axis: (run.start, run.stop)}) for run in runs]
-    if axis == 0:
-        parts = [call.with_rows(part, 1) for part in parts]
-    return concatenated(call, parts, axis)
-
-
-def looked_up(call: Call) -> Result:
-    """Embed, of which an index outside of the table is the first or the last: ONNX counts negative ones from the end,
-    and what the user feeds is not known here."""
+        known = np.mod(call.array(1, "the indices"), size).reshape(-1)
+        return in_shape(call, taken(call, call.value(0), axis, [int(place) for place in known]), shape)
     indices = call.value(1)
-    if indices.source is None:
-        raise Refusal("its indices are computed")
-    table = call.array(0, "the table")
+    if call.is_constant(0) and axis == 0 and indices.source is not None:
+        return looked_up(call, call.array(0, "the table"), indices)
+    data = call.value(0)
+    if axis == 0:
+        data = call.with_rows(data, 1)
+    else:
+        indices = call.with_rows(indices, 1)
+    row = data.row
+    places = from_front(call, 1, indices, size)
+    made = picked(call, call.blob(data), (math.prod(row[:axis]), size, math.prod(row[axis + 1 :])), call.blob(places))
+    return held(data, made, shape)
+
+
+def looked_up(call: Call, table: Array, indices: Value) -> Result:
+    """Embed, for which an index outside of the table is the nearest inside.
+
+    ONNX counts negative ones from the end. What the user feeds cannot be known here: ids, of which none is negative.
+    """
     rows, width = table.shape[0], math.prod(table.shape[1:])
+    largest = float(np.abs(table).max()) if table.dtype.kind in "iu" else math.inf
     blob = call.lowering.fed(indices, "index")
-    params = {0: width, 1: rows, 3: table.size}
+    params: dict[int, Param] = {0: width, 1: rows, 3: table.size}
     made = call.add("Embed", (blob,), (blob.size, width), params, [Weight(table.reshape(rows, width))])
-    return held(Value((), table.dtype, None), made, (*indices.shape, *table.shape[1:]))
+    return call.made(made, (*indices.shape, *table.shape[1:]), largest=largest)
 
 
-OPS: Mapping[str, Op] = {"Gather": Op(moving(gather), ANY)}
+def gather_elements(call: Call) -> Result:
+    axis = call.axis(0)
+    own, wanted = call.shape(0), call.shape(1)
+    if call.is_constant(1):
+        places = np.indices(wanted)
+        places[axis] = np.mod(call.array(1, "the indices"), own[axis])
+        which = np.ravel_multi_index(tuple(places), own).reshape(-1)
+        return rearranged(call, [call.value(0)], 1, which, wanted)
+    # Along the other axes only as much is read as there are indices.
+    data, indices = call.value(0), call.value(1)
+    data = cut(call, data, {other: (0, size) for other, size in enumerate(wanted) if other != axis})
+    if axis == 0 or data.rows != indices.rows:
+        data, indices = call.with_rows(data, 1), call.with_rows(indices, 1)
+    order = [*(other for other in range(len(own)) if other != axis), axis]
+    back = [order.index(other) for other in range(len(own))]
+    last, at = transposed(call, data, order), transposed(call, from_front(call, 1, indices, own[axis]), order)
+    height, width, count = math.prod(last.row[:-1]), own[axis], wanted[axis]
+    x = computed(call, call.view(at, (1, height, count)), width)
+    y = call.lowering.memory(coordinates(np.arange(height), height).reshape(1, height, 1), (1, height, 1))
+    y = call.add("Tile", (y,), (1, height, count), {2: [1, 1, count]})
+    grid = call.add("Concat", (x, y), (2, height, count), {0: 0, MASK: NO_HALF})
+    made = sampled(call, call.view(last, (1, height, width)), grid)
+    return transposed(call, held(last, made, at.shape), back)
+
+
+def gather_nd(call: Call) -> Result:
+    batch = call.attributes.get_int("batch_dims", 0)
+    own, wanted = call.shape(0), call.shape(1)
+    depth = wanted[-1]
+    sizes, inner = own[batch : batch + depth], own[batch + depth :]
+    shape = (*wanted[:-1], *inner)
+    if call.is_constant(1):
+        which = flat_places(call.array(1, "the indices"), own, batch)
+        return rearranged(call, [call.value(0)], math.prod(inner), which, shape)
+    data, indices = (call.value(0), call.value(1)) if batch else (call.whole(0), call.value(1))
+    if batch and data.rows != indices.rows:
+        data, indices = call.with_rows(data, 1), call.with_rows(indices, 1)
+    rank = len(wanted)
+    found: Value | None = None
+    for place, size in enumerate(sizes):
+        part = from_front(call, 1, cut(call, indices, {rank - 1: (place, place + 1)}), size)
+        stride = math.prod(sizes[place + 1 :])
+        if stride > 1:
+            part = held(part, with_number(call, MUL, part, stride), part.shape)
+        found = part if found is None else held(part, binary(call, ADD, found, part)[0], part.shape)
+    assert found is not None
+    groups, total = math.prod(data.row[:batch]), math.prod(sizes)
+    at = call.view(found, (groups, math.prod(found.row) // groups))
+    if groups > 1:
+        starts = (np.arange(groups) * total).astype(np.float32).reshape(groups, 1)
+        at = call.add("BinaryOp", (at, call.lowering.memory(starts, (groups, 1))), at.dims, {0: ADD, MASK: NO_HALF})
+    made = picked(call, call.blob(data), (1, groups * total, math.prod(inner)), at)
+    return held(data, made, shape)
+
+
+def flat_places(indices: Array, shape: Shape, batch: int = 0) -> Array:
+    """Of indices [.., axes] of a value of ``shape``, whose first ``batch`` axes both have: where they are among all
+    places of these axes and those of the batch."""
+    depth = indices.shape[-1]
+    axes = shape[: batch + depth]
+    named = np.moveaxis(np.mod(indices, shape[batch : batch + depth]), -1, 0)
+    before = np.indices(indices.shape[:-1])[:batch]
+    return np.asarray(np.ravel_multi_index((*before, *named), axes).reshape(-1))
+
+
+# ---- made of indices
+
+
+def one_hot(call: Call) -> Result:
+    """1 less how far a place is from the index, no less than 0: of integers that is 1 or 0."""
+    depth = call.numbers(1, "the depth")[0]
+    off, on = (float(each) for each in call.array(2, "what stands where").reshape(-1))
+    if not (math.isfinite(off) and math.isfinite(on)):
+        raise Refusal("of values that are not finite")
+    value = call.value(0)
+    axis = call.attributes.get_int("axis", -1) % (value.rank + 1)
+    if value.dtype.kind == "f":
+        blob = call.blob(value)
+        value = held(value, call.add("UnaryOp", (blob,), blob.dims, {0: 19}), value.shape)
+    if axis == 0:
+        value = call.with_rows(value, 1)
+    value = from_front(call, 0, value, depth)
+    row = value.row
+    outer, inner = math.prod(row[:axis]), math.prod(row[axis:])
+    places = call.lowering.memory(np.arange(depth, dtype=np.float32).reshape(depth, 1), (1, depth, 1))
+    dims = (outer, depth, inner)
+    apart = call.add("BinaryOp", (call.view(value, (outer, 1, inner)), places), dims, {0: SUB, MASK: NO_HALF})
+    distance = call.add("UnaryOp", (apart,), dims, {0: 0})
+    less = call.add("BinaryOp", (distance,), dims, {0: 7, 1: 1, 2: 1.0})
+    made = call.add("ReLU", (less,), dims)
+    shape = (*value.shape[:axis], depth, *value.shape[axis:])
+    return call.made(_of_two(call, made, off, on), shape, largest=max(abs(off), abs(on)))
+
+
+def _of_two(call: Call, blob: Blob, off: float, on: float) -> Blob:
+    """``on`` where ``blob`` is 1, ``off`` where it is 0."""
+
+    def number(op: int, blob: Blob, number: float) -> Blob:
+        return call.add("BinaryOp", (blob,), blob.dims, {0: op, 1: 1, 2: number})
+
+    if (off, on) == (0, 1):
+        return blob
+    if off == 0:
+        return number(MUL, blob, on)
+    left = number(MUL, blob, on)
+    right = number(MUL, number(7, blob, 1.0), off)
+    return call.add("BinaryOp", (left, right), blob.dims, {0: ADD})
+
+
+def trilu(call: Call) -> Result:
+    """A copy with zeros where GridSample is sent outside: what is not taken may be infinite, and no product of it."""
+    value = call.value(0)
+    offset = call.numbers(1, "the diagonal")[0] if call.has(1) else 0
+    height, width = value.shape[-2:]
+    value = call.with_rows(value, 1) if value.rank == 2 else value
+    keep = np.tri(height, width, offset, dtype=bool)
+    if call.attributes.get_int("upper", 1):
+        keep = ~np.tri(height, width, offset - 1, dtype=bool)
+    if keep.all():
+        return value
+    x, y = coordinates(np.arange(width), width), coordinates(np.arange(height), height)
+    grid = grid_of(call, np.where(keep, x, NOWHERE), np.where(keep, y[:, None], NOWHERE))
+    image = call.view(value, (math.prod(value.row[:-2]), height, width))
+    return held(value, sampled(call, image, grid), value.shape)
+
+
+def reverse_sequence(call: Call) -> Result:
+    lengths = call.array(1, "how much of each is turned around")
+    shape = call.shape(0)
+    time, batch = call.attributes.get_int("time_axis", 0), call.attributes.get_int("batch_axis", 1)
+    places = np.indices(shape[:2])
+    of = lengths[places[batch]]
+    places[time] = np.where(places[time] < of, of - 1 - places[time], places[time])
+    which = np.ravel_multi_index(tuple(places), shape[:2]).reshape(-1)
+    return rearranged(call, [call.value(0)], math.prod(shape[2:]), which, shape)
+
+
+OPS: Mapping[str, Op] = {
+    "Gather": Op(moving(gather), ANY),
+    "GatherElements": Op(moving(gather_elements), ANY),
+    "GatherND": Op(moving(gather_nd), ANY),
+    "OneHot": Op(one_hot, NUMBERS),
+    "ReverseSequence": Op(moving(reverse_sequence), ANY),
+    "Trilu": Op(moving(trilu), ANY),
+}

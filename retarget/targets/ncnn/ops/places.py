@@ -1,0 +1,166 @@
+"""Elements taken from known or computed places: of parts, or by GridSample, which copies what is nearest.
+
+GridSample takes coordinates from -1 to 1, the first and the last element of an axis. Computed from a place, one is off
+by no more than a few roundings of float32: of an axis of up to `MOST_PLACES` that is far less than half an element, so
+that what is copied is exact, infinities and NaN included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retarget.targets.ncnn.call import Call
+from retarget.targets.ncnn.ops.shape import held, in_shape, permuted
+from retarget.targets.ncnn.ops.slices import concatenated, cut, flipped, strided, whole_along
+from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param
+from retarget.targets.ncnn.values import Refusal, Value
+
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
+MOST_PLACES = 1 << 20
+"""Of the elements that GridSample chooses from. It counts them in float32, sixteen channels at a time."""
+
+MOST_PARTS = 6
+"""Parts that are cut and joined; more are sampled."""
+
+NOWHERE = -9.0
+"""A coordinate outside: GridSample puts a zero there."""
+
+NEAREST, ZEROS, ALIGNED, SPLIT = {0: 2}, {1: 1}, {2: 1}, {3: 1}
+"""Params of GridSample: how, what is outside, -1 and 1 are the outer elements, x and y are channels of the grid."""
+
+
+def sampled(call: Call, image: Blob, grid: Blob) -> Blob:
+    """Of ``image`` [c, h, w] what is at ``grid`` [2, rows, columns], x and y: [c, rows, columns]."""
+    _, height, width = image.dims
+    if height * width > MOST_PLACES:
+        raise Refusal(f"it takes elements out of {height * width}, and GridSample tells {MOST_PLACES} apart")
+    params: dict[int, Param] = {**NEAREST, **ZEROS, **ALIGNED, **SPLIT, MASK: NO_HALF}
+    return call.add("GridSample", (image, grid), (image.dims[0], *grid.dims[1:]), params)
+
+
+def coordinates(places: Array, size: int) -> Array:
+    """Of places along an axis of ``size``; of those below zero: nowhere."""
+    found = places.astype(np.float64) * (2 / max(size - 1, 1)) - 1
+    return np.where(np.less(places, 0), NOWHERE, found).astype(np.float32)
+
+
+def grid_of(call: Call, x: Array, y: Array) -> Blob:
+    """The constant grid of coordinates [rows, columns]."""
+    grid = np.stack(np.broadcast_arrays(x, y)).astype(np.float32)
+    return call.lowering.memory(grid, grid.shape)
+
+
+def computed(call: Call, places: Blob, size: int) -> Blob:
+    """The coordinates of computed places, which are not negative, along an axis of ``size``."""
+    params: dict[int, Param] = {0: 2, 1: 1, 2: 2 / max(size - 1, 1), MASK: NO_HALF}
+    scaled = call.add("BinaryOp", (places,), places.dims, params)
+    return call.add("BinaryOp", (scaled,), places.dims, {0: 0, 1: 1, 2: -1.0, MASK: NO_HALF})
+
+
+def picked(call: Call, data: Blob, dims: tuple[int, int, int], places: Blob) -> Blob:
+    """Of ``data`` [outer, size, inner], which are ``dims``, those at computed ``places``: [outer, places, inner].
+
+    Rows of the two belong together, or one of them has none.
+    """
+    _, size, _ = dims
+    flat = call.lowering.reshaped(places, (1, 1, places.size), call.node.name or "")
+    x = computed(call, flat, size)
+    # There is one row in the image, wherever y is.
+    grid = call.add("Concat", (x, x), (2, *x.dims[1:]), {0: 0, MASK: NO_HALF})
+    return _along_last(call, data, dims, grid)
+
+
+def _along_last(call: Call, data: Blob, dims: tuple[int, int, int], grid: Blob) -> Blob:
+    outer, size, inner = dims
+    count = grid.dims[-1]
+    last = _swapped(call, data, (outer, size, inner))
+    image = call.lowering.reshaped(last, (outer * inner, 1, size), call.node.name or "")
+    return _swapped(call, sampled(call, image, grid), (outer, inner, count))
+
+
+def _swapped(call: Call, blob: Blob, dims: tuple[int, int, int]) -> Blob:
+    """``blob``, of ``dims``, with the last two the other way around, in any dims."""
+    outer, *pair = dims
+    if 1 in pair:
+        return blob
+    wanted, order = (dims, (0, 2, 1)) if outer > 1 else (tuple(pair), (1, 0))
+    return permuted(call, call.lowering.reshaped(blob, wanted, call.node.name or ""), order)
+
+
+def taken(call: Call, value: Value, axis: int, places: Sequence[int]) -> Value:
+    """The elements of ``axis`` at known ``places``, none of which is negative."""
+    size = value.shape[axis]
+    if list(places) == list(range(size)):
+        return value
+    value = whole_along(call, value, [axis])
+    runs = runs_of(places)
+    if len(runs) > MOST_PARTS:
+        row, shape = value.row, list(value.shape)
+        dims = math.prod(row[:axis]), size, math.prod(row[axis + 1 :])
+        x = coordinates(np.array([places]), size)
+        shape[axis] = len(places)
+        return held(value, _along_last(call, call.blob(value), dims, grid_of(call, x, np.zeros(1))), shape)
+    return concatenated(call, [_run(call, value, axis, run) for run in runs], axis)
+
+
+def _run(call: Call, value: Value, axis: int, run: range) -> Value:
+    if run.step == 1:
+        return cut(call, value, {axis: (run.start, run.stop)})
+    forwards = run if run.step > 0 else run[::-1]
+    found = strided(call, value, axis, forwards)
+    return found if run.step > 0 else flipped(call, found, [axis])
+
+
+def runs_of(places: Sequence[int]) -> list[range]:
+    """``places`` as runs of one step each, of which only the first may be alone where two follow each other."""
+    runs: list[range] = []
+    at = 0
+    while at < len(places):
+        end = at + 1
+        step = places[end] - places[at] if end < len(places) else 1
+        while step and end < len(places) and places[end] - places[end - 1] == step:
+            end += 1
+        if step != 1 and end - at < 3:
+            # Two that are far from each other are two parts, the second of which may begin a run.
+            end, step = at + 1, 1
+        runs.append(range(places[at], places[at] + (end - at) * step, step))
+        at = end
+    return runs
+
+
+def rearranged(call: Call, values: Sequence[Value], block: int, which: Array, shape: Sequence[int]) -> Value:
+    """A value of ``shape`` out of blocks of so many elements: ``which`` of those of ``values``, counted through.
+
+    The rows stay where each row of the result is made of the same places of its own.
+    """
+    counts = [math.prod(value.shape) // block for value in values]
+    rows = max(value.rows for value in values)
+    own = _of_each_row(which, counts, rows) if rows > 1 and shape and shape[0] % rows == 0 else None
+    if own is None:
+        rows, own = 1, which
+    flat = [
+        in_shape(call, call.with_rows(value, rows), (rows, count // rows, block))
+        for value, count in zip(values, counts, strict=True)
+    ]
+    joined = concatenated(call, flat, 1)
+    return in_shape(call, taken(call, joined, 1, [int(place) for place in own]), shape)
+
+
+def _of_each_row(which: Array, counts: Sequence[int], rows: int) -> Array | None:
+    """``which`` of one row, if that of the others is the same in their own part of each value."""
+    if which.size % rows or any(count % rows for count in counts):
+        return None
+    starts = np.cumsum([0, *counts[:-1]])
+    each = np.array(counts) // rows
+    of = np.searchsorted(starts, which, side="right") - 1
+    row, place = np.divmod(which - starts[of], each[of])
+    inside = (np.cumsum([0, *each[:-1]])[of] + place).reshape(rows, -1)
+    if (row.reshape(rows, -1) != np.arange(rows)[:, None]).any() or (inside != inside[0]).any():
+        return None
+    return np.asarray(inside[0])
