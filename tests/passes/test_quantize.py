@@ -234,7 +234,7 @@ def test_a_kernel_that_rounds_what_it_takes_leaves_other_readers_the_floats() ->
         i = Add(c, e)
         y = Add(h, i)
     }"""
-    constants = {
+    constants: dict[str, NDArray[np.generic]] = {
         "w": drawn(4, 4, 1, 1, scale=0.4),
         "depthwise": drawn(4, 1, 3, 3, scale=0.4),
         "volume": drawn(4, 4, 1, 1, 1, scale=0.4),
