@@ -21,7 +21,7 @@ from retarget import graph
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds
 
-Attribute: TypeAlias = int | float | str | list[int]
+Attribute: TypeAlias = int | float | str | list[int] | list[float] | list[str]
 
 
 @dataclass(frozen=True)
