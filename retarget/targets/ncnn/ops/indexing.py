@@ -11,7 +11,16 @@ import numpy as np
 from retarget.targets.indices import is_never_negative
 from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
 from retarget.targets.ncnn.ops.elementwise import ADD, MUL, SUB, binary, with_number
-from retarget.targets.ncnn.ops.places import NOWHERE, computed, coordinates, grid_of, picked, rearranged, sampled, taken
+from retarget.targets.ncnn.ops.places import (
+    NOWHERE,
+    along_last,
+    coordinates,
+    grid_of,
+    picked,
+    rearranged,
+    sampled,
+    taken,
+)
 from retarget.targets.ncnn.ops.shape import held, in_shape, moving, transposed
 from retarget.targets.ncnn.ops.slices import cut
 from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param, Weight
@@ -89,12 +98,7 @@ def gather_elements(call: Call) -> Result:
     order = [*(other for other in range(len(own)) if other != axis), axis]
     back = [order.index(other) for other in range(len(own))]
     last, at = transposed(call, data, order), transposed(call, from_front(call, 1, indices, own[axis]), order)
-    height, width, count = math.prod(last.row[:-1]), own[axis], wanted[axis]
-    x = computed(call, call.view(at, (1, height, count)), width)
-    y = call.lowering.memory(coordinates(np.arange(height), height).reshape(1, height, 1), (1, height, 1))
-    y = call.add("Tile", (y,), (1, height, count), {2: [1, 1, count]})
-    grid = call.add("Concat", (x, y), (2, height, count), {0: 0, MASK: NO_HALF})
-    made = sampled(call, call.view(last, (1, height, width)), grid)
+    made = along_last(call, last, call.view(at, (1, math.prod(last.row[:-1]), wanted[axis])))
     return transposed(call, held(last, made, at.shape), back)
 
 

@@ -73,10 +73,10 @@ def picked(call: Call, data: Blob, dims: tuple[int, int, int], places: Blob) -> 
     x = computed(call, flat, size)
     # There is one row in the image, wherever y is.
     grid = call.add("Concat", (x, x), (2, *x.dims[1:]), {0: 0, MASK: NO_HALF})
-    return _along_last(call, data, dims, grid)
+    return _of_columns(call, data, dims, grid)
 
 
-def _along_last(call: Call, data: Blob, dims: tuple[int, int, int], grid: Blob) -> Blob:
+def _of_columns(call: Call, data: Blob, dims: tuple[int, int, int], grid: Blob) -> Blob:
     outer, size, inner = dims
     count = grid.dims[-1]
     last = _swapped(call, data, (outer, size, inner))
@@ -93,6 +93,19 @@ def _swapped(call: Call, blob: Blob, dims: tuple[int, int, int]) -> Blob:
     return permuted(call, call.lowering.reshaped(blob, wanted, call.node.name or ""), order)
 
 
+def along_last(call: Call, last: Value, places: Blob) -> Blob:
+    """Of the last axis of ``last`` those at computed ``places`` [1, outer, count], each of its own: [1, outer, count].
+
+    Rows of the two belong together, or one of them has none.
+    """
+    _, outer, count = places.dims
+    size = last.shape[-1]
+    rows = coordinates(np.arange(outer), outer).reshape(1, outer, 1)
+    y = call.add("Tile", (call.lowering.memory(rows, rows.shape),), (1, outer, count), {2: [1, 1, count]})
+    grid = call.add("Concat", (computed(call, places, size), y), (2, outer, count), {0: 0, MASK: NO_HALF})
+    return sampled(call, call.view(last, (1, outer, size)), grid)
+
+
 def taken(call: Call, value: Value, axis: int, places: Sequence[int]) -> Value:
     """The elements of ``axis`` at known ``places``, none of which is negative."""
     size = value.shape[axis]
@@ -105,7 +118,7 @@ def taken(call: Call, value: Value, axis: int, places: Sequence[int]) -> Value:
         dims = math.prod(row[:axis]), size, math.prod(row[axis + 1 :])
         x = coordinates(np.array([places]), size)
         shape[axis] = len(places)
-        return held(value, _along_last(call, call.blob(value), dims, grid_of(call, x, np.zeros(1))), shape)
+        return held(value, _of_columns(call, call.blob(value), dims, grid_of(call, x, np.zeros(1))), shape)
     return concatenated(call, [_run(call, value, axis, run) for run in runs], axis)
 
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
-from retarget.targets.ncnn.ops.places import taken
+from retarget.targets.ncnn.ops.elementwise import ABS, ADD, FROM, MUL, SUB, by_number, function, joined, mapped
+from retarget.targets.ncnn.ops.places import along_last, taken
+from retarget.targets.ncnn.ops.reduction import SUM, reduced
 from retarget.targets.ncnn.ops.shape import held, in_shape, moving, transposed
-from retarget.targets.ncnn.ops.slices import cut, flipped
+from retarget.targets.ncnn.ops.slices import whole_along
+from retarget.targets.ncnn.program import Blob
 from retarget.targets.ncnn.values import Refusal, Value
 
 if TYPE_CHECKING:
@@ -20,47 +23,51 @@ if TYPE_CHECKING:
     from retarget.targets.ncnn.values import Result
 
 
-def best(call: Call, value: Value, axis: int, count: int, *, is_largest: bool) -> tuple[Value, Value]:
-    """The ``count`` largest along ``axis`` in falling order (smallest, rising), and where they are: floats both.
-
-    ArgMax sorts all elements of a row, and of equal ones has the last first: so they come to it from behind.
-    """
-    order = [*(other for other in range(value.rank) if other != axis), axis]
-    last = transposed(call, value, order)
-    size, others = last.shape[-1], math.prod(last.shape[:-1])
-    alone = call.with_rows(in_shape(call, last, (others, size)), others)
-    blob = call.blob(flipped(call, alone, [1]))
-    blob = call.lowering.reshaped(blob, (size,), call.node.name or "")
-    if not is_largest:
-        blob = call.add("UnaryOp", (blob,), blob.dims, {0: 1})
-    both = call.add("ArgMax", (blob,), (2, count), {0: 1, 1: count})
-    pair = held(alone, both, (others, 2, count))
-    found, places = (cut(call, pair, {1: (at, at + 1)}) for at in (0, 1))
-    if not is_largest:
-        turned = call.blob(found)
-        found = held(found, call.add("UnaryOp", (turned,), turned.dims, {0: 1}), found.shape)
-    at = call.blob(places)
-    # 7: the number less it
-    places = held(places, call.add("BinaryOp", (at,), at.dims, {0: 7, 1: 1, 2: float(size - 1)}), places.shape)
-    shape = (*last.shape[:-1], count)
-    back = [order.index(other) for other in range(value.rank)]
-    first, second = (
-        transposed(call, in_shape(call, call.with_rows(each, value.rows), shape), back) for each in (found, places)
-    )
-    return first, second
+MOST_PAIRS = 1 << 22
+"""Of elements that are compared to one another: 16 MB of floats."""
 
 
 def top_k(call: Call) -> Sequence[Result]:
-    count = call.numbers(1, "how many are taken")[0]
+    """How many stand before an element, compared to each of the others, is the place that it gets.
+
+    Of equal ones that of the lower index comes first. (ncnn's ArgMax sorts, and is not compiled into its releases.)
+    """
+    count, axis, value = call.numbers(1, "how many are taken")[0], call.axis(-1), call.value(0)
     if not count:
         raise Refusal("its result is empty, and ncnn has no empty blobs")
-    axis, value = call.axis(-1), call.value(0)
-    is_largest = bool(call.attributes.get_int("largest", 1))
-    found, places = best(call, value, axis, count, is_largest=is_largest)
+    order = [*(other for other in range(value.rank) if other != axis), axis]
+    last = transposed(call, whole_along(call, value, [axis]), order)
+    outer, size = math.prod(last.row[:-1]), last.shape[-1]
+    if outer * size**2 > MOST_PAIRS:
+        raise Refusal(f"it sorts {outer} times {size} elements by comparing all pairs, up to {MOST_PAIRS} of them")
+    places = _places(call, last, count, is_largest=bool(call.attributes.get_int("largest", 1)))
+    found = along_last(call, last, places)
+    back = [order.index(other) for other in range(value.rank)]
+    shape = (*last.shape[:-1], count)
+    first, second = (transposed(call, held(last, blob, shape), back) for blob in (found, places))
     return [
-        call.made(call.blob(found), found.shape, 0, value.largest),
-        call.made(call.blob(places), places.shape, 1, value.shape[axis]),
+        call.made(call.blob(first), first.shape, 0, value.largest),
+        call.made(call.blob(second), second.shape, 1, size),
     ]
+
+
+def _places(call: Call, last: Value, count: int, *, is_largest: bool) -> Blob:
+    """Of [outer, size] the places of the first ``count`` in order: [1, outer, count]."""
+    outer, size = math.prod(last.row[:-1]), last.shape[-1]
+    counted = np.arange(size, dtype=np.float32)
+    down, across = (call.lowering.memory(counted, dims) for dims in ((1, size, 1), (1, 1, size)))
+    own, others = call.view(last, (outer, size, 1)), call.view(last, (outer, 1, size))
+    apart = joined(call, SUB, others, own) if is_largest else joined(call, SUB, own, others)
+    better = mapped(call, "Threshold", apart, {0: 0.0})
+    same = by_number(call, FROM, mapped(call, "Threshold", function(call, ABS, apart), {0: 0.0}), 1.0)
+    earlier = mapped(call, "Threshold", joined(call, SUB, down, across), {0: 0.0})
+    before = joined(call, ADD, better, joined(call, MUL, same, earlier))
+    rank = reduced(call, SUM, before, [2])
+    wanted = call.lowering.memory(np.arange(count, dtype=np.float32), (1, 1, count))
+    distance = function(call, ABS, joined(call, SUB, rank, wanted))
+    is_there = mapped(call, "ReLU", by_number(call, FROM, distance, 1.0))
+    found = reduced(call, SUM, joined(call, MUL, is_there, down), [1])
+    return call.lowering.reshaped(found, (1, outer, count), call.node.name or "")
 
 
 def compress(call: Call) -> Result:
