@@ -162,6 +162,14 @@ def _converted(array: Array, dtype: str, name: str) -> Array:
             )
     with np.errstate(over="ignore"):
         converted = array.astype(to)
+    if to.kind == "f" and array.dtype.kind in "iu" and array.size:
+        whole = 1 << (np.finfo(to.name).nmant + 1)
+        low, high = int(array.min()), int(array.max())
+        if low < -whole or high > whole:
+            raise RetargetError(
+                f"'{name}' holds {low if low < -whole else high}, beyond what {dtype} holds each integer of",
+                f"the artifact has {dtype} here: feed values from {-whole} to {whole}",
+            )
     if _is_float(array.dtype) and _is_float(to) and not np.array_equal(np.isfinite(array), np.isfinite(converted)):
         raise RetargetError(
             f"'{name}' holds {np.abs(array[np.isfinite(array)]).max()}, which is beyond {dtype}",

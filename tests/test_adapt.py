@@ -100,6 +100,16 @@ def test_integers_are_narrowed_only_where_they_fit() -> None:
     assert to_artifact({"ids": np.zeros(0, np.int64)}, narrow)["ids"].dtype == np.int32
 
 
+def test_integers_become_floats_only_where_floats_hold_each() -> None:
+    entries = [entry("ids=int64[N]", "ids", "float32")]
+    fits = to_artifact({"ids": np.array([-(2**24), 2**24])}, entries)["ids"]
+    assert fits.dtype == np.float32
+    assert fits.tolist() == [-(2.0**24), 2.0**24]
+    for beyond in (2**24 + 1, -(2**24) - 1):
+        with pytest.raises(RetargetError, match=f"'ids' holds {beyond}, beyond what float32 holds each integer of"):
+            to_artifact({"ids": np.array([0, beyond])}, entries)
+
+
 def test_infinities_and_nan_pass() -> None:
     array = np.array([np.inf, -np.inf, np.nan, 1], np.float32)
     converted = to_artifact({"x": array}, [entry("x=float32[N]", "x", "float16")])["x"]

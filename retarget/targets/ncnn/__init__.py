@@ -24,6 +24,9 @@ compresses: frozenset[str] = frozenset()
 lower: tuple[str, ...] = ()
 interpreted: str | None = None
 
+VULKAN = "vulkan"
+"""Of the settings: ``on`` where the recipe asks for the GPU."""
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What shapes the files, and how they are executed."""

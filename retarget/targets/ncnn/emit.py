@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
-from retarget.errors import unsupported
-from retarget.facts import EmitFacts, IoEntry, Precision
+from retarget.distributions import version_of
+from retarget.errors import RetargetError, unsupported
+from retarget.facts import EmitFacts, IoEntry
 from retarget.protocols import EmitJob
+from retarget.spec import TensorSpec
 from retarget.targets import legal, ncnn, tensor_map
-from retarget.targets.ncnn import files
+from retarget.targets.ncnn import cpp, files, sidecar
+from retarget.targets.ncnn.executed import Executed, executed
+from retarget.targets.ncnn.fusing import fused
 from retarget.targets.ncnn.lowering import Lowering, lowered
 from retarget.targets.ncnn.open_sizes import opened
 from retarget.targets.ncnn.ops import OPS
 from retarget.targets.ncnn.program import Program, word
+from retarget.targets.ncnn.requantizing import requantized, turned_late
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 
@@ -26,36 +31,24 @@ def check(model: ir.Model, job: EmitJob) -> list[legal.Refusal]:
 
 
 def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
-    """``out/model.ncnn.param``, ``out/model.ncnn.bin`` and ``out/tensors.json``."""
+    """``out/model.ncnn.param``, ``out/model.ncnn.bin``, ``out/model.ncnn.json`` and ``out/tensors.json``; where the
+    options ask for it, ``out/model.ncnn.cpp``."""
     assert isinstance(job.options, ncnn.Options)
     lowering = _lowered(model, job)
     if lowering.refusals:
         raise unsupported("ncnn", lowering.refusals)
     made = opened(lambda sizes: _program(model, job, sizes), job.shapes)
-    names = {name: word(name) for name in (*made.program.inputs, *made.program.outputs)}
+    names = _words([*made.program.inputs, *made.program.outputs])
     program = made.program.finished(names)
+    says = _sidecar(program, job, made.sizes, {symbol: job.shapes[symbol].opt for symbol in made.fixed})
     files.write(program.layers, out / PARAM, out / BIN, half=job.precision == "fp16")
+    sidecar.write(says, out / sidecar.FILE)
     tensor_map.write(_tensors(program), out / tensor_map.FILE)
-    sizes = {symbol: job.shapes[symbol].opt for symbol in made.fixed}
-    return EmitFacts(
-        target="ncnn",
-        variant_precision=job.precision,
-        inputs=tuple(
-            IoEntry(name=spec.name, artifact_name=names[spec.name], spec=spec, artifact_dtype=spec.dtype)
-            for spec in job.inputs
-        ),
-        outputs=tuple(
-            IoEntry(name=spec.name, artifact_name=names[spec.name], spec=spec, artifact_dtype="float32")
-            for spec in job.outputs
-        ),
-        precision=Precision(weights="float32", activations="float32", io="float32", low_precision_share=0.0),
-        sizes=sizes,
-        notes=tuple(
-            f"{symbol} is {sizes[symbol]} in the files: {reason}"
-            for symbol, reason in made.fixed.items()
-            if job.shapes[symbol].min < job.shapes[symbol].max
-        ),
-    )
+    if job.options.emit_cpp:
+        (out / cpp.FILE).write_text(
+            cpp.source(says, {symbol: extent.opt for symbol, extent in job.shapes.items()}), encoding="utf-8"
+        )
+    return _facts(job, says, _read_back(out), made.fixed)
 
 
 def _program(model: ir.Model, job: EmitJob, sizes: Mapping[str, int]) -> Program | str:
@@ -64,11 +57,51 @@ def _program(model: ir.Model, job: EmitJob, sizes: Mapping[str, int]) -> Program
     if lowering.refusals:
         name, operator, reason = lowering.refusals[0]
         return f"{operator} '{name}': {reason}"
-    return lowering.program
+    return requantized(fused(turned_late(lowering.program)))
 
 
 def _lowered(model: ir.Model, job: EmitJob) -> Lowering:
     return lowered(model, job, {symbol: extent.opt for symbol, extent in job.shapes.items()}, OPS)
+
+
+def _words(names: Sequence[str]) -> dict[str, str]:
+    """What each of ``names`` is called in the file, where a name is one word."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        plain = word(name)
+        wanted, number = plain, 1
+        while wanted in found.values() or (wanted != name and wanted in names):
+            wanted, number = f"{plain}_{number}", number + 1
+        found[name] = wanted
+    return found
+
+
+def _sidecar(program: Program, job: EmitJob, sizes: Mapping[str, int], fixed: Mapping[str, int]) -> sidecar.Sidecar:
+    """``sizes``: at which the model was lowered; ``fixed``: those of them that the file has alone."""
+    return sidecar.Sidecar(
+        param=PARAM,
+        bin=BIN,
+        precision=job.precision,
+        checked_with=f"ncnn {version_of('ncnn')}",
+        sizes=dict(sorted(fixed.items())),
+        inputs=tuple(sidecar.value(spec, program.inputs[spec.name], sizes, fixed) for spec in job.inputs),
+        outputs=tuple(
+            sidecar.value(spec, [program.outputs[spec.name]], _named(spec, program.shapes[spec.name]), fixed)
+            for spec in job.outputs
+        ),
+    )
+
+
+def _named(spec: TensorSpec, shape: Sequence[int]) -> dict[str, int]:
+    """The symbols of ``spec`` at ``shape``: an output may have some that no input has."""
+    return {dim: size for dim, size in zip(spec.shape, shape, strict=True) if isinstance(dim, str)}
+
+
+def _read_back(out: Path) -> Executed:
+    try:
+        return executed(files.read(out / PARAM), out / BIN, sidecar.read(out / sidecar.FILE), out / tensor_map.FILE)
+    except RetargetError as error:  # of the user's doing is nothing in them
+        raise AssertionError(str(error)) from error
 
 
 def _tensors(program: Program) -> Iterator[Mapping[str, object]]:
@@ -82,3 +115,41 @@ def _tensors(program: Program) -> Iterator[Mapping[str, object]]:
                 "layer": layer.name,
                 "node": layer.origin or None,
             }
+
+
+def _facts(job: EmitJob, says: sidecar.Sidecar, done: Executed, fixed: Mapping[str, str]) -> EmitFacts:
+    assert isinstance(job.options, ncnn.Options)
+    return EmitFacts(
+        target="ncnn",
+        variant_precision=job.precision,
+        inputs=tuple(map(_entry, job.inputs, says.inputs)),
+        outputs=tuple(map(_entry, job.outputs, says.outputs)),
+        precision=done.precision(job.precision),
+        sizes=says.sizes,
+        settings={ncnn.VULKAN: "on"} if job.options.vulkan else {},
+        notes=tuple(_notes(job, says, fixed)),
+    )
+
+
+def _entry(spec: TensorSpec, value: sidecar.Value) -> IoEntry:
+    """Of an input with two blobs that of floats, from which the runner makes the other."""
+    first = min(value.blobs, key=lambda held: held.dtype)
+    return IoEntry(name=spec.name, artifact_name=first.name, spec=spec, artifact_dtype=first.dtype)
+
+
+def _notes(job: EmitJob, says: sidecar.Sidecar, fixed: Mapping[str, str]) -> Iterator[str]:
+    """``fixed``: each dimension that has one size in the files → why."""
+    for symbol, reason in fixed.items():
+        if job.shapes[symbol].min < job.shapes[symbol].max:
+            yield f"{symbol} is {says.sizes[symbol]} in the files: {reason}"
+    for value in (*says.inputs, *says.outputs):
+        if value.blobs[0].name != value.name:
+            yield f"'{value.name}' is called '{value.blobs[0].name}' in the files, where a name is one word"
+        if len(value.blobs) > 1:
+            named = " and ".join(f"'{held.name}' ({held.dtype})" for held in value.blobs)
+            yield f"'{value.name}' is used as numbers and to look something up, and must be fed twice: {named}"
+    if job.precision == "fp16":
+        yield (
+            "weights are stored as float16; in what they are computed with is the affair of ncnn's options: parity is"
+            " held with float32"
+        )

@@ -166,9 +166,10 @@ def _own(wanted: str, taken: set[str]) -> str:
 
 
 LONGEST_NAME = 200
-"""ncnn reads names of at most 255 characters; what makes one unique needs some."""
+"""Bytes: ncnn reads names of at most 255, and what makes one unique needs some."""
 
 
 def word(name: str) -> str:
     """``name`` as one word of the param file, which is split at white space."""
-    return "_".join(name.split())[-LONGEST_NAME:] or "_"
+    plain = "_".join(name.split()).encode()[-LONGEST_NAME:]
+    return plain.decode(errors="ignore") or "_"

@@ -3,71 +3,95 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from retarget.adapt import Adapted
-from retarget.errors import ToolchainFailure
+from retarget.adapt import Adapted, numpy_dtype
+from retarget.errors import MissingToolchain, NotExecutable, ToolchainFailure
 from retarget.facts import EmitFacts
 from retarget.protocols import Runner
-from retarget.targets.ncnn import files
-from retarget.targets.ncnn.emit import BIN, PARAM
+from retarget.targets import ncnn as target
+from retarget.targets.ncnn import files, sidecar
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from retarget.protocols import Array, Feeds, Outputs
+
+NEAR = 1e-3
+"""How far from a whole number may be what should be one: floats that are computed exactly are not that far."""
 
 
 def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Runner:  # noqa: A001 - the protocol's name
-    return Adapted(Loaded(artifact, facts, parity=parity, threads=threads), facts.inputs, facts.outputs, facts.sizes)
+    """In float32 for parity, else as ncnn has it by default: in 16 bits, where that is faster on this machine."""
+    vulkan = facts.settings.get(target.VULKAN) == "on"
+    loaded = Loaded(artifact, parity=parity, threads=threads, vulkan=vulkan)
+    return Adapted(loaded, facts.inputs, facts.outputs, facts.sizes)
 
 
 class Loaded:
-    """The files in ncnn, by the artifact's own names; a ``Runner``."""
+    """The files in ncnn, by the artifact's own names; a ``Runner``.
 
-    def __init__(self, artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> None:
+    Raises ``ToolchainFailure`` where ncnn does not load them, ``NotExecutable`` without a GPU that is asked for.
+    """
+
+    def __init__(self, artifact: Path, *, parity: bool, threads: int, vulkan: bool = False) -> None:
+        if (lack := target.unavailable()) is not None:
+            raise MissingToolchain(lack[0], lack[1])
         import ncnn
 
-        self._facts = facts
-        self._net = ncnn.Net()
+        self._ncnn = ncnn
+        self._says = sidecar.read(artifact / sidecar.FILE)
+        self._layers = files.read(artifact / self._says.param)
+        if vulkan and not ncnn.get_gpu_count():
+            raise NotExecutable("`vulkan` asks for a GPU, and ncnn finds none with a Vulkan driver on this machine")
+        self._net: Any = ncnn.Net()
         options = self._net.opt
         options.num_threads = threads
+        options.use_vulkan_compute = vulkan
         if parity:
-            options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-        for load, name in ((self._net.load_param, PARAM), (self._net.load_model, BIN)):
-            if load(str(artifact / name)) != 0:
-                raise ToolchainFailure(f"ncnn does not load {name}")
-        self._inputs = {
-            line.tops[0]: tuple(line.integer(key) for key in (2, 11, 1, 0) if line.integer(key))
-            for line in files.read(artifact / PARAM)
-            if line.type == "Input"
-        }
-        self.settings = f"ncnn {ncnn.__version__}, CPU, {threads} threads"
+            for name, on in self._says.parity_options.items():
+                setattr(options, name, on)
+        for load, name in ((self._net.load_param, self._says.param), (self._net.load_model, self._says.bin)):
+            if (code := load(str(artifact / name))) != 0:
+                raise ToolchainFailure(
+                    f"ncnn {ncnn.__version__} does not load {name}: it ends with {code}",
+                    "what ncnn itself says of it stands in the log",
+                )
+        where = f"Vulkan, {ncnn.get_gpu_info(ncnn.get_default_gpu_index()).device_name()}" if vulkan else "CPU"
+        how = "float32" if parity else "float16 where it is faster"
+        self.settings = f"ncnn {ncnn.__version__}, {where}, {how}, {threads} thread{'s' if threads != 1 else ''}"
 
     def run(self, feeds: Feeds) -> Outputs:
-        """All outputs by name. Raises ``ToolchainFailure`` where a layer fails."""
-        import ncnn
+        """All outputs by name, integers and truth values as such.
 
-        extractor = self._net.create_extractor()
-        held = []
-        for blob, dims in self._inputs.items():
-            index = blob not in feeds
-            array = feeds[blob.removesuffix("_index") if index else blob]
-            rows = array.size // math.prod(dims)
-            wanted = np.int32 if index else np.float32
-            mat = ncnn.Mat(np.ascontiguousarray(array.reshape(rows, *dims).astype(wanted)), batch_index=0).clone()
-            held.append(mat)
-            extractor.input(blob, mat)
+        Raises ``ToolchainFailure`` where a layer fails.
+        """
+        mats = {held.name: self._mat(_fed(value, feeds), held) for value in self._says.inputs for held in value.blobs}
+        symbols = self._says.sizes | {
+            dim: size
+            for value in self._says.inputs
+            for dim, size in zip(value.shape, _fed(value, feeds).shape, strict=True)
+            if isinstance(dim, str)
+        }
+        extractor = self._extractor(mats)
         found: Outputs = {}
-        for entry in self._facts.outputs:
-            code, mat = extractor.extract(entry.artifact_name)
+        for value in self._says.outputs:
+            (held,) = value.blobs
+            code, mat = extractor.extract(held.name)
             if code != 0:
-                raise ToolchainFailure(f"ncnn ends with {code} on the way to '{entry.artifact_name}'")
-            result: Array = np.array(mat.numpy(batch_index=0))
-            shape = [self._facts.sizes.get(str(dim), dim) for dim in entry.spec.shape]
-            found[entry.artifact_name] = result.reshape([int(dim) for dim in shape])
+                raise ToolchainFailure(f"ncnn ends with {code} {self._where(mats)}")
+            array = np.array(mat.numpy(batch_index=0))
+            shape = shape_of(value, array.shape, symbols)
+            if shape is None:
+                raise ToolchainFailure(
+                    f"ncnn gave '{value.name}' as {list(array.shape)}, rows first, which is no {list(value.shape)}"
+                )
+            found[held.name] = _of_type(array.reshape(shape), value)
         return found
 
     def __enter__(self) -> Self:
@@ -77,3 +101,60 @@ class Loaded:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._net.clear()
+
+    def _mat(self, array: Array, held: sidecar.Held) -> Any:
+        """``array`` as ncnn's blob ``held``."""
+        sizes = [math.prod(array.shape[axis] for axis in dim.axes) for dim in held.dims]
+        rows = sizes if held.rows is not None else [1, *sizes]
+        fed = np.ascontiguousarray(array).astype(held.dtype)
+        # Its channels are padded to whole vectors in a copy, as in every blob that ncnn itself makes.
+        return self._ncnn.Mat(fed.reshape(rows), batch_index=0).clone()
+
+    def _extractor(self, mats: Mapping[str, Any]) -> Any:
+        extractor = self._net.create_extractor()
+        for name, mat in mats.items():
+            if (code := extractor.input(name, mat)) != 0:
+                raise ToolchainFailure(f"ncnn does not take '{name}': it ends with {code}")
+        return extractor
+
+    def _where(self, mats: Mapping[str, Any]) -> str:
+        """The first layer that fails, in words."""
+        extractor = self._extractor(mats)
+        extractor.set_light_mode(False)
+        for layer in self._layers:
+            if layer.type != "Input" and any(extractor.extract(top)[0] != 0 for top in layer.tops):
+                return f"in the layer '{layer.name}' ({layer.type})"
+        return "in no layer when it is run again"
+
+
+def _fed(value: sidecar.Value, feeds: Feeds) -> Array:
+    return next(feeds[held.name] for held in value.blobs if held.name in feeds)
+
+
+def shape_of(value: sidecar.Value, given: Sequence[int], symbols: Mapping[str, int]) -> tuple[int, ...] | None:
+    """The model's shape of an output that ncnn gave as ``given``, rows first; None where it cannot be that."""
+    (held,) = value.blobs
+    sizes = list(given) if held.rows is not None else list(given[1:])
+    if len(sizes) != len(held.dims) or (held.rows is None and given[0] != 1):
+        return None
+    shape = [symbols.get(dim) if isinstance(dim, str) else dim for dim in value.shape]
+    for axis, size in enumerate(shape):
+        if size is None:  # computed: nothing that is fed has it
+            beside = [other for dim in held.dims if axis in dim.axes for other in dim.axes if other != axis]
+            known = math.prod(shape[other] or 0 for other in beside)
+            whole = math.prod(size for dim, size in zip(held.dims, sizes, strict=True) if axis in dim.axes)
+            shape[axis] = whole // known if known else None
+    found = tuple(-1 if size is None else size for size in shape)
+    return found if math.prod(found) == math.prod(given) and min(found, default=1) > 0 else None
+
+
+def _of_type(array: NDArray[np.float32], value: sidecar.Value) -> Array:
+    """``array`` with the elements that the model has: ncnn has floats for all."""
+    dtype = numpy_dtype(value.dtype)
+    if dtype.kind not in "iub":
+        return array
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(array)
+        if not bool(np.all(np.abs(array - whole) <= NEAR)):
+            raise ToolchainFailure(f"ncnn gave '{value.name}' as floats that are no {value.dtype}")
+    return whole.astype(dtype)
