@@ -108,16 +108,49 @@ def _common(
     """The program with ``symbols`` open and all others at `opt`, and the sizes of its dims. Raises ``OneSize``."""
     problem: OneSize | None = None
     for points in plans(shapes, symbols):
+        # Where two dimensions are of one size, one may be taken for the other.
+        points.sort(key=lambda sizes: bool(_alike(sizes, symbols)))
         try:
             base = _at(lower, points[0])
-            first = _used(base)
-            # The largest is the last, whose constants are kept.
-            seen = [outline(first, base, _at(lower, sizes)) for sizes in points[1:]]
-            return Common(first, base, seen).program(), points[0]
+            layers = _used(base)
+            largest = {symbol: shapes[symbol].max for symbol in symbols}
+            rest = sorted(points[1:], key=lambda sizes: all(sizes[symbol] == largest[symbol] for symbol in symbols))
+            seen = [_seen(lower, layers, base, sizes, symbols) for sizes in rest]
+            return Common(layers, base, seen).program(), points[0]
         except _NotThere as reason:
             problem = problem or OneSize(str(reason))
     assert problem is not None
     raise problem
+
+
+def _seen(
+    lower: Callable[[Sizes], Program | str],
+    layers: Sequence[Layer],
+    base: Program,
+    sizes: Sizes,
+    symbols: Sequence[str],
+) -> Sequence[Seen]:
+    """What ``layers``, those of ``base``, are at ``sizes``, or near by where two of those are the same."""
+    problem: OneSize | None = None
+    for symbol in (None, *_alike(sizes, symbols)):
+        near = dict(sizes)
+        while symbol is not None and (near == sizes or symbol in _alike(near, symbols)):
+            near[symbol] += 1
+        try:
+            return outline(layers, base, _at(lower, near))
+        except OneSize as reason:
+            problem = problem or reason
+        except _NotThere:
+            if symbol is None:
+                raise
+    assert problem is not None
+    raise problem
+
+
+def _alike(sizes: Sizes, symbols: Sequence[str]) -> list[str]:
+    """Those of ``symbols`` that have the size of another."""
+    counts = Counter(sizes[symbol] for symbol in symbols)
+    return [symbol for symbol in symbols if counts[sizes[symbol]] > 1]
 
 
 class _NotThere(Exception):
@@ -333,7 +366,7 @@ class Common:
         made = replace(layer, bottoms=bottoms, params=dict(layer.params))
         if layer.type == "Input":
             self._input(made)
-        elif any(not _same(layer.params, each.params) for each in seen):
+        elif layer.type in _ALWAYS or any(not _same(layer.params, each.params) for each in seen):
             write = _WRITERS.get(layer.type)
             if write is None:
                 raise OneSize(f"{where} holds it as a number")
@@ -530,6 +563,14 @@ def _plain(param: Param) -> object:
 MULTIPLY = 2
 """``0`` of BinaryOp."""
 
+NEAREST = 1
+"""``0`` of Interp."""
+HEIGHT_FACTOR, WIDTH_FACTOR, HEIGHT, WIDTH, SIZE_EXPRESSION = 1, 2, 3, 4, 9
+"""Keys of Interp."""
+
+REPEATS = 2
+"""Key of Tile."""
+
 STARTS, ENDS, AXES = 19, 20, 21
 """Expressions of a Crop; 9, 10 and 11 are the same as numbers."""
 
@@ -618,42 +659,62 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
 
 
 def tile(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
-    """What has one element along an open dimension is multiplied by ones, which are repeated along with it."""
+    """What is repeated as often as an open dimension says is multiplied by so many ones."""
     (bottom,), (top,) = layer.bottoms, layer.tops
-    counts: list[Vector] = [*zip(*(_ints(each.get(2)) for each in params), strict=True)]
-    sizes = common.dims[bottom]
-    open_axes = [axis for axis, vector in enumerate(counts) if _differs(vector)]
-    if not counts or bottom.kind != "float" or any(sizes[axis] != (1,) * len(params) for axis in open_axes):
+    counts: list[Vector] = [*zip(*(_ints(each.get(REPEATS)) for each in params), strict=True)]
+    once = (1,) * len(params)
+    if len(counts) != len(bottom.dims) or bottom.kind != "float":
         raise OneSize(f"{where} holds it as a number")
-    if any(vector[0] > 1 for vector in counts if not _differs(vector)):
-        vectors = [
-            tuple(each * (1 if axis in open_axes else count) for each, count in zip(size, times, strict=True))
-            for axis, (size, times) in enumerate(zip(sizes, counts, strict=True))
-        ]
-        part = Blob(tuple(vector[0] for vector in vectors), bottom.rows)
-        once = [1 if axis in open_axes else vector[0] for axis, vector in enumerate(counts)]
-        common.made.append(replace(layer, tops=(part,), params={2: once}))
-        common.know(part, tuple(vectors), common.rows[bottom])
+    if any(vector[0] > 1 and not _differs(vector) for vector in counts):
+        numbers = [1 if _differs(vector) else vector[0] for vector in counts]
+        sizes = [tuple(each * count for each in size) for size, count in zip(common.dims[bottom], numbers, strict=True)]
+        part = Blob(tuple(size[0] for size in sizes), bottom.rows)
+        common.know(part, tuple(sizes), common.rows[bottom])
+        common.made.append(replace(layer, tops=(part,), params={REPEATS: numbers}))
         bottom = part
-    along = [counts[axis] for axis in open_axes]
-    ones = common.beginning(np.ones([vector[-1] for vector in along], np.float32), along, (bottom,), layer)
-    dims = [common.dims[top][axis] if axis in open_axes else (1,) * len(params) for axis in range(len(counts))]
-    view = common.viewed(ones, tuple(dims), layer)
-    return Layer("BinaryOp", (bottom, view), (top,), {0: MULTIPLY}, origin=layer.origin)
+    own: list[Vector] = []
+    ones: list[Vector] = []
+    for size, count in zip(common.dims[bottom], counts, strict=True):
+        # Each of the times is in front of all the elements that are repeated.
+        own += [once, size] if _differs(count) and size != once else [size]
+        ones += [count, once] if _differs(count) and size != once else [count if _differs(count) else once]
+    if len(own) > MOST_DIMS:
+        raise OneSize(f"{where} holds it as a number")
+    repeated = common.viewed(bottom, tuple(own), layer)
+    many = [vector for vector in ones if vector != once]
+    times = common.beginning(np.ones([vector[-1] for vector in many], np.float32), many, (bottom,), layer)
+    times = common.viewed(times, tuple(ones), layer)
+    multiplied = Layer("BinaryOp", (repeated, times), (top,), {0: MULTIPLY}, origin=layer.origin)
+    made = tuple(tuple(map(math.prod, zip(left, right, strict=True))) for left, right in zip(own, ones, strict=True))
+    if made == common.dims[top]:
+        return multiplied
+    apart = Blob(tuple(vector[0] for vector in made), top.rows)
+    common.know(apart, made, common.rows[top])
+    common.made.append(replace(multiplied, tops=(apart,)))
+    shapes = [sized(dims) for dims in zip(*common.dims[top], strict=True)]
+    return reshape(common, Layer("Reshape", (apart,), (top,), shapes[0], origin=layer.origin), shapes, where)
 
 
 def interp(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
-    """The size of an image is computed: what it is scaled by follows from it as from a number."""
-    if any(not _same(_without(each, 3, 4), _without(params[0], 3, 4)) for each in params):
+    """The size of an image is computed. What it is scaled by follows from that, whole factors too, which may stand in
+    their place where they can."""
+    (top,) = layer.tops
+    rest = [_without(each, HEIGHT_FACTOR, WIDTH_FACTOR, HEIGHT, WIDTH) for each in params]
+    vectors = common.dims[top][-2:] if len(top.dims) > 2 else common.dims[top][-1:]
+    found = [common.extent(vector, layer.bottoms[:1], common.rows[top]) for vector in vectors]
+    own = common.dims[layer.bottoms[0]][-len(vectors) :]
+    if layer.params.get(0) == NEAREST and any(map(_differs, map(_quotients, vectors, own))):
+        raise OneSize(f"{where} takes the nearest elements, which hang on how the sizes of both are rounded")
+    if any(not _same(each, rest[0]) for each in rest) or None in found:
         raise OneSize(f"{where} holds it as a number")
-    heights, widths = ([*zip(*(_ints(each.get(key)) for each in params), strict=True)] for key in (3, 4))
-    rows = common.rows[layer.tops[0]]
     bottoms = list(layer.bottoms)
-    found = [common.extent(each, layer.bottoms, rows) for (each,) in (widths, heights)]
-    if any(each is None for each in found):
-        raise OneSize(f"{where} holds it as a number")
-    text = ",".join(common.text(each, bottoms) for each in found if each is not None)
-    return _readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 3, 4) | {9: text}))
+    text = ",".join(common.text(each, bottoms) for each in reversed(found) if each is not None)
+    return _readable(replace(layer, bottoms=tuple(bottoms), params=rest[0] | {SIZE_EXPRESSION: text}))
+
+
+def _quotients(vector: Vector, of: Vector) -> Vector:
+    """``vector`` / ``of``, or 0 where that leaves a rest."""
+    return tuple(0 if left % right else left // right for left, right in zip(vector, of, strict=True))
 
 
 def slice_(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
@@ -682,3 +743,6 @@ _WRITERS: Mapping[str, Callable[[Common, Layer, Sequence[Mapping[int, Param]], s
     "Slice": slice_,
     "Tile": tile,
 }
+
+_ALWAYS = frozenset({"Crop"})
+"""Layers with numbers that are not right for every size even where they are the same for all."""

@@ -1,0 +1,290 @@
+"""Dimensions that stay open: one pair of files, executed at many sizes and held against ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import ncnn_written as written
+import numpy as np
+import onnx_ir as ir
+import pytest
+import target_testing as testing
+
+from retarget import catalog
+from retarget.facts import EmitFacts
+from retarget.spec import DimRange
+from retarget.targets.ncnn import files
+from retarget.targets.ncnn.emit import PARAM
+from retarget.targets.ncnn.open_sizes import opened
+from retarget.targets.ncnn.program import Blob, Layer, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from retarget.protocols import Array, Feeds
+
+RANGE = DimRange(1, 4, 9)
+SIZES = (1, 2, 3, 4, 6, 9)
+
+
+def check(text: str | ir.Model, *points: dict[str, int], atol: float = 1e-5, **shapes: DimRange) -> list[files.Line]:
+    """Write the graph, and hold what it gives at ``points`` against the oracle; nothing may be fixed. Its layers."""
+    model = testing.model(text) if isinstance(text, str) else text
+    with TemporaryDirectory() as folder:
+        facts = written.written(model, Path(folder), **shapes)
+        assert not facts.sizes, facts.notes
+        with catalog.target_run("ncnn").open(Path(folder), facts, parity=True, threads=1) as runner:
+            for number, sizes in enumerate(points):
+                feeds = fed(facts, sizes, number)
+                expected, found = testing.oracle(model, feeds), runner.run(feeds)
+                assert list(found) == list(expected)
+                for name, right in expected.items():
+                    assert found[name].shape == right.shape, sizes
+                    written.assert_near(found[name], right, atol)
+        return files.read(Path(folder) / PARAM)
+
+
+def fed(
+    facts: EmitFacts, sizes: dict[str, int], seed: int
+) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    rng = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for entry in facts.inputs:
+        shape, dtype = entry.spec.at(sizes), entry.spec.dtype
+        random = rng.integers(0, 8, shape) if "int" in dtype else rng.standard_normal(shape)
+        made[entry.name] = random.astype(dtype)
+    return made
+
+
+def each(*symbols: str, sizes: tuple[int, ...] = SIZES) -> list[dict[str, int]]:
+    """All of one size, and each another."""
+    same = [dict.fromkeys(symbols, size) for size in sizes]
+    other = [
+        {symbol: sizes[(place + step) % len(sizes)] for place, symbol in enumerate(symbols)}
+        for step in range(len(sizes))
+    ]
+    return [*same, *other]
+
+
+def fixed(text: str, **shapes: DimRange) -> tuple[dict[str, int], str]:
+    """Which dimensions of the graph have one size in the files, and what is said of them."""
+    with TemporaryDirectory() as folder:
+        facts = written.written(testing.model(text), Path(folder), **shapes)
+        return dict(facts.sizes), "; ".join(facts.notes)
+
+
+def test_what_goes_element_by_element() -> None:
+    check("g (float[N,S,8] x, float[S,1] y) => (float[N,S,8] z) { a = Add(x, y)  z = Mul(a, x) }", *each("N", "S"),
+          N=RANGE, S=RANGE)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "perm", "to"),
+    [
+        ("0,-1,2,4", "0,2,1,3", "0,2,-1,4"),
+        ("-1,8", "1,0", "2,-1"),
+        ("0,0,2,4", "2,0,1,3", "2,-1,4"),
+        ("0,0,2,2,2", "0,3,1,4,2", "0,2,-1"),
+    ],
+)
+def test_reshapes(shape: str, perm: str, to: str) -> None:
+    check(
+        f"""g (float[N,S,8] x) => (float[A,B,C] z) {{
+            shape = Constant<value = int64[{len(shape.split(","))}] {{{shape}}}>()
+            to = Constant<value = int64[{len(to.split(","))}] {{{to}}}>()
+            a = Reshape(x, shape)
+            b = Transpose<perm = [{perm}]>(a)
+            c = Reshape(b, to)
+            z = Neg(c)
+        }}""".replace("[A,B,C]", f"[{','.join('ABCD'[: len(to.split(','))])}]"),
+        *each("N", "S"), N=RANGE, S=RANGE,
+    )  # fmt: skip
+
+
+def test_a_size_that_is_read_from_another_value() -> None:
+    """What joined the axes of an image knows neither of them: they are read from where they were apart."""
+    layers = check(
+        """g (float[N,4,H,W] x, float[4,4] w_a) => (float[N,4,H,W] z) {
+            flat = Constant<value = int64[3] {0,4,-1}>()
+            a = Reshape(x, flat)
+            b = Transpose<perm = [0,2,1]>(a)
+            c = MatMul(b, w_a)
+            d = Transpose<perm = [0,2,1]>(c)
+            shape = Shape(x)
+            e = Reshape(d, shape)
+            z = Neg(e)
+        }""",
+        *each("N", "H", "W"), N=RANGE, H=RANGE, W=RANGE,
+    )  # fmt: skip
+    assert any(len(line.bottoms) > 1 and "1" in line.params.get(6, "") for line in layers if line.type == "Reshape")
+
+
+def test_positions_that_are_cut_from_a_table() -> None:
+    check(
+        """g (float[N,S,8] x, float[9,8] w_p) => (float[N,S,8] z) {
+            one = Constant<value = int64[1] {1}>()
+            zero = Constant<value = int64[1] {0}>()
+            two = Constant<value = int64[1] {2}>()
+            shape = Shape(x)
+            end = Slice(shape, one, two)
+            p = Slice(w_p, zero, end, zero)
+            z = Add(x, p)
+        }""",
+        *each("N", "S"), N=RANGE, S=RANGE,
+    )  # fmt: skip
+
+
+def test_a_mask_of_the_sequence() -> None:
+    check(
+        """g (float[N,2,S,S] x, float[1,1,9,9] w_m) => (float[N,2,S,S] z) {
+            from = Constant<value = int64[2] {0,0}>()
+            axes = Constant<value = int64[2] {2,3}>()
+            at = Constant<value = int64[1] {2}>()
+            to = Constant<value = int64[1] {4}>()
+            zero = Constant<value = int64[1] {0}>()
+            shape = Shape(x)
+            end = Slice(shape, at, to, zero)
+            m = Slice(w_m, from, end, axes)
+            z = Add(x, m)
+        }""",
+        *each("N", "S"), N=RANGE, S=RANGE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["1:9", "0:-1", "-2:9", "-3:-1", "2:4"])
+def test_slices(part: str) -> None:
+    start, end = part.split(":")
+    least = DimRange(5, 6, 12)
+    check(
+        f"""g (float[N,S,8] x) => (float[N,P,8] z) {{
+            start = Constant<value = int64[1] {{{start}}}>()
+            end = Constant<value = int64[1] {{{end if end != "9" else 1000}}}>()
+            axis = Constant<value = int64[1] {{1}}>()
+            a = Slice(x, start, end, axis)
+            z = Neg(a)
+        }}""",
+        *each("N", "S", sizes=(5, 6, 7, 12)), N=RANGE, S=least,
+    )  # fmt: skip
+
+
+def test_more_from_the_end_than_there_is() -> None:
+    check(
+        """g (float[N,S,8] x) => (float[N,P,8] z) {
+            start = Constant<value = int64[1] {-3}>()
+            end = Constant<value = int64[1] {1000}>()
+            axis = Constant<value = int64[1] {1}>()
+            a = Slice(x, start, end, axis)
+            z = Neg(a)
+        }""",
+        *each("N", "S", sizes=(1, 2, 3, 4, 30)), N=RANGE, S=DimRange(1, 10, 30),
+    )  # fmt: skip
+
+
+def test_a_mask_that_is_expanded() -> None:
+    check(
+        """g (float[N,S] x) => (float[N,2,S,S] z) {
+            shape = Shape(x)
+            n = Slice(shape, w0, w1)
+            s = Slice(shape, w1, w2)
+            to = Concat<axis = 0>(n, w2, s, s)
+            a = Unsqueeze(x, w12)
+            b = Expand(a, to)
+            z = Neg(b)
+        }""".replace("{\n", """{
+            w0 = Constant<value = int64[1] {0}>()
+            w1 = Constant<value = int64[1] {1}>()
+            w2 = Constant<value = int64[1] {2}>()
+            w12 = Constant<value = int64[2] {1,2}>()
+        """, 1),
+        *each("N", "S"), N=RANGE, S=RANGE,
+    )  # fmt: skip
+
+
+CNN = """
+g (float[N,3,H,W] x, float[8,3,3,3] w_a, float[8,8,3,3] w_b, float[8,5] w_c) => (float[N,5] z, float[N,8,P,Q] y) {
+    a = Conv<pads = [1,1,1,1], strides = [2,2]>(x, w_a)
+    b = Relu(a)
+    c = Conv<pads = [1,1,1,1]>(b, w_b)
+    y = Add(c, b)
+    d = GlobalAveragePool(y)
+    e = Flatten(d)
+    z = MatMul(e, w_c)
+}"""
+
+
+def test_a_cnn() -> None:
+    wide = DimRange(4, 8, 20)
+    check(CNN, *[
+        {"N": n, "H": h, "W": w} for n, h, w in ((1, 4, 4), (4, 8, 8), (9, 20, 20), (1, 7, 12), (3, 11, 5))
+    ], N=RANGE, H=wide, W=wide)  # fmt: skip
+
+
+def test_sizes_that_must_be_halved() -> None:
+    """Only multiples of 4 can be added to what was halved and doubled again."""
+    wide = DimRange(4, 8, 20)
+    check("""g (float[N,3,H,W] x, float[4,3,3,3] w_a, float[4,4,3,3] w_b) => (float[N,4,H,W] z) {
+        a = Conv<pads = [1,1,1,1]>(x, w_a)
+        b = MaxPool<kernel_shape = [2,2], strides = [2,2]>(a)
+        c = MaxPool<kernel_shape = [2,2], strides = [2,2]>(b)
+        scales = Constant<value = float[4] {1.0, 1.0, 4.0, 4.0}>()
+        d = Conv<pads = [1,1,1,1]>(c, w_b)
+        e = Resize<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">(d, , scales)
+        z = Add(a, e)
+    }""", *[
+        {"N": n, "H": h, "W": w} for n, h, w in ((1, 4, 4), (4, 8, 8), (9, 20, 20), (1, 8, 12), (3, 16, 4))
+    ], N=RANGE, H=wide, W=wide)  # fmt: skip
+
+
+def test_an_image_resized_to_the_size_of_another() -> None:
+    wide = DimRange(4, 9, 20)
+    check("""g (float[N,3,H,W] x, float[4,3,3,3] w_a) => (float[N,4,H,W] z) {
+        a = Conv<pads = [1,1,1,1], strides = [2,2]>(x, w_a)
+        from = Constant<value = int64[1] {2}>()
+        to = Constant<value = int64[1] {4}>()
+        first = Constant<value = int64[2] {0, 0}>()
+        zero = Constant<value = int64[1] {0}>()
+        shape = Shape(x)
+        own = Shape(a)
+        head = Slice(own, zero, from)
+        tail = Slice(shape, from, to)
+        sizes = Concat<axis = 0>(head, tail)
+        z = Resize<mode = "linear", coordinate_transformation_mode = "half_pixel">(a, , , sizes)
+    }""", *[
+        {"N": n, "H": h, "W": w} for n, h, w in ((1, 4, 4), (4, 9, 9), (9, 20, 20), (1, 8, 12), (3, 15, 4))
+    ], N=RANGE, H=wide, W=wide)  # fmt: skip
+
+
+def test_what_cannot_stay_open_is_said() -> None:
+    sizes, notes = fixed(
+        """g (float[N,S] x) => (float[N,S] z) {
+            shape = Shape(x)
+            one = Constant<value = int64[1] {1}>()
+            two = Constant<value = int64[1] {2}>()
+            s = Slice(shape, one, two)
+            f = Cast<to = 1>(s)
+            [scaled] z = Div(x, f)
+        }""",
+        N=RANGE, S=RANGE,
+    )  # fmt: skip
+    assert sizes == {"S": 4}
+    assert "S is 4 in the files" in notes
+    assert "'scaled'" in notes
+
+
+def test_programs_that_differ() -> None:
+    """Another layer at another size: the dimension has one."""
+
+    def lower(sizes: Mapping[str, int]) -> Program | str:
+        fed, made = Blob((sizes["S"],)), Blob((sizes["S"],))
+        layers = [
+            Layer("Input", (), (fed,), {0: sizes["S"]}),
+            Layer("ReLU" if sizes["S"] > 5 else "AbsVal", (fed,), (made,), origin="it"),
+        ]
+        return Program(layers, {"x": [fed]}, {"y": made})
+
+    made = opened(lower, {"S": DimRange(2, 4, 8)})
+    assert made.sizes == {"S": 4}
+    assert "another layer in place of" in made.fixed["S"]
+    assert made.program.layers[1].type == "AbsVal"
