@@ -78,7 +78,7 @@ class Graph:
     def constant(self, blob: Blob) -> Array | None:
         """The numbers in ``blob`` if they are in the file, in its dims."""
         layer = self.maker[blob]
-        while _is_plain_reshape(layer):
+        while is_plain_reshape(layer):
             layer = self.maker[layer.bottoms[0]]
         return layer.weights[0].array.reshape(blob.dims) if layer.type == "MemoryData" else None
 
@@ -147,11 +147,11 @@ def _changed(layer: Layer, last: Layer, params: dict[int, Param], weights: Seque
 
 def one_reshape(graph: Graph, last: Layer) -> Found | None:
     """Given:: Reshape(Reshape(x)).  Result:: Reshape(x), or x itself."""
-    if not _is_plain_reshape(last):
+    if not is_plain_reshape(last):
         return None
     (top,), (blob,) = last.tops, last.bottoms
     source, first = blob, None
-    while _is_plain_reshape(graph.maker[source]):
+    while is_plain_reshape(graph.maker[source]):
         first = graph.maker[source]
         (source,) = first.bottoms
     if source.dims == top.dims and source.rows == top.rows and top not in graph.outputs:
@@ -165,7 +165,7 @@ def one_reshape(graph: Graph, last: Layer) -> Found | None:
     return Found((last,), Layer("Reshape", (source,), (top,), made.params, origin=last.origin))
 
 
-def _is_plain_reshape(layer: Layer) -> bool:
+def is_plain_reshape(layer: Layer) -> bool:
     """Whether it is one whose sizes are numbers, rows aside: others may be open."""
     if layer.type != "Reshape" or len(layer.bottoms) > 1:
         return False

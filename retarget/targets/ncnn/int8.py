@@ -13,14 +13,13 @@ What was found by running the kernels for x86 (of October 2026), and holds the c
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.ncnn.program import MASK, Blob, Layer, Param, Program, Weight
+from retarget.targets.ncnn.program import MASK, Blob, Param, Weight
 from retarget.targets.ncnn.values import Codes, Quantized, Value
 
 if TYPE_CHECKING:
@@ -41,12 +40,17 @@ CONVOLUTIONS = frozenset({"Convolution", "ConvolutionDepthWise"})
 LARGEST_CODE = 127
 """In magnitude."""
 
+BIAS = 5
+"""A key of convolutions: whether there is one, the second weight then."""
+
+TURN, TURNED = 0, 5
+"""The key of Permute for an order, and that of three axes from the last to the first."""
+
 NO_WINOGRAD = 1 << 6
 """A bit of ``MASK``."""
+WINOGRAD_WINDOW = (3, 3)
 WINOGRAD_FACTOR = 576
 """By how much the sums of its largest tile, 4x4, are larger than those of the convolution."""
-
-_BIAS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +137,7 @@ def _turned(call: Call, blob: Blob) -> Blob:
     first, middle, last = blob.dims
     if 1 in (first, last) and middle == 1:
         return call.lowering.reshaped(blob, (last, middle, first), call.node.name or "")
-    return call.add("Permute", (blob,), (last, middle, first), {0: 5})
+    return call.add("Permute", (blob,), (last, middle, first), {TURN: TURNED})
 
 
 def _layer(
@@ -145,8 +149,9 @@ def _layer(
         **params, 0: outputs, 6: found.codes.size, SCALES: FOR_GROUPS if groups else FOR_CHANNELS,
     }  # fmt: skip
     if bias:
-        own[_BIAS] = 1
-    if LARGEST_CODE * _largest_sum(found.codes, 0) * WINOGRAD_FACTOR > np.iinfo(np.int32).max and not groups:
+        own[BIAS] = 1
+    largest = LARGEST_CODE * _largest_sum(found.codes, 0) * WINOGRAD_FACTOR
+    if not groups and found.codes.shape[2:] == WINOGRAD_WINDOW and largest > np.iinfo(np.int32).max:
         own[MASK] = NO_WINOGRAD
     weights = [Weight(found.codes), *bias, _factors(found.scales), _factors(np.asarray([found.scale]))]
     name = "ConvolutionDepthWise" if groups else "Convolution"
@@ -156,43 +161,3 @@ def _layer(
 def _factors(scales: Array) -> Weight:
     """As ncnn has scales: what a number is multiplied by to become a code."""
     return Weight(np.float32(1) / scales.astype(np.float32), tagged=False)
-
-
-# ---- on the program
-
-
-def requantized(program: Program) -> Program:
-    """``program`` with convolutions that give int8 where all that reads them takes it, in one scale.
-
-    They round the same numbers to the same codes as the readers would.
-    """
-    readers: dict[Blob, list[Layer]] = defaultdict(list)
-    for layer in program.layers:
-        for blob in layer.bottoms:
-            readers[blob].append(layer)
-    outputs = set(program.outputs.values())
-    layers: list[Layer] = []
-    for layer in program.layers:
-        if _scales(layer) is not None and layer.tops[0] not in outputs:
-            wanted = {_scales(reader) for reader in readers[layer.tops[0]]}
-            if len(wanted) == 1 and (factor := wanted.pop()) is not None:
-                layers.append(_giving_codes(layer, factor))
-                continue
-        layers.append(layer)
-    return Program(layers, program.inputs, program.outputs)
-
-
-def _scales(layer: Layer) -> float | None:
-    """What ``layer`` multiplies by before it rounds; None where it does not."""
-    if layer.type not in CONVOLUTIONS or not layer.params.get(SCALES):
-        return None
-    (factor,) = layer.weights[2 + (_BIAS in layer.params)].array.tolist()
-    return float(factor)
-
-
-def _giving_codes(layer: Layer, factor: float) -> Layer:
-    (top,) = layer.tops
-    top.kind = "codes"
-    params = {**layer.params, SCALES: int(str(layer.params[SCALES])) + AND_RESULT}
-    weights = (*layer.weights, Weight(np.asarray([factor], np.float32), tagged=False))
-    return Layer(layer.type, layer.bottoms, layer.tops, params, weights, layer.origin, layer.name)
