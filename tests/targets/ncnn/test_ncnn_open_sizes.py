@@ -33,7 +33,7 @@ def check(text: str | ir.Model, *points: dict[str, int], atol: float = 1e-5, **s
     """Write the graph, and hold what it gives at ``points`` against the oracle; nothing may be fixed. Its layers."""
     model = testing.model(text) if isinstance(text, str) else text
     with TemporaryDirectory() as folder:
-        facts = written.written(model, Path(folder), **shapes)
+        facts = written.written(model, Path(folder), "fp32", **shapes)
         assert not facts.sizes, facts.notes
         with catalog.target_run("ncnn").open(Path(folder), facts, parity=True, threads=1) as runner:
             for number, sizes in enumerate(points):
@@ -46,9 +46,7 @@ def check(text: str | ir.Model, *points: dict[str, int], atol: float = 1e-5, **s
         return files.read(Path(folder) / PARAM)
 
 
-def fed(
-    facts: EmitFacts, sizes: dict[str, int], seed: int
-) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+def fed(facts: EmitFacts, sizes: dict[str, int], seed: int) -> Feeds:
     rng = np.random.default_rng(seed)
     made: dict[str, Array] = {}
     for entry in facts.inputs:
@@ -71,7 +69,7 @@ def each(*symbols: str, sizes: tuple[int, ...] = SIZES) -> list[dict[str, int]]:
 def fixed(text: str, **shapes: DimRange) -> tuple[dict[str, int], str]:
     """Which dimensions of the graph have one size in the files, and what is said of them."""
     with TemporaryDirectory() as folder:
-        facts = written.written(testing.model(text), Path(folder), **shapes)
+        facts = written.written(testing.model(text), Path(folder), "fp32", **shapes)
         return dict(facts.sizes), "; ".join(facts.notes)
 
 
