@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Param, Weight
+from retarget.targets.ncnn.program import MASK, MOST_DIMS, NO_HALF, Blob, Dims, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Shape, Value
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def cropped(call: Call, value: Value, pairs: Sequence[Pair]) -> Value:
         raise Refusal("its result is empty, and ncnn has no empty blobs")
     value, todo = _ready(call, value, cuts)
     while todo:
-        dims, places, todo = _fitting(value, todo, MOST_DIMS)
+        dims, places, todo = _fitting(call, value, todo, MOST_DIMS)
         params: dict[int, Param] = dict.fromkeys(SIZES[len(dims)], TO_END)
         outs = list(dims)
         for place, axis in places.items():
@@ -93,7 +93,7 @@ def cropped(call: Call, value: Value, pairs: Sequence[Pair]) -> Value:
             params |= {OFFSETS[len(dims)][place]: front, LEFT_OUT[len(dims)][place]: back}
             outs[place] -= front + back
         blob = call.add("Crop", (call.view(value, dims),), outs, dict(sorted(params.items())))
-        value = _resized(value, blob, {axis: outs[place] for place, axis in places.items()})
+        value = resized(value, blob, {axis: outs[place] for place, axis in places.items()})
     return value
 
 
@@ -101,7 +101,7 @@ def framed(call: Call, value: Value, pairs: Sequence[Pair], filling: float) -> V
     """``value`` with ``filling`` around it."""
     value, todo = _ready(call, value, pairs)
     while todo:
-        dims, places, todo = _fitting(value, todo, MOST_DIMS if math.isfinite(filling) else MOST_DIMS - 1)
+        dims, places, todo = _fitting(call, value, todo, MOST_DIMS if math.isfinite(filling) else MOST_DIMS - 1)
         value = _padded(call, value, dims, places, pairs, CONSTANT, filling)
     return value
 
@@ -115,7 +115,7 @@ def _continued(call: Call, value: Value, pairs: Sequence[Pair], mode: str) -> Va
             value = taken(call, value, axis, numbers)
         return value
     while todo:
-        dims, places, todo = _fitting(value, todo, MOST_DIMS)
+        dims, places, todo = _fitting(call, value, todo, MOST_DIMS)
         value = _padded(call, value, dims, places, pairs, REFLECT if mode == "reflect" else REPLICATE, 0.0)
     return value
 
@@ -126,32 +126,55 @@ def _ready(call: Call, value: Value, pairs: Sequence[Pair]) -> tuple[Value, list
     return (call.with_rows(value, 1) if 0 in axes else value), axes
 
 
-def _fitting(value: Value, axes: Sequence[int], most: int) -> tuple[Dims, dict[int, int], list[int]]:
+def _fitting(call: Call, value: Value, axes: Sequence[int], most: int) -> tuple[Dims, dict[int, int], list[int]]:
     """Dims of at most ``most`` axes in which as many of the last ``axes`` as can be are on their own, where these are
-    (place → axis), and which are left. The first of four dims is none of them."""
+    (place → axis), and which are left. The first of four dims is none of them.
+
+    They are those that the value has already where these will do.
+    """
+    dims = call.blob(value).dims
+    held = _held(dims, value.row, axes)
+    if held is not None and len(dims) <= most and not (len(dims) == MOST_DIMS and 0 in held):
+        return dims, held, []
     for start in range(len(axes)):
-        own, dims, places = axes[start:], [1], {}
+        own, found, places = axes[start:], [1], dict[int, int]()
         joined = True
         for axis, size in enumerate(value.row):
             if axis in own:
-                if joined and dims[-1] == 1:
-                    dims.pop()
-                places[len(dims)] = axis
-                dims.append(size)
+                if joined and found[-1] == 1:
+                    found.pop()
+                places[len(found)] = axis
+                found.append(size)
                 joined = False
             elif joined:
-                dims[-1] *= size
+                found[-1] *= size
             else:
-                dims.append(size)
+                found.append(size)
                 joined = True
-        if joined and len(dims) > 1 and dims[-1] == 1:
-            dims.pop()
-        if len(dims) <= most and not (len(dims) == MOST_DIMS and 0 in places):
-            return tuple(dims), places, list(axes[:start])
+        if joined and len(found) > 1 and found[-1] == 1:
+            found.pop()
+        if len(found) <= most and not (len(found) == MOST_DIMS and 0 in places):
+            return tuple(found), places, list(axes[:start])
     raise AssertionError("one axis alone has those in front and behind, which are three")
 
 
-def _resized(value: Value, blob: Blob, sizes: Mapping[int, int]) -> Value:
+def _held(dims: Dims, row: Shape, axes: Sequence[int]) -> dict[int, int] | None:
+    """Where in ``dims``, which hold ``row``, each of ``axes`` is on its own; None if one of them is not."""
+    places: dict[int, int] = {}
+    for axis in axes:
+        ahead = math.prod(row[:axis])
+        fits = [
+            place
+            for place, size in enumerate(dims)
+            if size == row[axis] and math.prod(dims[:place]) == ahead and place > max(places, default=-1)
+        ]
+        if not fits:
+            return None
+        places[fits[0]] = axis
+    return places
+
+
+def resized(value: Value, blob: Blob, sizes: Mapping[int, int]) -> Value:
     """``blob`` as ``value`` with other sizes of some axes."""
     shape: Shape = tuple(sizes.get(axis, size) for axis, size in enumerate(value.shape))
     return replace(value, shape=shape, blob=blob, index=None, source=None)
@@ -185,27 +208,39 @@ def _padded(
         weights.append(Weight(np.full(outs[0], filling, np.float32), tagged=False))
     elif filling:
         params[VALUE] = float(filling)
+        if abs(filling) > np.finfo(np.float16).max:
+            params[MASK] = NO_HALF
     blob = call.add("Padding", (call.view(value, dims),), outs, dict(sorted(params.items())), weights)
-    return _resized(value, blob, {axis: outs[place] for place, axis in places.items()})
+    return resized(value, blob, {axis: outs[place] for place, axis in places.items()})
+
+
+def pieces(numbers: Array) -> list[Array]:
+    """``numbers`` in pieces in each of which one is after the other."""
+    return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
 
 
 def taken(call: Call, value: Value, axis: int, numbers: Array) -> Value:
     """The elements along ``axis`` (of one row) that have these numbers: pieces that are side by side, joined."""
-    before, after = math.prod(value.row[:axis]), math.prod(value.row[axis + 1 :])
-    dims = (before, value.row[axis], after)
-    source = call.view(value, dims)
-    cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
-    pieces = []
-    for run in np.split(numbers, cuts):
-        first, count = int(run[0]), len(run)
-        params: dict[int, Param] = {**dict.fromkeys(SIZES[3], TO_END), OFFSETS[3][1]: first, SIZES[3][1]: count}
-        whole = count == dims[1]
-        piece = source if whole else call.add("Crop", (source,), (before, count, after), dict(sorted(params.items())))
-        pieces.append(piece)
-    blob = pieces[0]
-    if len(pieces) > 1:
-        blob = call.add("Concat", pieces, (before, len(numbers), after), {0: 1})
-    return _resized(value, blob, {axis: len(numbers)})
+    source = call.blob(value)
+    if (held := _held(source.dims, value.row, [axis])) is not None:
+        (place,) = held
+    else:
+        place = 1
+        source = call.view(value, (math.prod(value.row[:axis]), value.row[axis], math.prod(value.row[axis + 1 :])))
+    dims = source.dims
+    found = []
+    for piece in pieces(numbers):
+        first, count = int(piece[0]), len(piece)
+        params: dict[int, Param] = dict.fromkeys(SIZES[len(dims)], TO_END)
+        params |= {OFFSETS[len(dims)][place]: first, SIZES[len(dims)][place]: count}
+        outs = (*dims[:place], count, *dims[place + 1 :])
+        found.append(
+            source if count == dims[place] else call.add("Crop", (source,), outs, dict(sorted(params.items())))
+        )
+    blob = found[0]
+    if len(found) > 1:
+        blob = call.add("Concat", found, (*dims[:place], len(numbers), *dims[place + 1 :]), {0: place})
+    return resized(value, blob, {axis: len(numbers)})
 
 
 OPS: Mapping[str, Op] = {"CenterCropPad": Op(center_crop_pad, ANY), "Pad": Op(pad, ANY)}

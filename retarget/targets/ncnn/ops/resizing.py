@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,12 +35,17 @@ from retarget.targets.interpolation import (
 )
 from retarget.targets.ncnn.call import FLOATS, NUMBERS, Call, Op
 from retarget.targets.ncnn.ops import padding
-from retarget.targets.ncnn.program import Blob, Param
+from retarget.targets.ncnn.ops.sampling import BORDER, nearest
+from retarget.targets.ncnn.program import Param, Weight
 from retarget.targets.ncnn.values import Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
+    from retarget.targets.interpolation import Indices
     from retarget.targets.ncnn.values import Result
+
+FEW = 3
+"""Pieces that are rather joined one by one."""
 
 KIND, HEIGHT_FACTOR, WIDTH_FACTOR, HEIGHT, WIDTH, CORNERS = 0, 1, 2, 3, 4, 6
 """Keys of Interp."""
@@ -59,7 +64,8 @@ class Way:
         if self.kind == 1:
             if size == 1:
                 return step.indices is not None or _is_copy(step)
-            return _indices(step) is not None and np.array_equal(_indices(step), _floor(size, out))
+            indices = np.arange(size) if step.is_nothing else step.indices
+            return indices is not None and np.array_equal(indices, _floor(size, out))
         # It reads as many elements side by side, and divides by one less than there are.
         if size < (2 if self.kind == 2 else 4) or (self.corners and out == 1):
             return False
@@ -75,10 +81,6 @@ class Way:
 CUBIC = How("cubic", "half_pixel", "floor", -0.75, exclude_outside=False, antialias=False)
 
 WAYS = (Way(1), Way(2), Way(2, corners=True), Way(3), Way(3, corners=True))
-
-
-def _indices(step: Along) -> Array | None:
-    return np.arange(step.axis.size) if step.is_nothing else step.indices
 
 
 def _is_copy(step: Along) -> bool:
@@ -110,12 +112,12 @@ def resize(call: Call) -> Result:
     if changed and changed[0] == 0:
         value = call.with_rows(value, 1)
     by_factor = _by_factor(call)
-    plane = len(steps) - 2
-    if len(changed) == 2 and changed[0] == plane and all(steps[axis].inside is None for axis in changed):
+    plane = [len(steps) - 2, len(steps) - 1]
+    if changed[-2:] == plane and all(steps[axis].inside is None for axis in plane):
         way = next((way for way in WAYS if way.does(steps[-2]) and way.does(steps[-1])), None)
         if way is not None:
-            value = _image(call, value, way, (steps[-2], steps[-1]), plane, by_factor=by_factor)
-            changed = []
+            value = _image(call, value, way, (steps[-2], steps[-1]), plane[0], by_factor=by_factor)
+            del changed[-2:]
     beyond = call.attributes.get_float("extrapolation_value", 0.0)
     for axis in changed:
         value = _along(call, value, axis, steps[axis], beyond, by_factor=by_factor)
@@ -156,13 +158,12 @@ def _steps(call: Call, how: How) -> list[Along]:
 
 
 def _image(call: Call, value: Value, way: Way, steps: tuple[Along, Along], axis: int, *, by_factor: bool) -> Value:
-    """``value`` resized along ``axis`` and the one behind it, where there are others in front of them alone."""
-    before, after = math.prod(value.row[:axis]), math.prod(value.row[axis + 2 :])
-    assert after == 1
+    """``value`` resized along ``axis``, the last but one, and the last."""
+    before = math.prod(value.row[:axis])
     outs = [step.axis.out for step in steps]
     blob = call.view(value, (before, *value.row[axis : axis + 2]))
     made = call.add("Interp", (blob,), (before, *outs), _params(way, steps, by_factor=by_factor))
-    return _resized(value, made, {axis: outs[0], axis + 1: outs[1]})
+    return padding.resized(value, made, {axis: outs[0], axis + 1: outs[1]})
 
 
 def _params(way: Way, steps: Sequence[Along], *, by_factor: bool) -> dict[int, Param]:
@@ -216,30 +217,36 @@ def _native(call: Call, value: Value, axis: int, way: Way, step: Along, *, by_fa
             matrix = step.matrix if step.matrix is not None else np.eye(size)[step.indices]
             return _product(call, value, axis, matrix)
         made = call.add("Interp", (blob,), (before, out, after), _params(way, [step, whole], by_factor=by_factor))
-    return _resized(value, made, {axis: out})
+    return padding.resized(value, made, {axis: out})
 
 
 # ---- by other layers
 
 
-def _elements(call: Call, value: Value, axis: int, indices: Array) -> Value:
-    """The elements with these numbers along ``axis``."""
-    return padding.taken(call, value, axis, indices)
+def _elements(call: Call, value: Value, axis: int, indices: Indices) -> Value:
+    """The elements with these numbers along ``axis``: a few pieces, joined, or by a grid of their places."""
+    if len(padding.pieces(indices)) <= FEW:
+        return padding.taken(call, value, axis, indices)
+    before, after = math.prod(value.row[:axis]), math.prod(value.row[axis + 1 :])
+    size, out = value.row[axis], len(indices)
+    down, across = (2 * indices + 1) / size - 1, (2 * np.arange(after) + 1) / after - 1
+    grid = np.stack(np.broadcast_arrays(across[None], down[:, None]), axis=2).astype(np.float32)
+    blob, places = call.view(value, (before, size, after)), call.lowering.memory(grid, grid.shape)
+    return padding.resized(value, nearest(call, blob, places, BORDER), {axis: out})
 
 
 def _product(call: Call, value: Value, axis: int, matrix: Array) -> Value:
     """``value`` with [out, size] ``matrix`` along ``axis``."""
     before, after = math.prod(value.row[:axis]), math.prod(value.row[axis + 1 :])
     out, size = matrix.shape
+    if after == 1:
+        params: dict[int, Param] = {0: out, 1: 0, 2: matrix.size}
+        weights = [Weight(matrix.astype(np.float32))]
+        made = call.add("InnerProduct", (call.view(value, (before, size)),), (before, out), params, weights)
+        return padding.resized(value, made, {axis: out})
     blob = call.view(value, (before, size, after))
     factors = call.lowering.memory(matrix.astype(np.float32), (1, out, size))
-    return _resized(value, call.add("MatMul", (factors, blob), (before, out, after)), {axis: out})
-
-
-def _resized(value: Value, blob: Blob, sizes: Mapping[int, int]) -> Value:
-    """``blob`` as ``value`` with other sizes of some axes."""
-    shape = tuple(sizes.get(axis, size) for axis, size in enumerate(value.shape))
-    return replace(value, shape=shape, blob=blob, index=None, source=None)
+    return padding.resized(value, call.add("MatMul", (factors, blob), (before, out, after)), {axis: out})
 
 
 # ---- blocks

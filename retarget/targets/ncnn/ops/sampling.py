@@ -22,7 +22,7 @@ from retarget.targets.ncnn.ops.convolution import (
 )
 from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MAX, MIN, MUL, NUMBER, SUB, WITH_NUMBER
 from retarget.targets.ncnn.ops.windows import Windows, windows
-from retarget.targets.ncnn.program import Blob, Param, Weight
+from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Value
 
 if TYPE_CHECKING:
@@ -75,11 +75,19 @@ def grid_sample(call: Call) -> Result:
         places = _reflected(call, places)
         # Between the outermost elements and half an element further it is the outermost.
         kind = kind if mode == CUBIC else BORDER
-    blob = call.view(x, x.shape[1:])
-    outs = call.shape(1)[1:-1]
-    params: dict[int, Param] = {SAMPLE: mode, PADDING: kind, CORNERS: int(corners)}
-    made = call.add("GridSample", (blob, places), (x.shape[1], *outs), params)
-    return call.made(made, (x.shape[0], x.shape[1], *outs))
+    made = _sampled(call, call.view(x, x.shape[1:]), places, mode, kind, corners=corners)
+    return call.made(made, (x.shape[0], *made.dims))
+
+
+def _sampled(call: Call, x: Blob, places: Blob, mode: int, kind: int, *, corners: bool) -> Blob:
+    # Places in halves would be those of other elements.
+    params: dict[int, Param] = {SAMPLE: mode, PADDING: kind, CORNERS: int(corners), MASK: NO_HALF}
+    return call.add("GridSample", (x, places), (x.dims[0], *places.dims[:-1]), params)
+
+
+def nearest(call: Call, x: Blob, places: Blob, kind: int) -> Blob:
+    """The elements of ``x`` in whose middles ``places`` are."""
+    return _sampled(call, x, places, NEAREST, kind, corners=False)
 
 
 def _reflected(call: Call, places: Blob) -> Blob:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retarget.targets.ncnn.call import Call
+from retarget.targets.ncnn.program import Param
 from retarget.targets.ncnn.values import Refusal
 
 AXES = 3
@@ -123,7 +124,7 @@ def _extra(size: int, stride: int, span: int, begin: int, end: int) -> int:
     return min(max(end, missing), missing + stride - 1)
 
 
-def numbered(keys: Sequence[Sequence[int]], numbers: Sequence[int]) -> Mapping[int, int]:
+def numbered(keys: Sequence[Sequence[int]], numbers: Sequence[int]) -> dict[int, Param]:
     """``numbers`` of each axis, of which there are as many as in one of ``keys``, by the keys of these axes."""
     (own,) = [each for each in keys if len(each) == len(numbers)]
     return dict(zip(own, numbers, strict=True))
