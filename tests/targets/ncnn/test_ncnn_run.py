@@ -105,7 +105,7 @@ RESHAPED = """g (float[2,3,8,4] x) => (float[2,96] y) {
 
 def test_a_layer_that_fails_is_named(tmp_path: Path) -> None:
     facts = written(target_testing.model(RESHAPED), tmp_path)
-    edited(tmp_path / emit.PARAM, "Reshape", "0=96", "0=97")
+    edited(tmp_path / emit.PARAM, "Reshape", "0=96", "0=49 1=2")
     with pytest.raises(ToolchainFailure, match=r"ncnn ends with -100 in the layer '\S+' \(Reshape\)"):
         target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(2, 3, 8, 4)})
 
