@@ -19,6 +19,7 @@ from retarget.targets.ncnn.ops.elementwise import (
     FROM,
     MAX,
     MIN,
+    MOST,
     MUL,
     NEG,
     SUB,
@@ -33,7 +34,6 @@ from retarget.targets.ncnn.values import Result, Value
 
 BOOL = frozenset({"bool"})
 
-MOST = float(np.finfo(np.float32).max)
 LEAST = float(np.finfo(np.float32).tiny)
 """Smaller ones may be taken for 0."""
 

@@ -28,6 +28,8 @@ WITH_NUMBER, NUMBER = 1, 2
 ABS, NEG, FLOOR, CEIL, SQUARE, SQRT, ROUND, TRUNC, SIGN = 0, 1, 2, 3, 4, 5, 18, 19, 20
 """``0`` of UnaryOp."""
 
+MOST = float(np.finfo(np.float32).max)
+
 _SWAPPED = {ADD: ADD, SUB: FROM, MUL: MUL, DIV: INTO, MAX: MAX, MIN: MIN}
 """The same of operands in the other order."""
 
@@ -183,7 +185,7 @@ def _shares(call: Call, whole: Blob, part: Blob) -> Blob:
 def mod(call: Call) -> Result:
     """Of integers. ``fmod=0``: the sign of the divisor. ``fmod=1``: that of the dividend, as C has it."""
     if call.dtype(0).kind == "f":
-        raise Refusal("of floats ncnn's is rounded where the quotient is large, and the remainder wrong with it")
+        return _float_remainder(call)
     left, right = beside(call, call.aligned(0, 1))
     shape = np.broadcast_shapes(call.shape(0), call.shape(1))
     whole, part = function(call, ABS, left), function(call, ABS, right)
@@ -199,16 +201,48 @@ def mod(call: Call) -> Result:
     )
 
 
-def pow_(call: Call) -> Result:
-    """A constant exponent, or a constant base."""
+def _float_remainder(call: Call) -> Result:
+    """Of a power of 2, by which a division and a product are exact."""
+    number = number_beside(call, 1, 0)
+    if not number or abs(math.frexp(number)[0]) != 0.5:
+        raise Refusal("of floats the quotient is rounded, and where it is large the remainder is wrong with it")
     value = call.value(0)
+    blob = call.blob(value)
+    count = function(call, TRUNC, by_number(call, MUL, blob, 1 / number))
+    return call.made(joined(call, SUB, blob, by_number(call, MUL, count, number)), value.shape)
+
+
+def pow_(call: Call) -> Result:
+    """A constant exponent, a constant base, or both computed."""
     exponent = number_beside(call, 1, 0)
     if exponent is not None:
-        return _power(call, value, exponent)
+        return _power(call, call.value(0), exponent)
+    if call.dtype(0).kind in "iu":
+        raise Refusal("integers to the power of what is not one constant are rounded as floats are")
     base = number_beside(call, 0, 1)
-    if base is not None and base > 0 and call.dtype(0).kind == "f":
+    if base is not None and base > 0:
         return call.made(mapped(call, "Exp", call.blob(call.value(1)), {0: base}), call.shape(1))
-    raise Refusal("both are computed, and ncnn's power is wrong of bases that are not positive")
+    left, right = beside(call, call.aligned(0, 1))
+    return call.made(_any_power(call, left, right), np.broadcast_shapes(call.shape(0), call.shape(1)))
+
+
+def _any_power(call: Call, base: Blob, exponent: Blob) -> Blob:
+    """``exp(y * log(|x|))``, its sign as ``y`` is odd where ``x`` is negative; no number there if ``y`` is a fraction.
+
+    BinaryOp's own is wrong of all bases that are not positive. The logarithm of 0 is taken as a finite number, for the
+    exponent 0.
+    """
+    log = mapped(call, "Log", function(call, ABS, base))
+    finite = mapped(call, "Clip", log, {0: -MOST, 1: MOST})
+    size = mapped(call, "Exp", joined(call, MUL, exponent, finite))
+    negative = mapped(call, "Threshold", function(call, NEG, base), {0: 0.0})
+    below = function(call, FLOOR, exponent)
+    pairs = by_number(call, MUL, function(call, FLOOR, by_number(call, MUL, below, 0.5)), 2.0)
+    odd = joined(call, SUB, below, pairs)
+    sign = by_number(call, FROM, by_number(call, MUL, joined(call, MUL, odd, negative), 2.0), 1.0)
+    fraction = mapped(call, "Threshold", joined(call, SUB, exponent, below), {0: 0.0})
+    undefined = function(call, SQRT, function(call, NEG, joined(call, MUL, fraction, negative)))
+    return joined(call, ADD, joined(call, MUL, size, sign), undefined)
 
 
 def _power(call: Call, value: Value, exponent: float) -> Result:

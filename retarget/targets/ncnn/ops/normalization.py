@@ -124,9 +124,9 @@ def _power(call: Call, blob: Blob, places: Sequence[int]) -> Blob:
 def batch_normalization(call: Call) -> Result | Sequence[Result]:
     """A factor and a term for each channel."""
     if call.attributes.get_int("training_mode", 0):
-        raise Refusal("training_mode=1: the statistics of the batch, which is not known where one row is computed")
+        return _batch_statistics(call)
     if not all(call.is_constant(index) for index in range(1, 5)):
-        raise Refusal("its statistics are computed: only constants can be written")
+        return _by_computed(call)
     epsilon = call.attributes.get_float("epsilon", 1e-5)
     scale, bias, mean, variance = (call.array(index, "its statistics").astype(np.float64) for index in range(1, 5))
     slope = scale / np.sqrt(variance + epsilon)
@@ -142,6 +142,58 @@ def batch_normalization(call: Call) -> Result | Sequence[Result]:
         "BatchNorm", (blob,), blob.dims, {0: channels, 1: 0.0}, [Weight(each, tagged=False) for each in weights]
     )
     return call.made(made, value.shape)
+
+
+def _by_computed(call: Call) -> Result:
+    """By operands of which not all are constant."""
+    scale, bias, mean, variance = (call.whole(index) for index in range(1, 5))
+    epsilon = call.attributes.get_float("epsilon", 1e-5)
+    inverse = _vector(raised(call, call.view(variance, variance.shape), -0.5, shift=epsilon))
+    slope = _vector(binary(call, MUL, scale, inverse)[0])
+    term = _vector(binary(call, SUB, bias, _vector(binary(call, MUL, mean, slope)[0]))[0])
+    return _scaled(call, call.value(0), slope, term)
+
+
+def _batch_statistics(call: Call) -> Sequence[Result]:
+    """What it does when it trains: by the batch's own mean and variance, which the next ones are moved towards."""
+    value = call.whole(0)
+    axes = [axis for axis in range(value.rank) if axis != 1]
+    momentum, epsilon = call.attributes.get_float("momentum", 0.9), call.attributes.get_float("epsilon", 1e-5)
+    blob, places = along(call, value, axes)
+    centred, mean = _centred(call, blob, places)
+    variance = _power(call, centred, places)
+    normal = joined(call, MUL, centred, raised(call, variance, -0.5, shift=epsilon))
+    moved: list[Result] = []
+    for index, current in ((1, mean), (2, variance)):
+        if index >= len(call.outputs) or not call.outputs[index]:
+            moved.append(None)
+            continue
+        own = call.whole(index + 2)
+        shares = [
+            _vector(by_number(call, MUL, held_in, share))
+            for held_in, share in ((call.blob(own), momentum), (_flat(call, current), 1.0 - momentum))
+        ]
+        moved.append(call.made(binary(call, ADD, *shares)[0], own.shape, index))
+    result = Value(value.shape, value.dtype, normal)
+    return [_scaled(call, result, call.whole(1), call.whole(2)), *moved]
+
+
+def _flat(call: Call, blob: Blob) -> Blob:
+    return call.view(Value((blob.size,), np.dtype(np.float32), blob), (blob.size,))
+
+
+def _vector(blob: Blob) -> Value:
+    """A blob of one number a channel."""
+    return Value((blob.size,), np.dtype(np.float32), blob)
+
+
+def _scaled(call: Call, value: Value, factor: Value, term: Value) -> Result:
+    """``value`` times ``factor`` plus ``term``, each [channels]."""
+    for vector, op in ((factor, MUL), (term, ADD)):
+        along_channels = Value((vector.shape[0], *(1,) * (value.rank - 2)), vector.dtype, call.blob(vector))
+        blob, _ = binary(call, op, *rows.aligned(call, [value, along_channels]))
+        value = Value(value.shape, value.dtype, blob, blob.rows)
+    return call.made(call.blob(value), value.shape)
 
 
 def outermost(call: Call, value: Value, most: int = 4, least: int = 1) -> Blob:
@@ -181,13 +233,7 @@ def _by_groups(call: Call, groups: int) -> Result:
         made = call.add("GroupNorm", (blob,), blob.dims, params, held_in)
     if affine:
         return call.made(made, value.shape)
-    result = Value(value.shape, value.dtype, made, made.rows)
-    for index, op in ((1, MUL), (2, ADD)):
-        vector = call.whole(index)
-        along_channels = Value((channels, *(1,) * (value.rank - 2)), vector.dtype, vector.blob)
-        blob, _ = binary(call, op, *rows.aligned(call, [result, along_channels]))
-        result = Value(value.shape, value.dtype, blob, blob.rows)
-    return call.made(call.blob(result), value.shape)
+    return _scaled(call, Value(value.shape, value.dtype, made, made.rows), call.whole(1), call.whole(2))
 
 
 def mean_variance_normalization(call: Call) -> Result:

@@ -14,7 +14,10 @@ from retarget.targets.ncnn.ops.elementwise import (
     ADD,
     FROM,
     MAX,
+    MOST,
     MUL,
+    NEG,
+    SIGN,
     SQUARE,
     SUB,
     TRUNC,
@@ -28,8 +31,6 @@ from retarget.targets.ncnn.values import Refusal, Result, Value
 
 SUM, SUM_OF_SIZES, SUM_OF_SQUARES, MEAN, LARGEST, SMALLEST, PRODUCT, LENGTH, LOG_OF_SUM = 0, 1, 2, 3, 4, 5, 6, 8, 9
 """``0`` of Reduction."""
-
-MOST = float(np.finfo(np.float32).max)
 
 
 def reduced(call: Call, operation: int, blob: Blob, places: Sequence[int], *, keeps: bool = True) -> Blob:
@@ -102,7 +103,7 @@ def reduce_mean(call: Call) -> Result:
     if places:
         total = reduced(call, SUM, blob, places, keeps=keeps(call))
         # Half of 1 away from 0 is on neither side of an integer, however the quotient is rounded.
-        signs = by_number(call, MUL, function(call, 20, total), 0.5)
+        signs = by_number(call, MUL, function(call, SIGN, total), 0.5)
         blob = function(call, TRUNC, by_number(call, MUL, joined(call, ADD, total, signs), 1 / count))
     return call.made(blob, shape_of(call, axes), largest=call.largest(0))
 
@@ -163,7 +164,7 @@ def position(negated: bool) -> Callable[[Call], Result]:
         value = over(call, [axis])
         blob, place = around(call, value, axis)
         if negated:
-            blob = function(call, 1, blob)
+            blob = function(call, NEG, blob)
         best = reduced(call, LARGEST, _scores(call, blob, place, last=last), [place])
         size = value.shape[axis]
         made = by_number(call, SUB, best, 1.0) if last else by_number(call, FROM, best, float(size))
@@ -183,13 +184,26 @@ def cum_sum(call: Call) -> Result:
     if not axis:
         value = call.whole(0)
     exclusive, reverse = (bool(call.attributes.get_int(name, 0)) for name in ("exclusive", "reverse"))
-    blob, place = around(call, value, axis)
-    if exclusive:
-        raise Refusal("exclusive=1")
+    size = value.shape[axis]
+    if exclusive and size == 1:
+        return np.zeros(value.shape, value.dtype)
+    blob, place = _between(call, value, axis) if exclusive else around(call, value, axis)
     if reverse:
-        raise Refusal("reverse=1")
-    made = call.add("CumulativeSum", (blob,), blob.dims, {0: place})
-    return call.made(made, value.shape, largest=call.largest(0) * value.shape[axis])
+        blob = call.add("Flip", (blob,), blob.dims, {0: [place]})
+    if exclusive:
+        outer, _, inner = blob.dims
+        blob = call.add("Crop", (blob,), (outer, size - 1, inner), {9: [0], 10: [-1], 11: [place]})
+        blob = call.add("Padding", (blob,), (outer, size, inner), {0: 1})
+    blob = call.add("CumulativeSum", (blob,), blob.dims, {0: place})
+    if reverse:
+        blob = call.add("Flip", (blob,), blob.dims, {0: [place]})
+    return call.made(blob, value.shape, largest=call.largest(0) * size)
+
+
+def _between(call: Call, value: Value, axis: int) -> tuple[Blob, int]:
+    """One row of ``value`` in three dims, the axis the one between."""
+    row = value.row
+    return call.view(value, (math.prod(row[:axis]), row[axis], math.prod(row[axis + 1 :]))), 1
 
 
 def _product(largest: float, count: int) -> float:
