@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.program import MASK, MOST_DIMS, NO_HALF, Blob, Dims, Param, Weight
-from retarget.targets.ncnn.values import Refusal, Shape, Value
+from retarget.targets.ncnn.ops.places import taken
+from retarget.targets.ncnn.ops.shape import held, standing
+from retarget.targets.ncnn.ops.slices import cut, whole_along
+from retarget.targets.ncnn.program import MASK, MOST_DIMS, NO_HALF, Blob, Param, Weight
+from retarget.targets.ncnn.values import Refusal, Value
 
 if TYPE_CHECKING:
-    from retarget.protocols import Array
     from retarget.targets.ncnn.values import Result
+
+Pair: TypeAlias = tuple[int, int]
+"""Of an axis: how much goes in front of it, and behind it."""
 
 CONSTANT, REPLICATE, REFLECT = 0, 1, 2
 """``4`` of Padding."""
@@ -23,33 +27,24 @@ CONSTANT, REPLICATE, REFLECT = 0, 1, 2
 MODE, VALUE, CHANNEL_VALUES = 4, 5, 6
 """Keys of Padding."""
 
-BEGINS = {1: (2,), 2: (0, 2), 3: (7, 0, 2), 4: (None, 7, 0, 2)}
-ENDS = {1: (3,), 2: (1, 3), 3: (8, 1, 3), 4: (None, 8, 1, 3)}
-"""Its keys for each axis of a blob of so many. The first of four cannot be padded."""
-
-OFFSETS = {1: (0,), 2: (1, 0), 3: (2, 1, 0), 4: (2, 13, 1, 0)}
-LEFT_OUT = {1: (6,), 2: (7, 6), 3: (8, 7, 6), 4: (8, 15, 7, 6)}
-SIZES = {1: (3,), 2: (4, 3), 3: (5, 4, 3), 4: (5, 14, 4, 3)}
-"""Keys of Crop: where it starts, how much is left out at the end, how much is taken."""
-
-TO_END = -233
-"""Of ``SIZES``: as much as there is in front of what is left out."""
-
-Pair = tuple[int, int]
+PADS: Mapping[int, Sequence[Pair | None]] = {
+    1: ((2, 3),),
+    2: ((0, 1), (2, 3)),
+    3: ((7, 8), (0, 1), (2, 3)),
+    4: (None, (7, 8), (0, 1), (2, 3)),
+}
+"""Its keys for each axis of a blob of so many: the first of four it does not pad."""
 
 
 def pad(call: Call) -> Result:
     pairs, mode = _pairs(call), call.attributes.get_string("mode", "constant") or "constant"
     value = cropped(call, call.value(0), pairs)
     pairs = [(max(front, 0), max(back, 0)) for front, back in pairs]
-    filling: int | float = 0
-    if mode == "constant" and call.has(2):
-        filling = call.array(2, "the value to pad with").reshape(-1)[0].item()
-    largest = call.largest(0)
-    if call.result_dtype().kind in "iu":
-        largest = max(largest, abs(filling))
-    made = framed(call, value, pairs, filling) if mode == "constant" else _continued(call, value, pairs, mode)
-    return call.made(call.blob(made), made.shape, largest=largest)
+    if mode != "constant":
+        return _result(call, _continued(call, value, pairs, mode), call.largest(0))
+    filling = call.array(2, "the value to pad with").reshape(-1)[0].item() if call.has(2) else 0
+    made = framed(call, value, pairs, filling)
+    return _result(call, made, max(call.largest(0), abs(filling)))
 
 
 def center_crop_pad(call: Call) -> Result:
@@ -62,7 +57,11 @@ def center_crop_pad(call: Call) -> Result:
         pairs[axis] = front, more - front
     value = cropped(call, call.value(0), pairs)
     made = framed(call, value, [(max(front, 0), max(back, 0)) for front, back in pairs], 0)
-    return call.made(call.blob(made), made.shape, largest=call.largest(0))
+    return _result(call, made, call.largest(0))
+
+
+def _result(call: Call, value: Value, largest: float) -> Result:
+    return call.made(call.blob(value), value.shape, largest=largest)
 
 
 def _pairs(call: Call) -> list[Pair]:
@@ -75,134 +74,88 @@ def _pairs(call: Call) -> list[Pair]:
     return pairs
 
 
-# ---- some axes of a value at a time
-
-
 def cropped(call: Call, value: Value, pairs: Sequence[Pair]) -> Value:
     """``value`` without what negative pads, in front of and behind each axis, cut off."""
-    cuts = [(max(-front, 0), max(-back, 0)) for front, back in pairs]
-    if any(size - front - back < 1 for size, (front, back) in zip(value.shape, cuts, strict=True)):
-        raise Refusal("its result is empty, and ncnn has no empty blobs")
-    value, todo = _ready(call, value, cuts)
-    while todo:
-        dims, places, todo = _fitting(call, value, todo, MOST_DIMS)
-        params: dict[int, Param] = dict.fromkeys(SIZES[len(dims)], TO_END)
-        outs = list(dims)
-        for place, axis in places.items():
-            front, back = cuts[axis]
-            params |= {OFFSETS[len(dims)][place]: front, LEFT_OUT[len(dims)][place]: back}
-            outs[place] -= front + back
-        blob = call.add("Crop", (call.view(value, dims),), outs, dict(sorted(params.items())))
-        value = resized(value, blob, {axis: outs[place] for place, axis in places.items()})
-    return value
+    parts = {
+        axis: (max(-front, 0), back if back < 0 else None)
+        for axis, (front, back) in enumerate(pairs)
+        if min(front, back) < 0
+    }
+    for axis in parts:
+        if sum(min(each, 0) for each in pairs[axis]) + value.shape[axis] < 1:
+            raise Refusal("its result is empty, and ncnn has no empty blobs")
+    return cut(call, value, parts)
 
 
 def framed(call: Call, value: Value, pairs: Sequence[Pair], filling: float) -> Value:
     """``value`` with ``filling`` around it."""
-    value, todo = _ready(call, value, pairs)
-    while todo:
-        dims, places, todo = _fitting(call, value, todo, MOST_DIMS if math.isfinite(filling) else MOST_DIMS - 1)
-        value = _padded(call, value, dims, places, pairs, CONSTANT, filling)
-    return value
+    return _padded(call, value, pairs, CONSTANT, filling)
 
 
 def _continued(call: Call, value: Value, pairs: Sequence[Pair], mode: str) -> Value:
     """``value`` with what ``mode`` makes of its own elements around it."""
-    value, todo = _ready(call, value, pairs)
-    if mode == "wrap" or any(mode == "reflect" and max(pairs[axis]) >= value.shape[axis] for axis in todo):
-        for axis in todo:
-            numbers = np.pad(np.arange(value.row[axis]), pairs[axis], mode=mode)  # type: ignore[call-overload]
-            value = taken(call, value, axis, numbers)
-        return value
-    while todo:
-        dims, places, todo = _fitting(call, value, todo, MOST_DIMS)
-        value = _padded(call, value, dims, places, pairs, REFLECT if mode == "reflect" else REPLICATE, 0.0)
+    axes = [axis for axis, pair in enumerate(pairs) if any(pair)]
+    # ncnn throws back once, and does not go around.
+    if mode == "edge" or (mode == "reflect" and all(max(pairs[axis]) < value.shape[axis] for axis in axes)):
+        return _padded(call, value, pairs, REFLECT if mode == "reflect" else REPLICATE, 0.0)
+    for axis in axes:
+        numbers = np.pad(np.arange(value.shape[axis]), pairs[axis], mode=mode)  # type: ignore[call-overload]
+        value = taken(call, value, axis, [int(number) for number in numbers])
     return value
 
 
-def _ready(call: Call, value: Value, pairs: Sequence[Pair]) -> tuple[Value, list[int]]:
-    """``value`` with rows that no pad is for, and the axes that have pads."""
-    axes = [axis for axis, pair in enumerate(pairs) if any(pair)]
-    return (call.with_rows(value, 1) if 0 in axes else value), axes
+# ---- layers
 
 
-def _fitting(call: Call, value: Value, axes: Sequence[int], most: int) -> tuple[Dims, dict[int, int], list[int]]:
-    """Dims of at most ``most`` axes in which as many of the last ``axes`` as can be are on their own, where these are
-    (place → axis), and which are left. The first of four dims is none of them.
-
-    They are those that the value has already where these will do.
-    """
-    dims = call.blob(value).dims
-    held = _held(dims, value.row, axes)
-    if held is not None and len(dims) <= most and not (len(dims) == MOST_DIMS and 0 in held):
-        return dims, held, []
-    for start in range(len(axes)):
-        own, found, places = axes[start:], [1], dict[int, int]()
-        joined = True
-        for axis, size in enumerate(value.row):
-            if axis in own:
-                if joined and found[-1] == 1:
-                    found.pop()
-                places[len(found)] = axis
-                found.append(size)
-                joined = False
-            elif joined:
-                found[-1] *= size
-            else:
-                found.append(size)
-                joined = True
-        if joined and len(found) > 1 and found[-1] == 1:
-            found.pop()
-        if len(found) <= most and not (len(found) == MOST_DIMS and 0 in places):
-            return tuple(found), places, list(axes[:start])
-    raise AssertionError("one axis alone has those in front and behind, which are three")
+def _padded(call: Call, value: Value, pairs: Sequence[Pair], mode: int, filling: float) -> Value:
+    """Layers on as many axes at once as there are dims for."""
+    left = [axis for axis, pair in enumerate(pairs) if any(pair)]
+    value = whole_along(call, value, left)
+    most = MOST_DIMS if math.isfinite(filling) else MOST_DIMS - 1
+    while left:
+        for first in range(len(left)):
+            found = _standing(call, value, left[first:], most)
+            if found is not None:
+                break
+        assert found is not None, "one axis alone has those in front and behind, which are three"
+        blob, places = found
+        shape = list(value.shape)
+        for axis in left[first:]:
+            shape[axis] += sum(pairs[axis])
+        own = {place: pairs[axis] for place, axis in zip(places, left[first:], strict=True)}
+        value = held(value, _layer(call, blob, own, mode, filling), shape)
+        left = left[:first]
+    return value
 
 
-def _held(dims: Dims, row: Shape, axes: Sequence[int]) -> dict[int, int] | None:
-    """Where in ``dims``, which hold ``row``, each of ``axes`` is on its own; None if one of them is not."""
-    places: dict[int, int] = {}
-    for axis in axes:
-        ahead = math.prod(row[:axis])
-        fits = [
-            place
-            for place, size in enumerate(dims)
-            if size == row[axis] and math.prod(dims[:place]) == ahead and place > max(places, default=-1)
-        ]
-        if not fits:
+def _standing(call: Call, value: Value, axes: Sequence[int], most: int) -> tuple[Blob, list[int]] | None:
+    """`standing`, of dims that can be padded: the first of four cannot."""
+    found = standing(call, value, axes)
+    if found is not None and (len(found[0].dims) > most or (len(found[0].dims) == MOST_DIMS and 0 in found[1])):
+        if len(axes) > 1:
             return None
-        places[fits[0]] = axis
-    return places
+        (axis,) = axes
+        row = value.row
+        dims = (math.prod(row[:axis]), row[axis], math.prod(row[axis + 1 :]))
+        return call.view(value, dims), [1]
+    return found
 
 
-def resized(value: Value, blob: Blob, sizes: Mapping[int, int]) -> Value:
-    """``blob`` as ``value`` with other sizes of some axes."""
-    shape: Shape = tuple(sizes.get(axis, size) for axis, size in enumerate(value.shape))
-    return replace(value, shape=shape, blob=blob, index=None, source=None)
-
-
-def _padded(
-    call: Call,
-    value: Value,
-    dims: Dims,
-    places: Mapping[int, int],
-    pairs: Sequence[Pair],
-    mode: int,
-    filling: float,
-) -> Value:
+def _layer(call: Call, blob: Blob, pairs: Mapping[int, Pair], mode: int, filling: float) -> Blob:
+    """The layer that pads these dims."""
     params: dict[int, Param] = {MODE: mode} if mode else {}
-    outs = list(dims)
     weights: list[Weight] = []
     if not math.isfinite(filling):
         # A param cannot be infinite; a weight for each channel can.
-        ahead = MOST_DIMS - 1 - len(dims)
-        dims, outs = (1,) * ahead + dims, [1] * ahead + outs
-        places = {place + ahead: axis for place, axis in places.items()}
-    for place, axis in places.items():
-        begin, end = BEGINS[len(dims)][place], ENDS[len(dims)][place]
-        assert begin is not None
-        assert end is not None
-        params |= {begin: pairs[axis][0], end: pairs[axis][1]}
-        outs[place] += sum(pairs[axis])
+        ahead = MOST_DIMS - 1 - len(blob.dims)
+        blob = call.lowering.reshaped(blob, (1,) * ahead + blob.dims, call.node.name or "")
+        pairs = {place + ahead: pair for place, pair in pairs.items()}
+    outs = list(blob.dims)
+    for place, pair in pairs.items():
+        keys = PADS[len(outs)][place]
+        assert keys is not None, "the first of four"
+        params |= dict(zip(keys, pair, strict=True))
+        outs[place] += sum(pair)
     if not math.isfinite(filling):
         params[CHANNEL_VALUES] = outs[0]
         weights.append(Weight(np.full(outs[0], filling, np.float32), tagged=False))
@@ -210,37 +163,7 @@ def _padded(
         params[VALUE] = float(filling)
         if abs(filling) > np.finfo(np.float16).max:
             params[MASK] = NO_HALF
-    blob = call.add("Padding", (call.view(value, dims),), outs, dict(sorted(params.items())), weights)
-    return resized(value, blob, {axis: outs[place] for place, axis in places.items()})
-
-
-def pieces(numbers: Array) -> list[Array]:
-    """``numbers`` in pieces in each of which one is after the other."""
-    return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
-
-
-def taken(call: Call, value: Value, axis: int, numbers: Array) -> Value:
-    """The elements along ``axis`` (of one row) that have these numbers: pieces that are side by side, joined."""
-    source = call.blob(value)
-    if (held := _held(source.dims, value.row, [axis])) is not None:
-        (place,) = held
-    else:
-        place = 1
-        source = call.view(value, (math.prod(value.row[:axis]), value.row[axis], math.prod(value.row[axis + 1 :])))
-    dims = source.dims
-    found = []
-    for piece in pieces(numbers):
-        first, count = int(piece[0]), len(piece)
-        params: dict[int, Param] = dict.fromkeys(SIZES[len(dims)], TO_END)
-        params |= {OFFSETS[len(dims)][place]: first, SIZES[len(dims)][place]: count}
-        outs = (*dims[:place], count, *dims[place + 1 :])
-        found.append(
-            source if count == dims[place] else call.add("Crop", (source,), outs, dict(sorted(params.items())))
-        )
-    blob = found[0]
-    if len(found) > 1:
-        blob = call.add("Concat", found, (*dims[:place], len(numbers), *dims[place + 1 :]), {0: place})
-    return resized(value, blob, {axis: len(numbers)})
+    return call.add("Padding", (blob,), outs, dict(sorted(params.items())), weights)
 
 
 OPS: Mapping[str, Op] = {"CenterCropPad": Op(center_crop_pad, ANY), "Pad": Op(pad, ANY)}

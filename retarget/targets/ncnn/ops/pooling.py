@@ -11,7 +11,7 @@ import numpy as np
 from retarget.targets.ncnn.call import Call, Op
 from retarget.targets.ncnn.ops import padding
 from retarget.targets.ncnn.ops.convolution import convolved, window_params
-from retarget.targets.ncnn.ops.elementwise import MAX, MUL, NUMBER, POW, WITH_NUMBER
+from retarget.targets.ncnn.ops.elementwise import ABS, MAX, MUL, SQRT, SQUARE, function, joined, raised
 from retarget.targets.ncnn.ops.windows import SUFFIX, Window, Windows, by_axis, numbered, windows
 from retarget.targets.ncnn.program import Blob, Dims, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Value
@@ -30,9 +30,6 @@ VALID, SAME_UPPER, SAME_LOWER = 1, 2, 3
 
 KERNEL, STRIDE, BEGIN, END = by_axis(1, 11, 21), by_axis(2, 12, 22), by_axis(3, 13, 23), by_axis(14, 15, 16)
 """Keys of each axis."""
-
-ABS, SQUARE, SQRT = 0, 4, 5
-"""``0`` of UnaryOp."""
 
 
 def max_pool(call: Call) -> list[Result]:
@@ -155,7 +152,7 @@ def _dilated_maximum(call: Call, x: Value, found: Windows) -> Blob:
             pairs[axis] = -start, start - behind
             part = padding.cropped(call, x, pairs)
             shape, blob = part.shape, call.view(part, part.shape[1:])
-            seen = blob if seen is None else call.add("BinaryOp", (seen, blob), blob.dims, {0: MAX})
+            seen = blob if seen is None else joined(call, MAX, seen, blob)
         assert seen is not None
         x = Value(shape, x.dtype, seen, seen.rows)
     made = call.view(x, x.shape[1:])
@@ -176,7 +173,7 @@ def _dilated_average(call: Call, x: Value, found: Windows, *, with_pads: bool) -
     if not counts.all():
         raise Refusal("a window lies in the pads alone: there is nothing to average")
     factors = call.lowering.memory((area / counts)[None].astype(np.float32), (1, *found.outs))
-    return call.add("BinaryOp", (whole, factors), whole.dims, {0: MUL})
+    return joined(call, MUL, whole, factors)
 
 
 def _counts(window: Window, *, with_pads: bool) -> Array:
@@ -207,19 +204,15 @@ def _sums(call: Call, x: Blob, found: Windows, weight: float) -> Blob:
 
 def _powers(call: Call, x: Blob, power: int) -> Blob:
     if power == 2:
-        return call.add("UnaryOp", (x,), x.dims, {0: SQUARE})
-    magnitude = call.add("UnaryOp", (x,), x.dims, {0: ABS})
-    if power == 1:
-        return magnitude
-    return call.add("BinaryOp", (magnitude,), x.dims, {0: POW, WITH_NUMBER: 1, NUMBER: float(power)})
+        return function(call, SQUARE, x)
+    magnitude = function(call, ABS, x)
+    return magnitude if power == 1 else raised(call, magnitude, power)
 
 
 def _root(call: Call, x: Blob, power: int) -> Blob:
     if power == 1:
         return x
-    if power == 2:
-        return call.add("UnaryOp", (x,), x.dims, {0: SQRT})
-    return call.add("BinaryOp", (x,), x.dims, {0: POW, WITH_NUMBER: 1, NUMBER: 1 / power})
+    return function(call, SQRT, x) if power == 2 else raised(call, x, 1 / power)
 
 
 OPS: Mapping[str, Op] = {

@@ -34,18 +34,15 @@ from retarget.targets.interpolation import (
     weights,
 )
 from retarget.targets.ncnn.call import FLOATS, NUMBERS, Call, Op
-from retarget.targets.ncnn.ops import padding
-from retarget.targets.ncnn.ops.sampling import BORDER, nearest
-from retarget.targets.ncnn.program import Param, Weight
+from retarget.targets.ncnn.ops.padding import framed
+from retarget.targets.ncnn.ops.places import taken
+from retarget.targets.ncnn.ops.shape import held
+from retarget.targets.ncnn.program import Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
-    from retarget.targets.interpolation import Indices
     from retarget.targets.ncnn.values import Result
-
-FEW = 3
-"""Pieces that are rather joined one by one."""
 
 KIND, HEIGHT_FACTOR, WIDTH_FACTOR, HEIGHT, WIDTH, CORNERS = 0, 1, 2, 3, 4, 6
 """Keys of Interp."""
@@ -163,7 +160,7 @@ def _image(call: Call, value: Value, way: Way, steps: tuple[Along, Along], axis:
     outs = [step.axis.out for step in steps]
     blob = call.view(value, (before, *value.row[axis : axis + 2]))
     made = call.add("Interp", (blob,), (before, *outs), _params(way, steps, by_factor=by_factor))
-    return padding.resized(value, made, {axis: outs[0], axis + 1: outs[1]})
+    return _held(value, made, {axis: outs[0], axis + 1: outs[1]})
 
 
 def _params(way: Way, steps: Sequence[Along], *, by_factor: bool) -> dict[int, Param]:
@@ -192,14 +189,14 @@ def _along(call: Call, value: Value, axis: int, step: Along, beyond: float, *, b
         if not rows.size:
             raise Refusal("no result lies inside of the operand")
     if step.indices is not None:
-        value = _elements(call, value, axis, step.indices[rows])
+        value = taken(call, value, axis, [int(index) for index in step.indices[rows]])
     elif step.matrix is not None:
         value = _product(call, value, axis, step.matrix[rows])
     if step.inside is None:
         return value
     pairs = [(0, 0)] * value.rank
     pairs[axis] = int(rows[0]), int(step.axis.out - 1 - rows[-1])
-    return padding.framed(call, value, pairs, beyond)
+    return framed(call, value, pairs, beyond)
 
 
 def _native(call: Call, value: Value, axis: int, way: Way, step: Along, *, by_factor: bool) -> Value:
@@ -217,22 +214,10 @@ def _native(call: Call, value: Value, axis: int, way: Way, step: Along, *, by_fa
             matrix = step.matrix if step.matrix is not None else np.eye(size)[step.indices]
             return _product(call, value, axis, matrix)
         made = call.add("Interp", (blob,), (before, out, after), _params(way, [step, whole], by_factor=by_factor))
-    return padding.resized(value, made, {axis: out})
+    return _held(value, made, {axis: out})
 
 
 # ---- by other layers
-
-
-def _elements(call: Call, value: Value, axis: int, indices: Indices) -> Value:
-    """The elements with these numbers along ``axis``: a few pieces, joined, or by a grid of their places."""
-    if len(padding.pieces(indices)) <= FEW:
-        return padding.taken(call, value, axis, indices)
-    before, after = math.prod(value.row[:axis]), math.prod(value.row[axis + 1 :])
-    size, out = value.row[axis], len(indices)
-    down, across = (2 * indices + 1) / size - 1, (2 * np.arange(after) + 1) / after - 1
-    grid = np.stack(np.broadcast_arrays(across[None], down[:, None]), axis=2).astype(np.float32)
-    blob, places = call.view(value, (before, size, after)), call.lowering.memory(grid, grid.shape)
-    return padding.resized(value, nearest(call, blob, places, BORDER), {axis: out})
 
 
 def _product(call: Call, value: Value, axis: int, matrix: Array) -> Value:
@@ -243,10 +228,15 @@ def _product(call: Call, value: Value, axis: int, matrix: Array) -> Value:
         params: dict[int, Param] = {0: out, 1: 0, 2: matrix.size}
         weights = [Weight(matrix.astype(np.float32))]
         made = call.add("InnerProduct", (call.view(value, (before, size)),), (before, out), params, weights)
-        return padding.resized(value, made, {axis: out})
+        return _held(value, made, {axis: out})
     blob = call.view(value, (before, size, after))
     factors = call.lowering.memory(matrix.astype(np.float32), (1, out, size))
-    return padding.resized(value, call.add("MatMul", (factors, blob), (before, out, after)), {axis: out})
+    return _held(value, call.add("MatMul", (factors, blob), (before, out, after)), {axis: out})
+
+
+def _held(value: Value, blob: Blob, sizes: Mapping[int, int]) -> Value:
+    """``blob`` as ``value`` with other sizes of some axes."""
+    return held(value, blob, [sizes.get(axis, size) for axis, size in enumerate(value.shape)])
 
 
 # ---- blocks

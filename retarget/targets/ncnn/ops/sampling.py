@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retarget.targets.ncnn.call import Call, Op
-from retarget.targets.ncnn.ops import padding
+from retarget.targets.ncnn.ops.comparison import above, opposite
 from retarget.targets.ncnn.ops.convolution import (
     BIAS,
     COUNT,
@@ -20,7 +20,24 @@ from retarget.targets.ncnn.ops.convolution import (
     window_params,
     with_bias,
 )
-from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MAX, MIN, MUL, NUMBER, SUB, WITH_NUMBER
+from retarget.targets.ncnn.ops.elementwise import (
+    ABS,
+    ADD,
+    DIV,
+    FLOOR,
+    FROM,
+    MAX,
+    MIN,
+    MUL,
+    NEG,
+    ROUND,
+    SUB,
+    by_number,
+    function,
+    joined,
+)
+from retarget.targets.ncnn.ops.places import MOST_PLACES
+from retarget.targets.ncnn.ops.slices import cut
 from retarget.targets.ncnn.ops.windows import Windows, windows
 from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Value
@@ -39,12 +56,6 @@ MODES = {"nearest": NEAREST, "linear": LINEAR, "bilinear": LINEAR, "cubic": CUBI
 ZEROS, BORDER, REFLECTION = 1, 2, 3
 PADDINGS = {"zeros": ZEROS, "border": BORDER, "reflection": REFLECTION}
 """``PADDING``. ncnn throws back what lies outside once, and no more."""
-
-ABS, FLOOR, ROUND, SIGN = 0, 2, 18, 20
-"""``0`` of UnaryOp; halves are rounded to even."""
-
-RSUB = 7
-"""``0`` of BinaryOp: the second operand less the first."""
 
 MEAN = 3
 """``0`` of Reduction."""
@@ -66,6 +77,8 @@ def grid_sample(call: Call) -> Result:
         raise Refusal(f"mode={asked} along {len(sizes)} axes: ncnn samples images, and volumes but not cubic")
     if mode == CUBIC and kind == REFLECTION and min(sizes) < CUBIC:
         raise Refusal(f"cubic, of {list(sizes)}: what is thrown back at one end reaches the other")
+    if math.prod(sizes) > MOST_PLACES:
+        raise Refusal(f"it samples {math.prod(sizes)} elements, and GridSample tells {MOST_PLACES} apart")
     grid = call.spread(1)
     places = call.view(grid, grid.shape[1:])
     if mode == NEAREST:
@@ -85,17 +98,12 @@ def _sampled(call: Call, x: Blob, places: Blob, mode: int, kind: int, *, corners
     return call.add("GridSample", (x, places), (x.dims[0], *places.dims[:-1]), params)
 
 
-def nearest(call: Call, x: Blob, places: Blob, kind: int) -> Blob:
-    """The elements of ``x`` in whose middles ``places`` are."""
-    return _sampled(call, x, places, NEAREST, kind, corners=False)
-
-
 def _reflected(call: Call, places: Blob) -> Blob:
     """Places thrown back at -1 and 1, as often as it takes."""
-    far = _with(call, ADD, places, 1.0)
-    turns = _unary(call, FLOOR, _with(call, MUL, far, 0.25))
-    rest = _binary(call, SUB, far, _with(call, MUL, turns, 4.0))
-    return _with(call, RSUB, _unary(call, ABS, _with(call, SUB, rest, 2.0)), 1.0)
+    far = by_number(call, ADD, places, 1.0)
+    turns = function(call, FLOOR, by_number(call, MUL, far, 0.25))
+    rest = joined(call, SUB, far, by_number(call, MUL, turns, 4.0))
+    return by_number(call, FROM, function(call, ABS, by_number(call, SUB, rest, 2.0)), 1.0)
 
 
 def _rounded(call: Call, places: Blob, sizes: Sequence[int], kind: int, *, corners: bool) -> Blob:
@@ -105,38 +113,27 @@ def _rounded(call: Call, places: Blob, sizes: Sequence[int], kind: int, *, corne
     """
     size = np.array(sizes[::-1], np.float32)  # the last axis is the first number of a place
     if corners:
-        number = _each(call, MUL, _with(call, ADD, places, 1.0), (size - 1) / 2)
+        number = _each(call, MUL, by_number(call, ADD, places, 1.0), (size - 1) / 2)
     else:
-        number = _with(call, MUL, _with(call, SUB, _each(call, MUL, _with(call, ADD, places, 1.0), size), 1.0), 0.5)
-    number = _unary(call, ROUND, number)
+        number = by_number(
+            call, MUL, by_number(call, SUB, _each(call, MUL, by_number(call, ADD, places, 1.0), size), 1.0), 0.5
+        )
+    number = function(call, ROUND, number)
     if kind == REFLECTION:
         low, span = (0.0, size - 1) if corners else (-0.5, size)
         if not span.all():
             raise Refusal("reflection of one element, with align_corners=1: there is nothing to throw back at")
-        far = _with(call, SUB, number, low)
-        turns = _unary(call, FLOOR, _each(call, DIV, far, 2 * span))
-        rest = _binary(call, SUB, far, _each(call, MUL, turns, 2 * span))
-        back = _unary(call, ABS, _each(call, SUB, rest, span))
-        number = _each(call, RSUB, back, low + span)
+        far = by_number(call, SUB, number, low)
+        turns = function(call, FLOOR, _each(call, DIV, far, 2 * span))
+        rest = joined(call, SUB, far, _each(call, MUL, turns, 2 * span))
+        back = function(call, ABS, _each(call, SUB, rest, span))
+        number = _each(call, FROM, back, low + span)
     return _each(call, ADD, _each(call, MUL, number, 2 / size), 1 / size - 1)
-
-
-def _with(call: Call, op: int, blob: Blob, number: float) -> Blob:
-    return call.add("BinaryOp", (blob,), blob.dims, {0: op, WITH_NUMBER: 1, NUMBER: number})
-
-
-def _unary(call: Call, op: int, blob: Blob) -> Blob:
-    return call.add("UnaryOp", (blob,), blob.dims, {0: op})
-
-
-def _binary(call: Call, op: int, left: Blob, right: Blob) -> Blob:
-    dims = tuple(np.broadcast_shapes(left.dims, right.dims))
-    return call.add("BinaryOp", (left, right), dims, {0: op})
 
 
 def _each(call: Call, op: int, blob: Blob, numbers: Array) -> Blob:
     """``op`` on ``blob`` and a number for each element of its last axis."""
-    return _binary(call, op, blob, _constant(call, numbers, [1] * (len(blob.dims) - 1) + [-1]))
+    return joined(call, op, blob, _constant(call, numbers, [1] * (len(blob.dims) - 1) + [-1]))
 
 
 def _constant(call: Call, array: Array, shape: Sequence[int]) -> Blob:
@@ -192,23 +189,22 @@ def _box_weights(call: Call, boxes: Value, axis: int, size: int, out: int, sampl
     scale = call.attributes.get_float("spatial_scale", 1.0)
     half = (call.attributes.get_string("coordinate_transformation_mode") or "half_pixel") == "half_pixel"
     start, end = (
-        _with(call, MUL, call.view(padding.cropped(call, boxes, [(0, 0), (-at, at - 3)]), (1, 1)), scale)
-        for at in (axis, axis + 2)
+        by_number(call, MUL, call.view(cut(call, boxes, {1: (at, at + 1)}), (1, 1)), scale) for at in (axis, axis + 2)
     )
-    extent = _binary(call, SUB, end, start)
+    extent = joined(call, SUB, end, start)
     if half:
-        start = _with(call, SUB, start, 0.5)
+        start = by_number(call, SUB, start, 0.5)
     else:
-        extent = _with(call, MAX, extent, 1.0)
+        extent = by_number(call, MAX, extent, 1.0)
     steps = _constant(call, (np.arange(out * samples) + 0.5) / (out * samples), (-1, 1))
-    at = _binary(call, ADD, start, _binary(call, MUL, extent, steps))
-    place = _with(call, MIN, _with(call, MAX, at, 0.0), float(size - 1))
+    at = joined(call, ADD, start, joined(call, MUL, extent, steps))
+    place = by_number(call, MIN, by_number(call, MAX, at, 0.0), float(size - 1))
     elements = _constant(call, np.arange(size), (1, -1))
-    distance = _unary(call, ABS, _binary(call, SUB, place, elements))
-    near = _with(call, MAX, _with(call, RSUB, distance, 1.0), 0.0)
-    for beyond in (_with(call, SUB, at, float(size)), _with(call, RSUB, at, -1.0)):
-        # A sample further out than an element counts, and is 0.
-        near = _binary(call, MUL, near, _with(call, RSUB, _unary(call, SIGN, _with(call, MAX, beyond, 0.0)), 1.0))
+    distance = function(call, ABS, joined(call, SUB, place, elements))
+    near = by_number(call, MAX, by_number(call, FROM, distance, 1.0), 0.0)
+    # A sample further out than an element counts, and is 0.
+    for beyond in (above(call, at, float(size)), above(call, function(call, NEG, at), 1.0)):
+        near = joined(call, MUL, near, opposite(call, beyond))
     weights = call.lowering.reshaped(near, (out, samples, size), call.node.name or "")
     mean = call.add("Reduction", (weights,), (out, size), {0: MEAN, 1: 0, 3: (1,), 4: 0, 5: 1})
     return call.lowering.reshaped(mean, (1, out, size), call.node.name or "")
@@ -248,7 +244,7 @@ def deform_conv(call: Call) -> Result:
             if bias and total is None:
                 held.append(Weight(np.ascontiguousarray(bias[0].array[own]), tagged=False))
             made = _deformed(call, found, first, step, part, held)
-            total = made if total is None else _binary(call, ADD, total, made)
+            total = made if total is None else joined(call, ADD, total, made)
         assert total is not None
         sums.append(total)
     made = sums[0] if groups == 1 else call.add("Concat", sums, (outputs, *found.outs), {0: 0})
@@ -278,8 +274,7 @@ def _deformed(call: Call, found: Windows, first: int, step: int, part: int, weig
 
 def _channels(call: Call, value: Value, first: int, count: int) -> Blob:
     """Some channels of an image."""
-    pairs = [(0, 0), (-first, first + count - value.shape[1]), (0, 0), (0, 0)]
-    part = padding.cropped(call, value, pairs)
+    part = cut(call, value, {1: (first, first + count)})
     return call.view(part, part.shape[1:])
 
 
