@@ -118,8 +118,24 @@ class Call(OneNode[Operand]):
 
     def aligned(self, *indices: int) -> list[Value]:
         """Operands, of which each has as many rows as the others or none beside them: ONNX's broadcasting holds for
-        what `Value.row` is then."""
-        return rows.aligned(self, [self.value(index) for index in indices])
+        what `Value.row` is then.
+
+        Of a constant that is the same for every row, such as a model's class token, one stands for all.
+        """
+        values = [self.value(index) for index in indices]
+        if any(value.rows > 1 for value in values):
+            values = [self._first_row(index, value) for index, value in zip(indices, values, strict=True)]
+        return rows.aligned(self, values)
+
+    def _first_row(self, index: int, value: Value) -> Value:
+        """Operand ``index`` as one row, if it is constant and that is the same as all others of it."""
+        if not self.is_constant(index) or not value.rank or value.shape[0] == 1:
+            return value
+        array = self.array(index, "it")
+        if not np.array_equal(array, np.broadcast_to(array[:1], array.shape)):
+            return value
+        blob = self.lowering.memory(array[:1], self.dims(array[:1].shape))
+        return Value((1, *value.shape[1:]), value.dtype, blob, largest=value.largest)
 
     def dims(self, shape: Sequence[int]) -> Dims:
         """``shape`` as a blob's dims, the first axes joined where there are too many."""

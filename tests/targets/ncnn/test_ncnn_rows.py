@@ -101,3 +101,17 @@ def test_ids_that_two_tables_read_stay_integers_where_floats_become_bfloat16(bat
     expected = target_testing.oracle(model, {"ids": ids})["y"]
     got = np.array(found.numpy(batch_index=0), np.float32).reshape(expected.shape)
     assert float(np.abs(got - expected.astype(np.float32)).max()) < 0.02 < float(expected.astype(np.float32).max())
+
+
+def test_a_constant_that_is_the_same_for_every_row_is_there_once() -> None:
+    """As the class token of a vision transformer: the number of rows then stays open."""
+    text = """g (float[N,3,4] x, float[1,1,4] w_token) => (float[N,M,4] y) {
+        sizes = Shape<end = 1>(x)
+        rest = Constant<value_ints = [1, 4]>()
+        shape = Concat<axis = 0>(sizes, rest)
+        token = Expand(w_token, shape)
+        y = Concat<axis = 1>(token, x)
+    }"""
+    model = target_testing.model(text)
+    check(model, *(target_testing.feeds(model, size) for size in (1, 4, 6)))
+    assert layers(model) == ["Concat"]
