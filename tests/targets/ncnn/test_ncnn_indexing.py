@@ -30,7 +30,9 @@ def unordinary(*shape: int) -> Array:
     return array
 
 
-def gathered(x: Array, at: Array | list[int] | int, axis: int, *, constants: tuple[int, ...] = (1,)) -> Node:
+def gathered(
+    x: Array, at: Array | list[int] | list[list[int]] | int, axis: int, *, constants: tuple[int, ...] = (1,)
+) -> Node:
     return Node("Gather", [x, np.asarray(at, np.int64)], {"axis": axis}, constants)
 
 
@@ -184,6 +186,8 @@ def test_sequences_turned_around(batch: int) -> None:
     model, feeds = node_models.model(
         Node("ReverseSequence", [unordinary(batch, 5, 2), lengths], {"batch_axis": 0, "time_axis": 1}, (1,)),
         Node("ReverseSequence", [floats(4, batch, 2), lengths], {"batch_axis": 1, "time_axis": 0}, (1,)),
+        Node("ReverseSequence", [unordinary(batch, 5, 2), lengths], {"batch_axis": 0, "time_axis": 1}),
+        Node("ReverseSequence", [floats(4, batch, 2, 2), lengths], {"batch_axis": 1, "time_axis": 0}),
     )
     written.check(model, feeds)
 

@@ -74,10 +74,35 @@ def test_a_part_is_written_into_each_row() -> None:
     assert written.layers(model) == ["Concat", "Split", "Crop", "Crop", "Crop", "Concat"]
 
 
+def computed(node: Node) -> Node:
+    return Node(node.operator, node.operands, node.attributes)
+
+
+@BATCHES
+def test_computed_places(batch: int) -> None:
+    x = unordinary(batch, 5, 4)
+    apart = np.broadcast_to(np.array([3, 0, -4])[:, None], (batch, 3, 4))
+    inside = np.stack(np.meshgrid(range(batch), [1, -2, 3], indexing="ij"), -1)
+    nodes = [
+        scattered(x, apart, floats(batch, 3, 4, seed=2), 1),
+        scattered(x, apart[:, :2, :1], unordinary(batch, 2, 1), 2),
+        scattered(x, np.full((1, 5, 4), -1), floats(1, 5, 4, seed=2), 0),
+        nd(x, inside, floats(batch, 3, 4, seed=2)),
+        nd(x, np.array([[-1]]), unordinary(1, 5, 4)),
+        nd(x, np.array([[0, 2, 1], [0, -1, -1]]), floats(2, seed=2)),
+        nd(integers(batch, 5), np.array([[0, 2]]), integers(1, seed=2)),
+    ]
+    model, feeds = node_models.model(*map(computed, nodes))
+    written.check(model, feeds)
+
+
 def test_what_is_refused() -> None:
     at = integers(3, 2, low=0, high=4, dtype="int64")
-    model, _ = node_models.model(Node("ScatterElements", [floats(3, 4), at, floats(3, 2)], {"axis": 1}))
-    assert "indices are computed" in written.refused(model)
+    model, _ = node_models.model(computed(scattered(floats(3, 4), at, floats(3, 2), 1, "add")))
+    assert "how many come to one is not known" in written.refused(model)
+    many = integers(1, 3000, low=0, high=3000, dtype="int64")
+    model, _ = node_models.model(computed(scattered(floats(1, 3000), many, floats(1, 3000), 1)))
+    assert "too much" in written.refused(model)
     x = integers(3, 4, dtype="int64")
     model, _ = node_models.model(scattered(x, at, integers(3, 2, dtype="int64"), 1, "mul"))
     assert "larger than floats hold" in written.refused(model)

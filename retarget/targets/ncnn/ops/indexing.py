@@ -10,7 +10,7 @@ import numpy as np
 
 from retarget.targets.indices import is_never_negative
 from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
-from retarget.targets.ncnn.ops.elementwise import ADD, MUL, SUB, binary, with_number
+from retarget.targets.ncnn.ops.elementwise import ADD, FROM, MUL, SUB, binary, by_number, joined, mapped, with_number
 from retarget.targets.ncnn.ops.places import (
     NOWHERE,
     along_last,
@@ -114,15 +114,7 @@ def gather_nd(call: Call) -> Result:
     data, indices = (call.value(0), call.value(1)) if batch else (call.whole(0), call.value(1))
     if batch and data.rows != indices.rows:
         data, indices = call.with_rows(data, 1), call.with_rows(indices, 1)
-    rank = len(wanted)
-    found: Value | None = None
-    for place, size in enumerate(sizes):
-        part = from_front(call, 1, cut(call, indices, {rank - 1: (place, place + 1)}), size)
-        stride = math.prod(sizes[place + 1 :])
-        if stride > 1:
-            part = held(part, with_number(call, MUL, part, stride), part.shape)
-        found = part if found is None else held(part, binary(call, ADD, found, part)[0], part.shape)
-    assert found is not None
+    found = joined_places(call, 1, indices, sizes)
     groups, total = math.prod(data.row[:batch]), math.prod(sizes)
     at = call.view(found, (groups, math.prod(found.row) // groups))
     if groups > 1:
@@ -130,6 +122,20 @@ def gather_nd(call: Call) -> Result:
         at = call.add("BinaryOp", (at, call.lowering.memory(starts, (groups, 1))), at.dims, {0: ADD, MASK: NO_HALF})
     made = picked(call, call.blob(data), (1, groups * total, math.prod(inner)), at)
     return held(data, made, shape)
+
+
+def joined_places(call: Call, index: int, indices: Value, sizes: Shape) -> Value:
+    """Computed indices [.., axes] of operand ``index``, of axes of ``sizes``, as one [.., 1] of all these together."""
+    last = indices.rank - 1
+    found: Value | None = None
+    for place, size in enumerate(sizes):
+        part = from_front(call, index, cut(call, indices, {last: (place, place + 1)}), size)
+        stride = math.prod(sizes[place + 1 :])
+        if stride > 1:
+            part = held(part, with_number(call, MUL, part, stride), part.shape)
+        found = part if found is None else held(part, binary(call, ADD, found, part)[0], part.shape)
+    assert found is not None
+    return found
 
 
 def flat_places(indices: Array, shape: Shape, batch: int = 0) -> Array:
@@ -165,7 +171,7 @@ def one_hot(call: Call) -> Result:
     dims = (outer, depth, inner)
     apart = call.add("BinaryOp", (call.view(value, (outer, 1, inner)), places), dims, {0: SUB, MASK: NO_HALF})
     distance = call.add("UnaryOp", (apart,), dims, {0: 0})
-    less = call.add("BinaryOp", (distance,), dims, {0: 7, 1: 1, 2: 1.0})
+    less = call.add("BinaryOp", (distance,), dims, {0: FROM, 1: 1, 2: 1.0})
     made = call.add("ReLU", (less,), dims)
     shape = (*value.shape[:axis], depth, *value.shape[axis:])
     return call.made(_of_two(call, made, off, on), shape, largest=max(abs(off), abs(on)))
@@ -182,7 +188,7 @@ def _of_two(call: Call, blob: Blob, off: float, on: float) -> Blob:
     if off == 0:
         return number(MUL, blob, on)
     left = number(MUL, blob, on)
-    right = number(MUL, number(7, blob, 1.0), off)
+    right = number(MUL, number(FROM, blob, 1.0), off)
     return call.add("BinaryOp", (left, right), blob.dims, {0: ADD})
 
 
@@ -204,14 +210,42 @@ def trilu(call: Call) -> Result:
 
 
 def reverse_sequence(call: Call) -> Result:
-    lengths = call.array(1, "how much of each is turned around")
-    shape = call.shape(0)
+    shape, value = call.shape(0), call.value(0)
     time, batch = call.attributes.get_int("time_axis", 0), call.attributes.get_int("batch_axis", 1)
-    places = np.indices(shape[:2])
-    of = lengths[places[batch]]
-    places[time] = np.where(places[time] < of, of - 1 - places[time], places[time])
-    which = np.ravel_multi_index(tuple(places), shape[:2]).reshape(-1)
-    return rearranged(call, [call.value(0)], math.prod(shape[2:]), which, shape)
+    if call.is_constant(1):
+        places = np.indices(shape[:2])
+        of = call.array(1, "the lengths")[places[batch]]
+        places[time] = np.where(places[time] < of, of - 1 - places[time], places[time])
+        which = np.ravel_multi_index(tuple(places), shape[:2]).reshape(-1)
+        return rearranged(call, [value], math.prod(shape[2:]), which, shape)
+    lengths = call.value(1)
+    if time == 0 or value.rows != lengths.rows:
+        value, lengths = call.with_rows(value, 1), call.with_rows(lengths, 1)
+    made = _turned(call, call.blob(lengths), value.row[:2], time)
+    inner = math.prod(shape[2:])
+    return held(value, picked(call, call.blob(value), (1, math.prod(value.row[:2]), inner), made), shape)
+
+
+def _turned(call: Call, lengths: Blob, sizes: Shape, time: int) -> Blob:
+    """Of elements of two axes of ``sizes`` those that come to each place, counted through, where the axis ``time`` is
+    turned around as far as ``lengths`` say along the other."""
+
+    def counted(axis: int, first: int = 0, step: int = 1) -> Blob:
+        numbers = np.arange(first, first + sizes[axis], dtype=np.float32) * step
+        return call.lowering.memory(numbers, _alone(sizes, axis))
+
+    ends = call.lowering.reshaped(lengths, _alone(sizes, 1 - time), call.node.name or "")
+    left = joined(call, SUB, ends, counted(time))
+    is_inside = mapped(call, "Clip", left, {0: 0.0, 1: 1.0})
+    further = joined(call, MUL, is_inside, joined(call, SUB, left, counted(time, 1)))
+    place = joined(call, ADD, further, counted(time))
+    strides = (sizes[1], 1)
+    scaled = by_number(call, MUL, place, strides[time])
+    return joined(call, ADD, scaled, counted(1 - time, step=strides[1 - time]))
+
+
+def _alone(sizes: Shape, axis: int) -> Shape:
+    return (sizes[0], 1) if axis == 0 else (1, sizes[1])
 
 
 OPS: Mapping[str, Op] = {

@@ -28,6 +28,9 @@ MOST_PLACES = 1 << 20
 MOST_PARTS = 6
 """Parts that are cut and joined; more are sampled."""
 
+MOST_PAIRS = 1 << 22
+"""Of elements that are compared to one another: 16 MB of floats."""
+
 NOWHERE = -9.0
 """A coordinate outside: GridSample puts a zero there."""
 

@@ -1,4 +1,4 @@
-"""Writing at indices that are known: each element of the result comes from what is there or from the updates."""
+"""Writing at indices: each element of the result is taken from what is there, or from the updates."""
 
 from __future__ import annotations
 
@@ -9,10 +9,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.ops.elementwise import ADD, MAX, MIN, MUL, binary
-from retarget.targets.ncnn.ops.indexing import flat_places
-from retarget.targets.ncnn.ops.places import rearranged
-from retarget.targets.ncnn.ops.shape import held
+from retarget.targets.ncnn.ops.elementwise import (
+    ABS,
+    ADD,
+    FROM,
+    MAX,
+    MIN,
+    MUL,
+    SUB,
+    binary,
+    by_number,
+    function,
+    joined,
+    mapped,
+    with_number,
+)
+from retarget.targets.ncnn.ops.indexing import flat_places, from_front, joined_places
+from retarget.targets.ncnn.ops.places import MOST_PAIRS, picked, rearranged
+from retarget.targets.ncnn.ops.reduction import LARGEST, reduced
+from retarget.targets.ncnn.ops.shape import held, in_shape
+from retarget.targets.ncnn.ops.slices import concatenated
 from retarget.targets.ncnn.values import WHOLE, Refusal, Value
 
 if TYPE_CHECKING:
@@ -24,22 +40,52 @@ REDUCTIONS = {"add": ADD, "mul": MUL, "max": MAX, "min": MIN}
 
 
 def scatter_nd(call: Call) -> Result:
-    indices, shape = _indices(call), call.shape(0)
-    depth = indices.shape[-1]
-    return _scattered(call, flat_places(indices, shape), math.prod(shape[depth:]))
+    shape, depth = call.shape(0), call.shape(1)[-1]
+    block = math.prod(shape[depth:])
+    if call.is_constant(1):
+        return _scattered(call, flat_places(call.array(1, "the indices"), shape), block)
+    return _where_compared(call, joined_places(call, 1, call.whole(1), shape[:depth]), block)
 
 
 def scatter_elements(call: Call) -> Result:
-    indices, shape, axis = _indices(call), call.shape(0), call.axis(0)
-    places = np.indices(indices.shape)
-    places[axis] = np.mod(indices, shape[axis])
-    return _scattered(call, np.ravel_multi_index(tuple(places), shape).reshape(-1), 1)
+    shape, wanted, axis = call.shape(0), call.shape(1), call.axis(0)
+    places = np.indices(wanted)
+    if call.is_constant(1):
+        places[axis] = np.mod(call.array(1, "the indices"), shape[axis])
+        return _scattered(call, np.ravel_multi_index(tuple(places), shape).reshape(-1), 1)
+    places[axis] = 0
+    others = np.ravel_multi_index(tuple(places), shape).astype(np.float32)
+    indices = from_front(call, 1, call.whole(1), shape[axis])
+    scaled = with_number(call, MUL, indices, math.prod(shape[axis + 1 :]))
+    dims = call.dims(wanted)
+    beside = call.lowering.reshaped(scaled, dims, call.node.name or ""), call.lowering.memory(others, dims)
+    return _where_compared(call, held(indices, joined(call, ADD, *beside), wanted), 1)
 
 
-def _indices(call: Call) -> Array:
-    if not call.is_constant(1):
-        raise Refusal("its indices are computed, and ncnn has no layer that writes at them")
-    return call.array(1, "the indices")
+def _where_compared(call: Call, indices: Value, block: int) -> Result:
+    """Updates, in blocks of so many elements, at computed ``indices``, each of which is held against every place.
+
+    What comes to a place, the last update for it or what is there, is then taken from both.
+    """
+    if call.attributes.get_string("reduction", "none") != "none":
+        raise Refusal("it reduces what comes to computed indices, and how many come to one is not known")
+    value, updates = call.whole(0), call.whole(2)
+    total, count = math.prod(value.shape) // block, math.prod(indices.shape)
+    if total * count > MOST_PAIRS:
+        raise Refusal(
+            f"its indices are computed, and {count} of them are compared to {total} places, which is too much"
+        )
+    there = call.lowering.memory(np.arange(total, dtype=np.float32), (total, 1))
+    numbers = call.lowering.memory(np.arange(1, count + 1, dtype=np.float32), (1, count))
+    distance = function(call, ABS, joined(call, SUB, call.view(indices, (1, count)), there))
+    is_here = mapped(call, "ReLU", by_number(call, FROM, distance, 1.0))
+    last = reduced(call, LARGEST, joined(call, MUL, is_here, numbers), [1])
+    is_written = mapped(call, "Threshold", last, {0: 0.0})
+    # From a place to the update that comes there: those stand behind all places.
+    further = joined(call, SUB, by_number(call, ADD, last, total - 1.0), there)
+    source = joined(call, ADD, there, joined(call, MUL, is_written, further))
+    both = concatenated(call, [in_shape(call, value, (total, block)), in_shape(call, updates, (count, block))], 0)
+    return held(value, picked(call, call.blob(both), (1, total + count, block), source), value.shape)
 
 
 def _scattered(call: Call, places: Array, block: int) -> Result:

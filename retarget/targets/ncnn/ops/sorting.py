@@ -10,7 +10,7 @@ import numpy as np
 
 from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
 from retarget.targets.ncnn.ops.elementwise import ABS, ADD, FROM, MUL, SUB, by_number, function, joined, mapped
-from retarget.targets.ncnn.ops.places import along_last, taken
+from retarget.targets.ncnn.ops.places import MOST_PAIRS, along_last, taken
 from retarget.targets.ncnn.ops.reduction import SUM, reduced
 from retarget.targets.ncnn.ops.shape import held, in_shape, moving, transposed
 from retarget.targets.ncnn.ops.slices import whole_along
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retarget.targets.ncnn.values import Result
-
-
-MOST_PAIRS = 1 << 22
-"""Of elements that are compared to one another: 16 MB of floats."""
 
 
 def top_k(call: Call) -> Sequence[Result]:
