@@ -104,3 +104,38 @@ def test_the_bias_is_in_the_layer() -> None:
     made, feeds = model(GEMM["factors"])
     assert layers(made) == ["InnerProduct"]
     assert feeds["x0_0"].dtype == np.float32
+
+
+# ---- Einsum
+
+EINSUMS = {
+    "matrices": ("ij,jk->ik", [(2, 3), (3, 4)]),
+    "batched": ("bij,bjk->bik", [(3, 2, 4), (3, 4, 5)]),
+    "heads": ("bihd,bjhd->bhij", [(3, 4, 2, 5), (3, 6, 2, 5)]),
+    "back": ("bhij,bjhd->bihd", [(3, 2, 4, 6), (3, 6, 2, 5)]),
+    "sum": ("ij->i", [(3, 4)]),
+    "sum of rows": ("ij->j", [(3, 4)]),
+    "transpose": ("ij->ji", [(3, 4)]),
+    "dots": ("...ij,...jk->...ik", [(2, 3, 4, 5), (2, 3, 5, 6)]),
+    "outer": ("i,j->ij", [(3,), (4,)]),
+    "inner": ("i,i->", [(5,), (5,)]),
+    "one for all": ("bij,jk->bik", [(3, 2, 4), (4, 5)]),
+    "three": ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
+    "implicit": ("bij,bjk", [(3, 2, 4), (3, 4, 5)]),
+    "elementwise": ("bij,bij->bij", [(3, 2, 4), (3, 2, 4)]),
+}
+
+
+@pytest.mark.parametrize(("equation", "shapes"), EINSUMS.values(), ids=EINSUMS)
+def test_einsum(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    operands = [floats(*shape, scale=1.0, seed=seed) for seed, shape in enumerate(shapes)]
+    made, feeds = model(
+        Node("Einsum", operands, {"equation": equation}),
+        Node("Einsum", operands, {"equation": equation}, (len(operands) - 1,)),
+    )
+    check(made, feeds)
+
+
+def test_a_diagonal_is_refused() -> None:
+    made, _ = model(Node("Einsum", [floats(3, 3)], {"equation": "ii->i"}))
+    assert "diagonal" in refused(made)
