@@ -40,6 +40,9 @@ Vector: TypeAlias = tuple[int, ...]
 LETTERS = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
 """How expressions call the dims of a blob, the outermost first."""
 
+ROWS = "n"
+"""How rows are called here: no expression can speak of them."""
+
 LONGEST_EXPRESSION = 240
 """Characters that ncnn reads of a string."""
 
@@ -339,7 +342,8 @@ class Common:
     """By what they are and their rows, so that each is there once: the first, and so the inputs'."""
     _grown: dict[Blob, tuple[Layer, tuple[Seen, ...]]] = field(default_factory=dict)
     _cut: dict[Blob, Blob] = field(default_factory=dict)
-    _carried: dict[Atom, Atom] = field(default_factory=dict)
+    _carried: dict[tuple[Blob, str], tuple[Blob, str]] = field(default_factory=dict)
+    """Dims of blobs with rows → dims of blobs without."""
 
     def program(self) -> Program:
         for index, layer in enumerate(self.layers):
@@ -362,6 +366,8 @@ class Common:
                 return
         elif any(each.weights is not None for each in seen):
             raise OneSize(f"{where} has weights of that size")
+        if self._is_every_row(layer):
+            return
         bottoms = tuple(self._whole(blob, layer) for blob in layer.bottoms)
         made = replace(layer, bottoms=bottoms, params=dict(layer.params))
         if layer.type == "Input":
@@ -380,12 +386,12 @@ class Common:
 
     def _offer(self, blob: Blob) -> None:
         """Let expressions speak of ``blob``, where there is no better one."""
-        for vector, letter in zip(self.dims[blob], LETTERS[len(blob.dims)], strict=True):
-            key = vector, self.rows[blob]
-            old = self._atoms.get(key)
+        rows = self.rows[blob]
+        for vector, letter in zip((*self.dims[blob], rows), LETTERS[len(blob.dims)] + ROWS, strict=True):
+            old = self._atoms.get((vector, rows))
             # Where int32 is among its bottoms a layer is kept from computing in halves.
             if _differs(vector) and (old is None or (old.blob.kind == "index" and blob.kind == "float")):
-                self._atoms[key] = Atom(vector, blob, letter, self.rows[blob])
+                self._atoms[vector, rows] = Atom(vector, blob, letter, rows)
 
     def _input(self, layer: Layer) -> None:
         """Open dims of an input are -1."""
@@ -396,12 +402,40 @@ class Common:
 
     # ---- constants
 
+    def _is_every_row(self, layer: Layer) -> bool:
+        """Whether ``layer`` gives a constant rows that are all the same: then one row is there for all.
+
+        Whatever reads it must have rows all the same, from another operand.
+        """
+        if layer.type != "Reshape" or TO_ROWS not in layer.params or layer.bottoms[0] not in self._grown:
+            return False
+        (top,), arrays = layer.tops, self._arrays(layer.bottoms[0])
+        if not arrays[0].ndim or any(map(_differs, self.dims[top])) or top in self.base.outputs.values():
+            return False
+        one = arrays[0][:1]
+        counts = zip(arrays, self.rows[top], strict=True)
+        if not all(len(array) == rows and _starts(np.broadcast_to(one, array.shape), array) for array, rows in counts):
+            return False
+        for reader in (reader for reader in self.layers if top in reader.bottoms):
+            has_rows = any(blob.rows == top.rows for blob in reader.bottoms if blob is not top)
+            if FROM_ROWS in reader.params or not has_rows:
+                return False
+        made = Blob(top.dims)
+        self.made.append(constant(one, made))
+        self.know(made, self.dims[top], (1,) * len(arrays))
+        self._cut[top] = made
+        return True
+
+    def _arrays(self, blob: Blob) -> list[Array]:
+        """What a constant is at each of the sizes."""
+        layer, seen = self._grown[blob]
+        return [weights[0].array for weights in (layer.weights, *(each.weights or layer.weights for each in seen))]
+
     def _whole(self, blob: Blob, reader: Layer) -> Blob:
         """``blob``, cut to its size where it is a constant that grows with the dimensions."""
         if blob in self._cut or blob not in self._grown:
             return self._cut.get(blob, blob)
-        layer, seen = self._grown[blob]
-        arrays = [weights[0].array for weights in (layer.weights, *(each.weights or layer.weights for each in seen))]
+        arrays = self._arrays(blob)
         whole, shapes = arrays[-1], [*zip(*(array.shape for array in arrays), strict=False)]
         if (
             any(array.ndim != whole.ndim or array.dtype != whole.dtype for array in arrays)
@@ -465,11 +499,10 @@ class Common:
             for each, letter in zip(self.dims[blob], LETTERS[len(blob.dims)], strict=True)
             if _differs(each)
         ]
-        beside = [atom for atom in self._atoms.values() if not _differs(atom.rows) and atom.rows[0] == 1]
-        beside += [atom for atom in self._atoms.values() if atom.rows == rows and atom not in beside]
-        beside.sort(key=lambda atom: atom.blob.kind != "float")
-        others = [atom for atom in self._atoms.values() if atom not in beside]
-        others.sort(key=lambda atom: atom.blob.size)
+        known = self._atoms.values()
+        beside = [atom for atom in known if atom.letter != ROWS and atom.rows in (rows, (1,) * len(rows))]
+        beside.sort(key=lambda atom: (atom.rows == rows, atom.blob.kind != "float"))
+        others = sorted((atom for atom in known if atom not in beside), key=lambda atom: atom.blob.size)
         for atoms in (mine, [*mine, *beside], [*mine, *beside, *others]):
             found = _product(vector, atoms)
             if found is not None:
@@ -487,23 +520,21 @@ class Common:
     def _reachable(self, blob: Blob, letter: str, bottoms: Mapping[Blob, Vector]) -> tuple[Blob, str]:
         """A dim of ``blob``, or of another without rows where the layer has none."""
         rows = self.rows[blob]
-        if blob in bottoms or (not _differs(rows) and rows[0] == 1) or rows in bottoms.values():
+        if letter != ROWS and (blob in bottoms or rows == (1,) * len(rows) or rows in bottoms.values()):
             return blob, letter
-        size = self.dims[blob][LETTERS[len(blob.dims)].index(letter)]
-        atom = self._atoms.get((size, rows)) or Atom(size, blob, letter, rows)
-        if atom not in self._carried:
+        if (blob, letter) not in self._carried:
             # All rows, one below the other: only a Reshape that moves rows is run once.
-            total = [
-                count * math.prod(dims) for count, dims in zip(rows, zip(*self.dims[blob], strict=True), strict=True)
-            ]
-            rest = tuple(each // one for each, one in zip(total, size, strict=True))
-            top = Blob((rest[0], size[0]), kind=blob.kind)
-            params: dict[int, Param] = {EXPRESSION: f"0{letter},-1", FROM_ROWS: 0}
+            elements = tuple(map(math.prod, zip(*self.dims[blob], strict=True)))
+            letters = LETTERS[len(blob.dims)]
+            inner = elements if letter == ROWS else self.dims[blob][letters.index(letter)]
+            outer = tuple(count * size // part for count, size, part in zip(rows, elements, inner, strict=True))
+            top = Blob((outer[0], inner[0]), kind=blob.kind)
+            text = Term(tuple((blob, each) for each in (letters if letter == ROWS else letter))).text([blob])
+            params: dict[int, Param] = {EXPRESSION: f"{text},-1", FROM_ROWS: 0}
             self.made.append(Layer("Reshape", (blob,), (top,), params, origin="sizes"))
-            self.know(top, (rest, size), (1,) * len(rows))
-            self._carried[atom] = Atom(size, top, "w", self.rows[top])
-        found = self._carried[atom]
-        return found.blob, found.letter
+            self.know(top, (outer, inner), (1,) * len(rows))
+            self._carried[blob, letter] = top, "h" if letter == ROWS else "w"
+        return self._carried[blob, letter]
 
 
 def constant(array: Array, blob: Blob) -> Layer:
