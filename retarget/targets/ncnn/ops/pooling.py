@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -10,11 +11,15 @@ import numpy as np
 
 from retarget.targets.ncnn.call import Call, Op
 from retarget.targets.ncnn.ops import padding
+from retarget.targets.ncnn.ops.comparison import above, opposite
 from retarget.targets.ncnn.ops.convolution import convolved, window_params
-from retarget.targets.ncnn.ops.elementwise import ABS, MAX, MUL, SQRT, SQUARE, function, joined, raised
+from retarget.targets.ncnn.ops.elementwise import ABS, ADD, MAX, MUL, SQRT, SQUARE, SUB, function, joined, raised
+from retarget.targets.ncnn.ops.places import taken
+from retarget.targets.ncnn.ops.shape import held
+from retarget.targets.ncnn.ops.slices import cut
 from retarget.targets.ncnn.ops.windows import SUFFIX, Window, Windows, by_axis, numbered, windows
 from retarget.targets.ncnn.program import Blob, Dims, Param, Weight
-from retarget.targets.ncnn.values import Refusal, Value
+from retarget.targets.ncnn.values import WHOLE, Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -33,9 +38,9 @@ KERNEL, STRIDE, BEGIN, END = by_axis(1, 11, 21), by_axis(2, 12, 22), by_axis(3, 
 
 
 def max_pool(call: Call) -> list[Result]:
-    if len(call.outputs) > 1 and call.outputs[1]:
-        raise Refusal("the places of the maxima are asked for: ncnn's Pooling gives none")
     x, found = call.spread(0), _windows(call)
+    if len(call.outputs) > 1 and call.outputs[1]:
+        return _max_with_places(call, x, found)
     blob = call.view(x, x.shape[1:])
     made = _dilated_maximum(call, x, found) if found.is_dilated else _pooled(call, blob, found, MAXIMUM)
     return [call.made(made, (x.shape[0], *made.dims)), None]
@@ -145,21 +150,94 @@ def _dilated_maximum(call: Call, x: Value, found: Windows) -> Blob:
     """The maximum of what each tap sees, along one axis after the other; of these, those at the strides."""
     x = padding.framed(call, x, _frame(found), -math.inf if found.has_pads else 0.0)
     for axis, window in enumerate(found.along, start=2):
-        seen: Blob | None = None
-        behind = window.span - 1
-        for start in range(0, window.span, window.dilation):
-            pairs = [(0, 0)] * x.rank
-            pairs[axis] = -start, start - behind
-            part = padding.cropped(call, x, pairs)
-            shape, blob = part.shape, call.view(part, part.shape[1:])
-            seen = blob if seen is None else joined(call, MAX, seen, blob)
-        assert seen is not None
-        x = Value(shape, x.dtype, seen, seen.rows)
-    made = call.view(x, x.shape[1:])
-    if all(each.stride == 1 for each in found.along):
-        return made
+        count = x.shape[axis] - window.span + 1
+        starts = range(0, window.span, window.dilation)
+        parts = [cut(call, x, {axis: (start, start + count)}) for start in starts]
+        best, *others = (call.view(part, part.shape[1:]) for part in parts)
+        for other in others:
+            best = joined(call, MAX, best, other)
+        x = held(x, best, parts[0].shape)
+    return _at_strides(call, x, found)
+
+
+def _at_strides(call: Call, x: Value, found: Windows) -> Blob:
+    """The elements of ``x`` at which windows start."""
     steps = [Window(size, 1, each.stride, 1, 0, 0, 0) for each, size in zip(found.along, x.shape[2:], strict=True)]
-    return _pooled(call, made, Windows(tuple(steps), ""), MAXIMUM)
+    blob = call.view(x, x.shape[1:])
+    return blob if all(each.stride == 1 for each in steps) else _pooled(call, blob, Windows(tuple(steps), ""), MAXIMUM)
+
+
+def _max_with_places(call: Call, x: Value, found: Windows) -> list[Result]:
+    """The maxima, and the places of the first of each in the whole operand: by one comparison for each tap."""
+    (count, channels, *spatial), rank = x.shape, len(found.along)
+    steps = [math.prod(spatial[axis + 1 :]) for axis in range(rank)]
+    if call.attributes.get_int("storage_order", 0):
+        steps = [math.prod(spatial[:axis]) for axis in range(rank)]
+    around = padding.framed(call, x, _frame(found), -math.inf if found.has_pads else 0.0)
+    best, place = None, None
+    for taps in itertools.product(*map(range, found.kernel)):
+        parts, number = {}, np.zeros([1] * (rank + 1), np.float32)
+        for axis, (tap, window) in enumerate(zip(taps, found.along, strict=True)):
+            start = tap * window.dilation
+            parts[axis + 2] = start, start + (window.out - 1) * window.stride + 1
+            along = (np.arange(window.out) * window.stride + start - window.begin) * steps[axis]
+            number = number + along.astype(np.float32).reshape([-1 if each == axis else 1 for each in range(-1, rank)])
+        seen = _at_strides(call, cut(call, around, parts), found)
+        own = call.lowering.memory(number, number.shape)
+        if best is None or place is None:
+            best, place = seen, own
+            continue
+        larger = above(call, joined(call, SUB, seen, best), 0.0)
+        place = joined(call, ADD, joined(call, MUL, larger, joined(call, SUB, own, place)), place)
+        best = joined(call, MAX, best, seen)
+    assert best is not None
+    assert place is not None
+    area, shape = math.prod(spatial), (count, *best.dims)
+    place = joined(call, ADD, place, _firsts(call, channels, area, rank))
+    if count > 1:
+        place = joined(call, ADD, place, _row_firsts(call, count, channels * area, rank))
+    return [call.made(best, shape), call.made(place, shape, index=1, largest=float(count * channels * area))]
+
+
+def _firsts(call: Call, channels: int, area: int, rank: int) -> Blob:
+    """The number of the first element of each channel of an image."""
+    numbers = np.arange(channels, dtype=np.float32).reshape(-1, *[1] * rank) * area
+    return call.lowering.memory(numbers, numbers.shape)
+
+
+def _row_firsts(call: Call, count: int, step: int, rank: int) -> Blob:
+    """The number of the first element of each image, as rows."""
+    numbers = np.arange(count, dtype=np.float32) * step
+    value = Value((count, *[1] * (rank + 1)), numbers.dtype, call.lowering.memory(numbers, numbers.shape))
+    return call.view(call.with_rows(value, count), [1] * (rank + 1))
+
+
+def max_unpool(call: Call) -> Result:
+    """Each element, all over the window that it is of, where its place is that of the result, and zeros elsewhere."""
+    attributes, x, places = call.attributes, call.spread(0), call.spread(1)
+    kernel = attributes.get_ints("kernel_shape") or []
+    strides = attributes.get_ints("strides") or [1] * len(kernel)
+    pads = attributes.get_ints("pads") or [0] * (2 * len(kernel))
+    if call.has(2):
+        raise Refusal("the size of the result is given: places are numbered for another one")
+    if any(stride < taps for stride, taps in zip(strides, kernel, strict=True)):
+        raise Refusal(f"strides={list(strides)}: windows overlap, and several elements would have one place")
+    count, channels, *sizes = x.shape
+    outs = []
+    for axis, (size, taps, stride) in enumerate(zip(sizes, kernel, strides, strict=True)):
+        outs.append((size - 1) * stride - pads[axis] - pads[axis + len(kernel)] + taps)
+        windows_of = [int(place) for place in (np.arange(outs[-1]) + pads[axis]) // stride]
+        x, places = taken(call, x, axis + 2, windows_of), taken(call, places, axis + 2, windows_of)
+    total = math.prod(outs)
+    if count * channels * total > WHOLE:
+        raise Refusal("the places of the maxima may be beyond 2^24, up to which float32 holds all")
+    numbers = np.arange(channels * total, dtype=np.float32).reshape(channels, *outs)
+    own = call.lowering.memory(numbers, numbers.shape)
+    if count > 1:
+        own = joined(call, ADD, own, _row_firsts(call, count, channels * total, len(outs)))
+    differ = above(call, function(call, ABS, joined(call, SUB, call.view(places, (channels, *outs)), own)), 0.0)
+    made = joined(call, MUL, call.view(x, (channels, *outs)), opposite(call, differ))
+    return call.made(made, (count, channels, *outs))
 
 
 def _dilated_average(call: Call, x: Value, found: Windows, *, with_pads: bool) -> Blob:
@@ -222,4 +300,5 @@ OPS: Mapping[str, Op] = {
     "GlobalMaxPool": Op(global_max_pool),
     "LpPool": Op(lp_pool),
     "MaxPool": Op(max_pool),
+    "MaxUnpool": Op(max_unpool),
 }
