@@ -126,10 +126,8 @@ def taken(call: Call, value: Value, axis: int, places: Sequence[int]) -> Value:
 
 
 def _run(call: Call, value: Value, axis: int, run: range) -> Value:
-    if run.step == 1:
-        return cut(call, value, {axis: (run.start, run.stop)})
     forwards = run if run.step > 0 else run[::-1]
-    found = strided(call, value, axis, forwards)
+    found = strided(call, cut(call, value, {axis: (forwards[0], forwards[-1] + 1)}), axis, forwards.step)
     return found if run.step > 0 else flipped(call, found, [axis])
 
 

@@ -22,6 +22,15 @@ REST = -233
 STARTS, ENDS, AXES = 9, 10, 11
 """Keys of Crop."""
 
+IMAGE = 3
+"""Dims of a blob that Pooling takes."""
+
+ONE_EACH: Mapping[int, Param] = {0: 1, 1: 1, 11: 1, 5: 1}
+"""Params of Pooling: an average, over one element, of what is there and no more."""
+
+STEP_ACROSS, STEP_DOWN = 2, 12
+"""Keys of Pooling."""
+
 Part: TypeAlias = tuple[int, int | None]
 """Where a part of an axis begins and ends; negative: from the end; None: where the axis does."""
 
@@ -78,22 +87,21 @@ def _end(part: Part, size: int) -> int:
     return end + size if end == REST else end
 
 
-def strided(call: Call, value: Value, axis: int, places: range) -> Value:
-    """Of ``axis`` the elements at ``places``, whose step is above 1: the first of each so many side by side."""
+def strided(call: Call, value: Value, axis: int, step: int) -> Value:
+    """Of ``axis`` the first element and every one that is ``step`` further: an average of one element each."""
+    if step == 1 or value.shape[axis] == 1:
+        return value
     value = whole_along(call, value, [axis])
-    step, count, size = places.step, len(places), value.shape[axis]
-    first = max(min(places.start, size - count * step), 0)
-    value = cut(call, value, {axis: (first, first + count * step)})
-    missing = count * step - value.shape[axis]
-    if missing > 0:
-        value = concatenated(call, [value, cut(call, value, {axis: (0, missing)})], axis)
-    row, shape = value.row, list(value.shape)
-    outer, inner = math.prod(row[:axis]), math.prod(row[axis + 1 :])
-    blob = call.view(value, (outer, count, step, inner))
-    at = places.start - first
-    params: dict[int, Param] = {STARTS: [at], ENDS: [at + 1], AXES: [2]}
-    shape[axis] = count
-    return held(value, call.add("Crop", (blob,), (outer, count, 1, inner), params), shape)
+    found = standing(call, value, [axis])
+    assert found is not None
+    blob, (place,) = found
+    if len(blob.dims) != IMAGE or not place:
+        row = value.row
+        blob, place = call.view(value, (math.prod(row[:axis]), row[axis], math.prod(row[axis + 1 :]))), 1
+    dims, shape = list(blob.dims), list(value.shape)
+    dims[place] = shape[axis] = -(-shape[axis] // step)
+    steps = {STEP_DOWN: step, STEP_ACROSS: 1} if place == 1 else {STEP_DOWN: 1, STEP_ACROSS: step}
+    return held(value, call.add("Pooling", (blob,), dims, {**ONE_EACH, **steps}), shape)
 
 
 def flipped(call: Call, value: Value, axes: Sequence[int]) -> Value:
@@ -116,35 +124,19 @@ def slice_(call: Call) -> Result:
     starts, ends = call.numbers(1, "where it starts"), call.numbers(2, "where it ends")
     axes = [axis % len(shape) for axis in (call.numbers(3, "the axes") if call.has(3) else range(len(starts)))]
     steps = call.numbers(4, "the steps") if call.has(4) else [1] * len(starts)
-    value = call.value(0)
+    # The other way around, each bound is as far from the other end.
+    turned = [axis for axis, step in zip(axes, steps, strict=True) if step < 0]
+    value = flipped(call, call.value(0), turned)
     parts: dict[int, Part] = {}
-    strides: dict[int, range] = {}
-    turned: list[int] = []
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        places = places_of(start, end, step, shape[axis])
-        if not places:
+        first, stop = (start, end) if step > 0 else (-1 - start, -1 - end)
+        parts[axis] = part = (first, None if stop >= shape[axis] else stop)
+        if not length(part, shape[axis]):
             raise Refusal("its result is empty, and ncnn has no empty blobs")
-        if step == 1:
-            parts[axis] = (start, None if end >= shape[axis] else end)
-            continue
-        if step < 0:
-            turned.append(axis)
-            places = places[::-1]
-        if places.step == 1 or len(places) == 1:
-            parts[axis] = (places[0], places[-1] + 1)
-        else:
-            strides[axis] = places
     value = cut(call, value, parts)
-    for axis, places in strides.items():
-        value = strided(call, value, axis, places)
-    return flipped(call, value, turned)
-
-
-def places_of(start: int, end: int, step: int, size: int) -> range:
-    """Of an axis of ``size``, clamped as ONNX does: not as Python, where a start before the first gives none."""
-    least, most = (0, size) if step > 0 else (-1, size - 1)
-    first, stop = (bound + size if bound < 0 else bound for bound in (start, end))
-    return range(min(max(first, 0), most), min(max(stop, least), most), step)
+    for axis, step in zip(axes, steps, strict=True):
+        value = strided(call, value, axis, abs(step))
+    return value
 
 
 def split(call: Call) -> list[Result]:
