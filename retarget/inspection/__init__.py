@@ -33,7 +33,7 @@ def inspect(path: Path, weights: Path | None = None) -> Inspection:
 
 def inspect_file(path: Path) -> Inspection:
     """``path`` by its own content, whatever lies beside it."""
-    from retarget.inspection import coreml, engine, openvino_ir, ranges
+    from retarget.inspection import coreml, engine, ncnn, openvino_ir, ranges
 
     if ranges.matches(path):
         return ranges.inspect(path)
@@ -43,6 +43,8 @@ def inspect_file(path: Path) -> Inspection:
         return openvino_ir.inspect(path)
     if coreml.matches(path):
         return coreml.inspect(path)
+    if ncnn.matches(path):
+        return ncnn.inspect(path)
     if (path / "report.json").is_file():
         example = next(iter(sorted(path.glob("*/*/manifest.json"))), None)
         raise RetargetError(

@@ -10,7 +10,10 @@ from retarget import store
 from retarget.facts import ConvertFacts, EmitFacts
 from retarget.inspection.result import Inspection
 
-MODELS = ("model.onnx", "model.xml", "model.engine", "model.tflite", "model.mlpackage", "ranges.json")
+MODELS = (
+    *("model.onnx", "model.xml", "model.engine", "model.tflite", "model.mlpackage", "model.ncnn.param"),
+    "ranges.json",
+)
 """What the model's file is called in an artifact, or what there is instead."""
 
 

@@ -78,7 +78,8 @@ class Executed:
         counts: Counter[str] = Counter()
         held = {each.layer.name: each.dtype for each in self.stored if each.data}
         for layer in self.layers:
-            if self.shapes and (done := _macs(layer, self.shapes)):
+            known = all(name in self.shapes for name in (*layer.bottoms, *layer.tops))
+            if known and (done := _macs(layer, self.shapes)):
                 counts["int8" if _is_int8(layer, held.get(layer.name)) else "float32"] += done
         return counts
 
@@ -88,13 +89,14 @@ class Executed:
         return Counter(layer.type for layer in self.layers if layer.type not in WORKING)
 
 
-def executed(layers: list[Line], weights: Path, says: sidecar.Sidecar | None, shapes: Path | None) -> Executed:
+def executed(layers: list[Line], weights: Path | None, says: sidecar.Sidecar | None, shapes: Path | None) -> Executed:
     """``shapes``: a `tensor_map`. Raises ``RetargetError`` where the weights are not those of the layers."""
     io: tuple[str, ...] = ()
     if says is not None:
         io = tuple(held.dtype for value in (*says.inputs, *says.outputs) for held in value.blobs)
     entries = [] if shapes is None else json.loads(shapes.read_text(encoding="utf-8"))["tensors"]
-    return Executed(layers, list(stored(layers, weights)), {each["name"]: tuple(each["shape"]) for each in entries}, io)
+    held = [] if weights is None else list(stored(layers, weights))
+    return Executed(layers, held, {each["name"]: tuple(each["shape"]) for each in entries}, io)
 
 
 # ---- weights

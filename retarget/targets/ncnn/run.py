@@ -78,20 +78,16 @@ class Loaded:
             for dim, size in zip(value.shape, _fed(value, feeds).shape, strict=True)
             if isinstance(dim, str)
         }
-        extractor = self._extractor(mats)
         found: Outputs = {}
-        for value in self._says.outputs:
-            (held,) = value.blobs
-            code, mat = extractor.extract(held.name)
-            if code != 0:
-                raise ToolchainFailure(f"ncnn ends with {code} {self._where(mats)}")
-            array = np.array(mat.numpy(batch_index=0))
+        for value, array in zip(self._says.outputs, self._given(mats), strict=True):
+            if isinstance(array, int):
+                raise ToolchainFailure(f"ncnn ends with {array} {self._where(mats)}")
             shape = shape_of(value, array.shape, symbols)
             if shape is None:
                 raise ToolchainFailure(
                     f"ncnn gave '{value.name}' as {list(array.shape)}, rows first, which is no {list(value.shape)}"
                 )
-            found[held.name] = _of_type(array.reshape(shape), value)
+            found[value.blobs[0].name] = _of_type(array.reshape(shape), value)
         return found
 
     def __enter__(self) -> Self:
@@ -109,6 +105,16 @@ class Loaded:
         fed = np.ascontiguousarray(array).astype(held.dtype)
         # Its channels are padded to whole vectors in a copy, as in every blob that ncnn itself makes.
         return self._ncnn.Mat(fed.reshape(rows), batch_index=0).clone()
+
+    def _given(self, mats: Mapping[str, Any]) -> list[NDArray[np.float32] | int]:
+        """Each output, rows first, or the code with which ncnn ends in place of it. No Mat of ncnn's own is left, as
+        these must go before the net does."""
+        extractor = self._extractor(mats)
+        given: list[NDArray[np.float32] | int] = []
+        for value in self._says.outputs:
+            code, mat = extractor.extract(value.blobs[0].name)
+            given.append(code or np.array(mat.numpy(batch_index=0)))
+        return given
 
     def _extractor(self, mats: Mapping[str, Any]) -> Any:
         extractor = self._net.create_extractor()

@@ -87,16 +87,16 @@ def test_integers_that_a_float_does_not_hold_are_no_feed(tmp_path: Path) -> None
     assert (found["y"] == 2**24).all()
 
 
-def edited(param: Path, layer: str, before: str, after: str) -> None:
-    """Replace ``before`` in the line of the one layer of the type ``layer``."""
+def edited(param: Path, layer: str, before: str, after: str, more: str = "") -> None:
+    """Replace ``before`` in the line of the one layer of the type ``layer``, and write ``more`` at its end."""
     lines = param.read_text().splitlines()
     (at,) = [place for place, line in enumerate(lines) if line.split()[0] == layer]
     assert before in lines[at]
-    lines[at] = lines[at].replace(before, after)
+    lines[at] = lines[at].replace(before, after, 1) + more
     param.write_text("\n".join(lines) + "\n")
 
 
-RESHAPED = """g (float[2,3,8,4] x) => (float[2,96] y) {
+RESHAPED = """g (float[1,3,8,4] x) => (float[1,96] y) {
     [first] r = Add(x, x)
     [second] f = Flatten(r)
     [third] y = Relu(f)
@@ -105,23 +105,23 @@ RESHAPED = """g (float[2,3,8,4] x) => (float[2,96] y) {
 
 def test_a_layer_that_fails_is_named(tmp_path: Path) -> None:
     facts = written(target_testing.model(RESHAPED), tmp_path)
-    edited(tmp_path / emit.PARAM, "Reshape", "0=96", "0=49 1=2")
-    with pytest.raises(ToolchainFailure, match=r"ncnn ends with -100 in the layer '\S+' \(Reshape\)"):
-        target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(2, 3, 8, 4)})
+    edited(tmp_path / emit.PARAM, "ReLU", "ReLU", "PixelShuffle", " 0=5")
+    with pytest.raises(ToolchainFailure, match=r"ncnn ends with -\d+ in the layer '\S+' \(PixelShuffle\)"):
+        target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(1, 3, 8, 4)})
 
 
 def test_an_output_of_another_size_is_not_taken_for_the_models(tmp_path: Path) -> None:
     facts = written(target_testing.model(RESHAPED), tmp_path)
     edited(tmp_path / emit.PARAM, "Reshape", "0=96", "0=48 1=2")
-    with pytest.raises(ToolchainFailure, match=r"ncnn gave 'y' as \[2, 2, 48\], rows first, which is no \[2, 96\]"):
-        target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(2, 3, 8, 4)})
+    with pytest.raises(ToolchainFailure, match=r"ncnn gave 'y' as \[1, 2, 48\], rows first, which is no \[1, 96\]"):
+        target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(1, 3, 8, 4)})
 
 
 def test_files_that_do_not_load_say_so(tmp_path: Path) -> None:
     facts = written(target_testing.model(RESHAPED), tmp_path)
     edited(tmp_path / emit.PARAM, "ReLU", "ReLU", "NoSuchLayer")
     with pytest.raises(ToolchainFailure, match=r"ncnn 1\.\S+ does not load model.ncnn.param: it ends with -1"):
-        target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(2, 3, 8, 4)})
+        target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(1, 3, 8, 4)})
 
 
 def test_vulkan_without_a_gpu_is_a_limit_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
