@@ -45,7 +45,7 @@ clean:
 
 # A venv may have been made by hand: pip is run again whenever a pin or a dependency changed.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install -q -c constraints.txt -e ".[coreml,pytorch,openvino,tensorrt-rtx,tflite]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[coreml,ncnn,pytorch,openvino,tensorrt-rtx,tflite]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

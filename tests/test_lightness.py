@@ -13,7 +13,7 @@ from retarget import catalog
 
 HEAVY = (
     *("numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnxsim", "torch", "tensorflow", "keras", "tf2onnx"),
-    *("openvino", "tensorrt_rtx", "coremltools", "scipy"),
+    *("openvino", "tensorrt_rtx", "coremltools", "scipy", "ncnn"),
 )
 PACKAGE = Path(retarget.__file__).parent
 HEAVY_MODULES = {
