@@ -48,7 +48,7 @@ def turned_late(program: Program) -> Program:
     known: dict[Blob, _Turned] = {}
     instead: dict[Blob, Blob] = {}
     layers: list[Layer] = []
-    for given in program.layers:
+    for given in graph.layers:
         bottoms = tuple(instead.get(blob, blob) for blob in given.bottoms)
         layer = given if bottoms == given.bottoms else replace_bottoms(given, bottoms)
         found = _follow(graph, layer, known)
