@@ -148,6 +148,7 @@ def test_rotary_embedding(batch: int, interleaved: int) -> None:
     nodes += [
         Node(node.operator, node.operands, node.attributes, (1, 2, 3)) for node in nodes if len(node.operands) > 3
     ]
+    nodes += [Node(node.operator, node.operands, node.attributes) for node in nodes]
     made, feeds = model(*nodes)
     check(made, feeds)
     assert layers(made).count("RotaryEmbed") == len(nodes)

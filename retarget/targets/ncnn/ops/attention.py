@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from retarget.targets.ncnn.call import FLOATS, Call, Op
 from retarget.targets.ncnn.ops.comparison import above
 from retarget.targets.ncnn.ops.elementwise import ADD, MUL, SUB, binary, by_number, joined, mapped
-from retarget.targets.ncnn.ops.indexing import looked_up
+from retarget.targets.ncnn.ops.indexing import gather
 from retarget.targets.ncnn.ops.reduction import LARGEST as HIGHEST
 from retarget.targets.ncnn.ops.reduction import reduced
 from retarget.targets.ncnn.ops.shape import in_shape, transposed
@@ -303,12 +303,11 @@ def _angles(call: Call, index: int, batch: int) -> Value:
         if call.is_constant(index) and not np.ptp(table := call.array(index, "it"), axis=0).any():
             return _shared(call, table[0])
         return call.with_rows(call.value(index), batch)
-    table = call.array(index, "the table of angles")
-    if not call.is_constant(3):
-        found = looked_up(call, table, call.value(3))
+    if not (call.is_constant(index) and call.is_constant(3)):
+        found = gather(replace(call, operands=(call.operand(index), call.operand(3))))
         assert isinstance(found, Value)
         return call.with_rows(found, batch)
-    places = call.array(3, "the positions")
+    table, places = call.array(index, "it"), call.array(3, "it")
     if not np.ptp(places, axis=0).any():
         return _shared(call, table[places[0]])
     taken = np.ascontiguousarray(table[places])
