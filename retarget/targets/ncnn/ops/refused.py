@@ -27,7 +27,6 @@ def optional_has_element(call: Call) -> Result:
 
 
 _BITS = "it computes with the bits of integers, and ncnn computes with floats"
-_COMPLEX = "ncnn has no complex numbers and no layer of it: take the real and imaginary parts apart before the export"
 _COUNTED = "how large its result is depends on the data, and the sizes of blobs do not"
 _LOOPS = "ncnn has no loops: unroll it, or use the recurrent operators, before the export"
 _OPTIONAL = "a value that may be missing cannot be a blob: decide it before the export"
@@ -62,7 +61,6 @@ OPS: Mapping[str, Op] = {
         _because(_SEQUENCE),
     ),
     **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit"), _because(_TEXT)),
-    "DFT": _because(_COMPLEX),
     "Det": _because("ncnn has no layer for the determinant of a matrix"),
     "If": _because(
         "the condition is computed, and ncnn always executes all of a model: take one branch before the export"
@@ -71,7 +69,7 @@ OPS: Mapping[str, Op] = {
     "NonMaxSuppression": _because(
         "how many boxes are left depends on the data, and the sizes of blobs do not: suppress them outside"
     ),
+    "MelWeightMatrix": _because("its operands are computed: of constants alone a matrix can be written"),
     "Optional": _because(_OPTIONAL),
-    "STFT": _because(_COMPLEX),
     "TfIdfVectorizer": _because("it counts runs of words by a table, for which ncnn has no layer: prepare it outside"),
 }
