@@ -73,7 +73,8 @@ int main(int argc, char** argv)
 
     ncnn::Net net;
 {options}
-    if (net.load_param((folder + {param_text}).c_str()) != 0 || net.load_model((folder + {bin_text}).c_str()) != 0)
+    if (net.load_param((folder + {param_text}).c_str()) != 0
+        || net.load_model((folder + {bin_text}).c_str()) != 0)
     {{
         fprintf(stderr, "the files do not load\\n");
         return 1;
@@ -142,18 +143,20 @@ def _input(place: int, number: int, value: sidecar.Value, held: sidecar.Held, na
             return str(dim.size)
         return " * ".join(named[each] if each in named else str(each) for each in map(str, axes) if each != "1")
 
-    inner = [size(dim) for dim in reversed(held.dims) if dim.dim != "n"]
-    rows = size(held.dims[0]) if held.rows is not None else "1"
-    fed = "i % 2" if kind == "int" or not value.dtype.startswith(("float", "bfloat")) else "0.1f * (float)(i % 10)"
+    sizes = [size(dim) for dim in reversed(held.dims) if dim.dim != "n"]
+    rows = [size(held.dims[0])] if held.rows is not None else []
+    # Four bytes an element and not packed: what stands in front of the rows.
+    made = [*sizes, "(size_t)4u", "1", *rows] if rows else sizes
+    count = " * ".join(f"(size_t)({each})" if " " in each else f"(size_t){each}" for each in [*sizes, *rows])
+    is_whole = kind == "int" or not value.dtype.startswith(("float", "bfloat"))
+    fed = f"({kind})(i % 2)" if is_whole else "0.1f * (float)(i % 10)"
     return f"""
-    // {_text(value.name)}, {value.dtype}{_shape(value)}: {held.layout}
-    ncnn::Mat {name}({", ".join(inner)}, (size_t)4u, 1, {rows});
+    // {_text(value.name)}, {value.dtype}{_shape(value)}: {_comment(held.layout)}
+    ncnn::Mat {name}({", ".join(made)});
     {{
-        std::vector<{kind}> elements({
-        " * ".join(f"(size_t){each}" if " " not in each else f"({each})" for each in [*inner, rows])
-    });
+        std::vector<{kind}> elements({count});
         for (size_t i = 0; i < elements.size(); i++)
-            elements[i] = {"(int)" if kind == "int" else ""}{f"({fed})" if kind == "int" else fed};
+            elements[i] = {fed};
         fill({name}, elements);
     }}
     extractor.input({_text(held.name)}, {name});
@@ -163,7 +166,7 @@ def _input(place: int, number: int, value: sidecar.Value, held: sidecar.Held, na
 def _output(place: int, value: sidecar.Value) -> str:
     (held,) = value.blobs
     return f"""
-    // {_text(value.name)}, {value.dtype}{_shape(value)}: {held.layout}
+    // {_text(value.name)}, {value.dtype}{_shape(value)}: {_comment(held.layout)}
     ncnn::Mat output{place};
     if (extractor.extract({_text(held.name)}, output{place}) != 0)
     {{
@@ -174,8 +177,12 @@ def _output(place: int, value: sidecar.Value) -> str:
 """
 
 
+def _comment(text: str) -> str:
+    return _text(text)[1:-1]
+
+
 def _shape(value: sidecar.Value) -> str:
-    return f"[{','.join(_text(dim)[1:-1] if isinstance(dim, str) else str(dim) for dim in value.shape)}]"
+    return f"[{','.join(_comment(dim) if isinstance(dim, str) else str(dim) for dim in value.shape)}]"
 
 
 def _text(text: str) -> str:
