@@ -30,7 +30,7 @@ from retarget.targets.ncnn.ops.elementwise import (
     number_beside,
 )
 from retarget.targets.ncnn.program import Blob
-from retarget.targets.ncnn.values import Result, Value
+from retarget.targets.ncnn.values import Refusal, Result, Value
 
 BOOL = frozenset({"bool"})
 
@@ -171,7 +171,7 @@ def is_inf(call: Call) -> Result:
 def where(call: Call) -> Result:
     """``max(min(x, m), min(y, -m))`` of ``m``, which is infinity where the condition holds, and minus infinity else.
 
-    So what is not chosen may be infinite. It may be NaN too: Shrink makes that 0.
+    So what is not chosen may be infinite. It may be NaN too: Shrink makes 0 of that, also where it is chosen.
     """
     shape = np.broadcast_shapes(*(call.shape(index) for index in range(3)))
     largest = max(call.largest(1), call.largest(2))
@@ -188,8 +188,7 @@ def where(call: Call) -> Result:
         bound = joined(call, MUL, by_number(call, SUB, held, 0.5), infinity)
         ours = Value(condition.shape, np.dtype(np.float32), bound, bound.rows)
         theirs = Value(condition.shape, np.dtype(np.float32), function(call, NEG, bound), bound.rows)
-    first = _bounded(call, x, ours, call.is_constant(1))
-    second = _bounded(call, y, theirs, call.is_constant(2))
+    first, second = _bounded(call, 1, x, ours), _bounded(call, 2, y, theirs)
     made = joined(call, MAX, *beside(call, rows.aligned(call, [first, second])))
     return call.made(made, shape, largest=largest)
 
@@ -212,8 +211,12 @@ def _constant(call: Call, array: np.ndarray[tuple[int, ...], np.dtype[np.float32
     return Value(array.shape, array.dtype, call.lowering.memory(array, call.dims(array.shape)))
 
 
-def _bounded(call: Call, value: Value, bound: Value, is_constant: bool) -> Value:
-    if not is_constant and value.dtype.kind == "f":
+def _bounded(call: Call, index: int, value: Value, bound: Value) -> Value:
+    """Operand ``index``, which is ``value``, where ``bound`` is infinity, and minus infinity where it is that."""
+    if call.is_constant(index):
+        if call.dtype(index).kind == "f" and np.isnan(call.array(index, "it")).any():
+            raise Refusal("a constant is NaN, which the smaller and the larger of two are not the same of everywhere")
+    elif call.dtype(index).kind == "f":
         blob = mapped(call, "Shrink", call.blob(value), {0: 0.0, 1: 0.0})
         value = Value(value.shape, value.dtype, blob, value.rows)
     made = joined(call, MIN, *beside(call, rows.aligned(call, [value, bound])))

@@ -333,18 +333,15 @@ def sign(call: Call) -> Result:
 def clip(call: Call) -> Result:
     """Bounds may be absent, and computed. Where the lower one is above the other, the other holds."""
     value = call.value(0)
-    bounds = [number_of(call, index) if call.has(index) else None for index in (1, 2)]
-    low, high = bounds
-    largest = call.largest(0)
-    for index in (1, 2):
-        largest = max(largest, call.largest(index)) if call.has(index) else largest
+    low, high = (number_of(call, index) if call.has(index) else end for index, end in ((1, -MOST), (2, MOST)))
+    largest = max([call.largest(0), *(call.largest(index) for index in (1, 2) if call.has(index))])
     blob = call.blob(value)
     if low is not None and high is not None and low <= high:
         return call.made(mapped(call, "Clip", blob, {0: low, 1: high}), value.shape, largest=largest)
     for index, op, bound in ((1, MAX, low), (2, MIN, high)):
         if bound is not None:
             blob = by_number(call, op, blob, bound)
-        elif call.has(index):
+        else:
             held = Value(value.shape, value.dtype, blob, value.rows)
             blob, _ = binary(call, op, held, call.with_rows(call.value(index), 1))
     return call.made(blob, value.shape, largest=largest)

@@ -61,6 +61,24 @@ def reduction(
     return lower
 
 
+def extreme(operation: int) -> Callable[[Call], Result]:
+    """The op function of the largest or the smallest; the layer's is finite where there are but infinities of one
+    sign, and is then lowered (or raised) by one more."""
+
+    def lower(call: Call) -> Result:
+        axes = reduced_axes(call)
+        blob, places = along(call, over(call, axes), axes)
+        if places:
+            blob = reduced(call, operation, blob, places, keeps=keeps(call))
+        if places and call.dtype(0).kind == "f":
+            is_largest = operation == LARGEST
+            inside = mapped(call, "Threshold", blob if is_largest else function(call, NEG, blob), {0: -MOST})
+            blob = joined(call, ADD if is_largest else SUB, blob, mapped(call, "Log", inside))
+        return call.made(blob, shape_of(call, axes), largest=call.largest(0))
+
+    return lower
+
+
 def reduced_axes(call: Call) -> list[int]:
     """Those that are reduced, counted from the front; none where nothing is to be done."""
     numbers, rank = call.numbers(1, "which axes it reduces") if call.has(1) else [], call.rank(0)
@@ -218,9 +236,9 @@ OPS: Mapping[str, Op] = {
     "ReduceL2": Op(reduction(LENGTH, _absolute)),
     "ReduceLogSum": Op(reduce_log_sum),
     "ReduceLogSumExp": Op(reduce_log_sum_exp),
-    "ReduceMax": Op(reduction(LARGEST), ANY),
+    "ReduceMax": Op(extreme(LARGEST), ANY),
     "ReduceMean": Op(reduce_mean, NUMBERS),
-    "ReduceMin": Op(reduction(SMALLEST), ANY),
+    "ReduceMin": Op(extreme(SMALLEST), ANY),
     "ReduceProd": Op(reduction(PRODUCT, bound=_product), NUMBERS),
     "ReduceSum": Op(reduction(SUM, bound=lambda largest, count: largest * count), NUMBERS),
     "ReduceSumSquare": Op(

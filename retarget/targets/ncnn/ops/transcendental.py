@@ -8,24 +8,23 @@ from retarget.targets.ncnn.call import Call, Op
 from retarget.targets.ncnn.ops.elementwise import (
     ABS,
     ADD,
-    MIN,
     MOST,
     MUL,
     SIGN,
+    SQRT,
     SUB,
     by_number,
     function,
     joined,
     layer,
     mapped,
-    raised,
     unary,
 )
 from retarget.targets.ncnn.program import Blob
 from retarget.targets.ncnn.values import Result
 
-SIN, COS, TAN, ASIN, ACOS, ATAN, ASINH, ACOSH = 9, 10, 11, 12, 13, 14, 23, 25
-"""``0`` of UnaryOp. Its SINH and COSH end at the square root of the largest float, its ATANH has no infinities."""
+SIN, COS, TAN, ASIN, ACOS, ATAN, ASINH = 9, 10, 11, 12, 13, 14, 23
+"""``0`` of UnaryOp. Its SINH and COSH are wrong of what is large, its ACOSH and ATANH at the ends of their domains."""
 
 
 def atan(call: Call) -> Result:
@@ -58,11 +57,12 @@ def _halves(call: Call, blob: Blob) -> tuple[Blob, Blob]:
 
 
 def acosh(call: Call) -> Result:
-    """UnaryOp's, and nothing more of what is less than 1: the root of its distance to 1, which is NaN, times 0."""
+    """``log(x + sqrt(x - 1) * sqrt(x + 1))``, which no square overflows."""
     value = call.value(0)
     blob = call.blob(value)
-    root = raised(call, by_number(call, MIN, blob, 2.0), 0.5, shift=-1.0)
-    return call.made(joined(call, ADD, function(call, ACOSH, blob), by_number(call, MUL, root, 0.0)), value.shape)
+    roots = [function(call, SQRT, by_number(call, ADD, blob, shift)) for shift in (-1.0, 1.0)]
+    total = joined(call, ADD, blob, joined(call, MUL, *roots))
+    return call.made(mapped(call, "Log", total), value.shape)
 
 
 def atanh(call: Call) -> Result:

@@ -1,0 +1,222 @@
+"""Comparisons, truth values, choices and casts of ncnn against ONNX Runtime."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import target_testing
+from ncnn_written import check, layers, refused
+from node_models import Node, floats, integers, model, of_text, truths
+
+COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+BROADCASTS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((), ()),
+    ((17,), ()),
+    ((3, 1), (1, 4)),
+    ((2, 3, 4, 5), (3, 1, 1)),
+    ((2, 3, 2, 3, 2), (1, 3, 1, 1, 1)),
+]
+ODD = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 3.4028235e38, -3.4028235e38, 0.1, 1e-30], np.float32)
+
+
+def held(operands: int) -> list[tuple[int, ...]]:
+    return [(), *((index,) for index in range(operands))]
+
+
+@pytest.mark.parametrize("operator", COMPARISONS)
+def test_comparisons(operator: str) -> None:
+    nodes = [
+        Node(operator, [integers(*left, dtype="float32"), integers(*right, dtype="float32", seed=2)], {}, constants)
+        for left, right in BROADCASTS
+        for constants in held(2)
+    ]
+    nodes += [
+        Node(operator, [integers(3, 4, dtype=kind), integers(4, seed=2, dtype=kind)]) for kind in ("int32", "int64")
+    ]
+    nodes += [
+        Node(operator, [floats(3, 4), np.array(number, np.float32)], {}, (1,))
+        for number in (0, 1, -2.5, np.inf, -np.inf)
+    ]
+    nodes += [Node(operator, [np.array(number, np.float32), floats(3, 4)], {}, (0,)) for number in (0, 1, -2.5)]
+    if operator == "Equal":
+        nodes += [
+            Node(operator, [truths(3, 4), truths(4, seed=2)]),
+            Node(operator, [truths(3), np.array(True)], {}, (1,)),
+        ]
+    check(*model(*nodes))
+
+
+_INTEGERS = ("int32", "int64")
+
+
+@pytest.mark.parametrize("operator", COMPARISONS)
+def test_comparisons_of_infinities_and_of_what_is_no_number(operator: str) -> None:
+    left, right = (each.reshape(-1) for each in np.meshgrid(ODD, ODD))
+    nodes = [Node(operator, [left, right], {}, constants) for constants in held(2)]
+    nodes += [
+        Node(operator, [ODD, number.reshape(()), ][::order], {}, (1 if order == 1 else 0,))
+        for number in ODD
+        for order in (1, -1)
+    ]  # fmt: skip
+    check(*model(*nodes))
+
+
+def test_neighbours() -> None:
+    x = np.array(
+        [
+            1,
+            np.nextafter(np.array(1, np.float32), np.array(2, np.float32)),
+            np.nextafter(np.array(1, np.float32), np.array(0, np.float32)),
+        ],
+        np.float32,
+    )
+    nodes = [Node(operator, [x, number], {}, (1,)) for operator in COMPARISONS for number in x.reshape(-1, 1)]
+    nodes += [Node(operator, [x[:, None], x]) for operator in COMPARISONS]
+    check(*model(*nodes))
+
+
+def test_comparisons_of_rows() -> None:
+    nodes = [
+        Node(operator, [integers(3, 2, 4, 5, dtype="float32"), integers(3, 2, 1, 1, dtype="float32", seed=2)])
+        for operator in COMPARISONS
+    ]
+    nodes += [
+        Node(operator, [integers(3, 2, 4, dtype="float32"), integers(4, dtype="float32")], {}, (1,))
+        for operator in COMPARISONS
+    ]
+    check(*model(*nodes))
+
+
+def test_truth_values() -> None:
+    nodes = [
+        Node(operator, [truths(*left), truths(*right, seed=2)], {}, constants)
+        for operator in ("And", "Or", "Xor")
+        for left, right in BROADCASTS
+        for constants in held(2)
+    ]
+    check(*model(*nodes, *(Node("Not", [truths(*shape)]) for shape, _ in BROADCASTS)))
+
+
+def test_a_comparison_with_a_number_is_one_layer_or_two() -> None:
+    assert layers(model(Node("Greater", [floats(3, 4), np.array(1, np.float32)], {}, (1,)))[0]) == ["Threshold"]
+    assert layers(model(Node("GreaterOrEqual", [floats(3, 4), np.array(0, np.float32)], {}, (1,)))[0]) == ["Threshold"]
+    assert layers(model(Node("Less", [floats(3, 4), np.array(1, np.float32)], {}, (1,)))[0]) == ["UnaryOp", "Threshold"]
+
+
+@pytest.mark.parametrize("count", [1, 16, 19])
+def test_what_is_no_number(count: int) -> None:
+    x = np.repeat(ODD, count)
+    nodes = [Node("IsNaN", [x])]
+    nodes += [
+        Node("IsInf", [x], {"detect_negative": negative, "detect_positive": positive})
+        for negative, positive in itertools.product((0, 1), (0, 1))
+    ]
+    check(*model(*nodes))
+
+
+CHOICES = [
+    ((3, 4), (3, 4), (3, 4)),
+    ((), (3, 4), (4,)),
+    ((3, 1), (1, 4), ()),
+    ((2, 1, 17), (2, 5, 17), ()),
+    ((17,), (), (2, 1, 1)),
+    ((2, 3, 4, 5), (3, 1, 1), (5,)),
+    ((1, 1, 4, 4), (2, 3, 4, 4), ()),
+    ((2, 1, 4, 4), (2, 3, 4, 4), (1,)),
+]
+
+
+def test_choices() -> None:
+    nodes = [
+        Node("Where", [truths(*condition), floats(*x), floats(*y, seed=2)], {}, constants)
+        for condition, x, y in CHOICES
+        for constants in (*held(3), (0, 1), (0, 2), (1, 2))
+    ]
+    nodes += [
+        Node("Where", [truths(3, 4), integers(3, 4), np.array(0, np.int32)], {}, constants) for constants in ((), (2,))
+    ]
+    check(*model(*nodes), atol=0)
+
+
+def test_choices_of_rows() -> None:
+    nodes = [
+        Node("Where", [truths(3, 1, 4, 5), floats(3, 2, 4, 5), floats(seed=2)], {}, (2,)),
+        Node("Where", [truths(1, 1, 4, 5), floats(3, 2, 4, 5), floats(3, 2, 4, 5, seed=2)], {}, (0,)),
+        Node("Where", [truths(3, 2, 1, 1), floats(3, 2, 4, 5), floats(3, 1, 4, 1, seed=2)]),
+    ]
+    check(*model(*nodes), atol=0)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_is_not_chosen_does_not_matter(count: int) -> None:
+    """Infinities and NaN among it."""
+    odd = np.array([np.inf, -np.inf, np.nan, 5, np.inf, -np.inf, 3.4e38, -3.4e38], np.float32)
+    condition = np.array([0, 0, 0, 1, 1, 1, 1, 1], np.bool_)
+    operands = [np.tile(each, count) for each in (condition, odd, floats(8))]
+    swapped = [np.logical_not(operands[0]), operands[2], operands[1]]
+    numbers = (
+        np.array(0, np.float32),
+        np.array(-np.inf, np.float32),
+        np.array(-3.4028235e38, np.float32),
+        np.array(np.inf, np.float32),
+    )
+    nodes = [Node("Where", operands, {}, constants) for constants in ((), (0,), (2,), (0, 2))]
+    nodes += [Node("Where", swapped, {}, constants) for constants in ((), (0,), (1,), (0, 1))]
+    nodes += [
+        Node("Where", [*operands[:2], number], {}, constants) for number in numbers for constants in ((2,), (0, 2))
+    ]
+    nodes += [Node("Where", [operands[0], number, numbers[1]], {}, (1, 2)) for number in numbers[:1]]
+    check(*model(*nodes), atol=0)
+
+
+def test_a_guard_of_a_softmax_is_one_layer() -> None:
+    guarded = target_testing.model("""g (float[2,3] x) => (float[2,3] y) {
+        s = Softmax (x)
+        zero = Constant <value_float = 0.0> ()
+        bad = IsNaN (s)
+        y = Where (bad, zero, s)
+    }""")
+    assert layers(guarded) == ["Softmax", "Shrink"]
+    inf = np.array(np.inf, np.float32)
+    check(guarded, {"x": np.array([[1, 2, -inf], [-inf, -inf, -inf]], np.float32)})
+
+
+def test_casts() -> None:
+    x = np.array([[0, -0.0, 1.5, -1.5], [2.99, -0.3, 1e5, 7], [0.5, 1, -7, 100]], np.float32)
+    bits = integers(3, 4)
+    to = {"float": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9}
+    nodes = [Node("Cast", [x], {"to": to[name]}) for name in ("float", "int32", "int64", "bool")]
+    nodes += [Node("Cast", [np.abs(np.minimum(x, 200))], {"to": to["uint8"]})]
+    nodes += [Node("Cast", [bits], {"to": to[name]}) for name in ("float", "int64", "bool", "int32")]
+    nodes += [Node("Cast", [truths(3, 4)], {"to": to[name]}) for name in ("float", "int32", "int64", "uint8", "bool")]
+    nodes += [Node("Cast", [np.array([np.nan, np.inf, 0, 1e-30], np.float32)], {"to": to["bool"]})]
+    nodes += [Node("CastLike", [x, np.zeros(1, kind)], {}, (1,)) for kind in (np.int32, np.bool_)]
+    check(*model(*nodes), atol=0)
+
+
+def test_casts_that_wrap_around_are_refused() -> None:
+    assert "wrap around" in refused(of_text("int32[4] x", "Cast<to=3>(x)", "int8 y"))
+    assert "wrap around" in refused(of_text("int32[4] x", "Cast<to=2>(x)", "uint8 y"))
+    assert "string" in refused(of_text("float[4] x", "Cast<to=8>(x)", "string y"))
+
+
+def test_shifts() -> None:
+    x = integers(3, 4, low=0, high=200, dtype="uint8")
+    nodes = [
+        Node("BitShift", [x, np.array(by, np.uint8)], {"direction": "RIGHT"}, (1,)) for by in (0, 1, 3, [1, 2, 0, 7])
+    ]
+    check(*model(*nodes))
+    assert "wrap around" in refused(model(Node("BitShift", [x, np.array(1, np.uint8)], {"direction": "LEFT"}, (1,)))[0])
+
+
+def test_bits() -> None:
+    signed, unsigned = integers(3, 4, dtype="int16"), integers(3, 4, low=0, dtype="uint8")
+    check(*model(Node("BitwiseNot", [signed]), Node("BitwiseNot", [unsigned])))
+    assert "bits of integers" in refused(of_text("int32[4] x, int32[4] z", "BitwiseAnd(x, z)"))
+
+
+def test_a_constant_that_is_no_number_is_refused() -> None:
+    made, _ = model(Node("Where", [truths(3), np.array(np.nan, np.float32), floats(3)], {}, (1,)))
+    assert "NaN" in refused(made)
