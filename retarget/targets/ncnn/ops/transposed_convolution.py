@@ -166,8 +166,8 @@ def col2im(call: Call) -> Result:
     strides = attributes.get_ints("strides") or [1] * rank
     dilations = attributes.get_ints("dilations") or [1] * rank
     pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    if rank == AXES and any(dilation != 1 for dilation in dilations):
-        raise Refusal(f"dilations={list(dilations)} of a volume: ONNX Runtime differs from ONNX in it")
+    if rank != 2 and any(dilation != 1 for dilation in dilations):
+        raise Refusal(f"dilations={list(dilations)} along {rank} axes: ONNX Runtime differs from ONNX in it")
     found = []
     for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
         span = (taps - 1) * dilation + 1
