@@ -63,8 +63,9 @@ def absent(why: str) -> Made:
     return Made(Cost(error=why), Cost(), 0.0)
 
 
-def made_of(done: Watched, timeout: float, artifact: Path) -> Made:
-    """Of a process that was to write ``artifact`` and to print the cost of its work on its last line."""
+def made_of(done: Watched, timeout: float, artifact: Path, work: Cost | None = None) -> Made:
+    """Of a process that was to write ``artifact``, and to print the cost of its work on its last line where ``work``
+    does not say it."""
     if done.status is None:
         return absent(f"over {timeout:.0f} s")
     if done.status != 0:
@@ -73,7 +74,8 @@ def made_of(done: Watched, timeout: float, artifact: Path) -> Made:
         return absent((errors or [f"exit {done.status}"])[-1][:150])
     if not artifact.exists():
         return absent("no file was written")
-    work = msgspec.json.decode(done.output.splitlines()[-1].encode(), type=Cost)
+    if work is None:
+        work = msgspec.json.decode(done.output.splitlines()[-1].encode(), type=Cost)
     return Made(Cost(done.seconds, done.peak_mb), work, done.cpu_seconds)
 
 

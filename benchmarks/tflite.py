@@ -24,15 +24,16 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
+from benchmarks.latency import Latency, latency
 from benchmarks.measure import Cost, cost, watch
 from benchmarks.peers import FIGURES, SOUND_DB, Made, absent, costs, costs_head, load, made_of, ratio, verdict
 
@@ -54,12 +55,8 @@ HEAVY = ("resnet50", "vit_base")
 """The models that the part ``memory`` writes."""
 FASTER, LEANER = 30.0, 5.0
 MEMORY_FACTOR, MEMORY_BASE_MB = 1.5, 300.0
-NOISE = 0.03
-"""Latencies that differ by less are the same, whatever the measured noise."""
 SECONDS = 4.0
 """Of timed calls of each file, at each number of threads."""
-TURN_MS, TURNS, OPENINGS = 2.0, 15, 3
-"""The least that a turn of a file takes, the least number of turns, and how often each file is opened."""
 
 
 # ---- the tools, each in its own process
@@ -184,16 +181,6 @@ def install(folder: Path) -> None:
 # ---- what came out
 
 
-class Latency(msgspec.Struct, frozen=True):
-    """Of calls in turns. Ratios are medians over the turns, so that what slows a turn slows both of its files."""
-
-    ms: dict[str, float]
-    slower: float
-    """retarget's by the peer's."""
-    noise: float
-    """The share by which the openings of one file differ from the first of them: where its memory lies is chance."""
-
-
 class Found(msgspec.Struct, frozen=True):
     """Of one file."""
 
@@ -296,36 +283,6 @@ def examine(who: Who, path: Path, feeds: Feeds, expected: Outputs) -> Found:
     )
 
 
-def latency(paths: Mapping[Who, Path], feeds: Feeds, threads: int, seconds: float) -> Latency:
-    """Of every file. One thread is timed by the processor's clock, which other work on the machine hardly changes."""
-    clock = time.process_time if threads == 1 else time.perf_counter
-    opened = {(who, index): Opened(path, feeds, threads) for index in range(OPENINGS) for who, path in paths.items()}
-
-    def turn(which: tuple[Who, int], calls: int) -> float:
-        started = clock()
-        for _ in range(calls):
-            opened[which]()
-        return (clock() - started) / calls * 1e3
-
-    fastest = min(turn(which, 1) for which in opened for _ in range(3))
-    calls = max(1, round(TURN_MS / fastest))
-    turns = max(TURNS, round(seconds * 1e3 / (calls * fastest * OPENINGS)))
-    order = list(opened)
-    taken: dict[tuple[Who, int], list[float]] = {which: [] for which in order}
-    for _ in range(turns):
-        for which in order:
-            taken[which].append(turn(which, calls))
-        order.append(order.pop(0))
-    # [openings, turns]
-    times = {who: np.asarray([taken[who, index] for index in range(OPENINGS)]) for who in paths}
-    apart = [np.median(one / one[0], axis=1) for one in times.values()]
-    return Latency(
-        {who: float(np.median(one)) for who, one in times.items()},
-        float(np.median(np.median(times["retarget"], axis=0) / np.median(times["onnx2tf"], axis=0))),
-        float(max(np.abs(one - 1).max() for one in apart)),
-    )
-
-
 class Examined(msgspec.Struct, frozen=True):
     """The files of one model."""
 
@@ -344,8 +301,11 @@ def examined(name: str, source: Path, paths: Mapping[Who, Path], seconds: float)
         expected = session.run(feeds)
     found: dict[str, Found] = {who: examine(who, path, feeds, expected) for who, path in paths.items()}
     sound = len(paths) == len(TOOLS) and all(one.error is None for one in found.values())
-    timed = {str(threads): latency(paths, feeds, threads, seconds) for threads in (1, 2)} if sound else {}
-    return Examined(found, timed)
+
+    def timed(threads: int) -> Latency:
+        return latency({who: partial(Opened, path, feeds, threads) for who, path in paths.items()}, threads, seconds)
+
+    return Examined(found, {str(threads): timed(threads) for threads in (1, 2)} if sound else {})
 
 
 def examined_apart(name: str, source: Path, paths: Mapping[Who, Path], seconds: float) -> Examined:
@@ -379,7 +339,7 @@ class Row:
     def slower(self, threads: str) -> float | None:
         """Our latency by the peer's."""
         timed = self.examined.latency.get(threads)
-        return None if timed is None else timed.slower
+        return None if timed is None else timed.slower["onnx2tf"]
 
 
 def row(name: str, place: Place, seconds: float) -> Row:
@@ -409,7 +369,7 @@ def row(name: str, place: Place, seconds: float) -> Row:
             continue
         line += f"{one.max_abs:>11.2g}{one.snr:>7.0f}"
         for timed in found.examined.latency.values():
-            ratio = 1 / timed.slower if who == "retarget" else 1.0
+            ratio = 1 / timed.slower["onnx2tf"] if who == "retarget" else 1.0
             line += f"{timed.ms[who]:>9.3f}{ratio:>7.2f}{timed.noise:>7.1%}"
         print(line, flush=True)
     return found
@@ -444,11 +404,7 @@ def verdicts(rows: Sequence[Row]) -> None:
         verdict(
             f"latency at most 1.0 of the other's within the noise, {threads} thread{'s' if threads != '1' else ''}",
             {name: f"{slower:.2f}" for name, (slower, _) in timed.items()},
-            [
-                name
-                for name, (slower, one) in timed.items()
-                if slower > 1 + max(NOISE, one.examined.latency[threads].noise)
-            ],
+            [name for name, (slower, one) in timed.items() if one.examined.latency[threads].exceeds("onnx2tf")],
         )
     counts = {
         one.name: (ours.transposes, theirs.transposes)
