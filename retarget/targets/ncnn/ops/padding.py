@@ -161,7 +161,7 @@ def _layer(call: Call, blob: Blob, pairs: Mapping[int, Pair], mode: int, filling
         weights.append(Weight(np.full(outs[0], filling, np.float32), tagged=False))
     elif filling:
         params[VALUE] = float(filling)
-        if abs(filling) > np.finfo(np.float16).max:
+        if abs(filling) > float(np.finfo(np.float16).max):
             params[MASK] = NO_HALF
     return call.add("Padding", (blob,), outs, dict(sorted(params.items())), weights)
 
