@@ -135,9 +135,12 @@ def product(call: Call, *, turned: bool, bias: Array | None = None) -> Value | N
 def _turned(call: Call, blob: Blob) -> Blob:
     """``blob`` with its first axis behind the others and its last in front; of one position only its dims differ."""
     first, middle, last = blob.dims
-    if 1 in (first, last) and middle == 1:
+    if 1 in (first, last):
         return call.lowering.reshaped(blob, (last, middle, first), call.node.name or "")
-    return call.add("Permute", (blob,), (last, middle, first), {TURN: TURNED})
+    known = call.lowering.turned
+    if blob not in known:
+        known[blob] = call.add("Permute", (blob,), (last, middle, first), {TURN: TURNED})
+    return known[blob]
 
 
 def _layer(

@@ -56,6 +56,8 @@ class Lowering(Walk[Operand]):
     _fed: dict[tuple[str, Kind], Blob] = field(default_factory=dict)
     _rounded: dict[Blob, Blob] = field(default_factory=dict)
     """Codes → the floats that they stand for."""
+    turned: dict[Blob, Blob] = field(default_factory=dict)
+    """What several products in int8 take, with its axes as they take them."""
 
     def run(self) -> Program:
         """The program; what could not be taken stands in ``refusals``, and the program is then not whole."""

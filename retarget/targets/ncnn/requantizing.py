@@ -66,7 +66,7 @@ def replace_bottoms(layer: Layer, bottoms: tuple[Blob, ...]) -> Layer:
 
 def _follow(graph: Graph, layer: Layer, known: dict[Blob, _Turned]) -> list[Layer] | Blob:
     """What stands for ``layer``: layers, or what its readers read instead. ``known`` grows by what is moved."""
-    if not layer.bottoms:
+    if not layer.bottoms or len(layer.tops) > 1:
         return [layer]
     bottom, top = layer.bottoms[0], layer.tops[0]
     turned = known.get(bottom)

@@ -54,7 +54,7 @@ def node(text: str, codes: Array, axis: int, shape: str, *, each: bool = True, b
     }}"""
     rng = np.random.default_rng(2)
     count = codes.shape[axis]
-    scales = rng.uniform(0.001, 0.002, count if each else ()).astype(np.float32)
+    scales = np.asarray(rng.uniform(0.001, 0.002, count if each else ()), np.float32)
     constants = {"codes": codes, "scales": scales, "b": rng.standard_normal(count).astype(np.float32)}
     proto = onnx.parser.parse_model(source)
     proto.graph.initializer.extend(
@@ -71,8 +71,8 @@ def drawn(*shape: int, seed: int = 0) -> Array:
 
 def on_codes(*shape: int, seed: int = 1) -> Array:
     """Floats in the middle of what is rounded to one code, beyond those that there are too."""
-    array: Array = np.random.default_rng(seed).integers(-127, 150, shape).astype(np.float32) * np.float32(SCALE)
-    return array
+    codes: Array = np.random.default_rng(seed).integers(-127, 150, shape)
+    return codes.astype(np.float32) * np.float32(SCALE)
 
 
 def one(model: ir.Model, out: Path, **shapes: DimRange) -> files.Line:
@@ -246,6 +246,28 @@ def test_axes_are_turned_once_on_each_side_of_products(tmp_path: Path) -> None:
     for feeds in fed:
         right = t.oracle(simulated, feeds)["y"]
         assert snr_db(right, t.run("ncnn", tmp_path, facts, feeds)["y"]) > 60
+
+
+ATTENTION = """g (float[N,5,16] x, float[16,48] w_a, float[48] w_b, float[16,16] w_c) => (float[N,5,16] y) {
+    sizes = Constant <value = int64[3] {16, 16, 16}> ()
+    [all] a = MatMul(x, w_a)
+    [bias] b = Add(a, w_b)
+    [parts] q, k, v = Split <axis = 2> (b, sizes)
+    [turn] t = Transpose <perm = [0, 2, 1]> (k)
+    [scores] s = MatMul(q, t)
+    [weights] p = Softmax(s)
+    [mix] m = MatMul(p, v)
+    [out] y = MatMul(m, w_c)
+}"""
+
+
+def test_products_are_cut(tmp_path: Path) -> None:
+    model = t.model(ATTENTION)
+    fed = [t.feeds(model, size) for size in (1, 3)]
+    simulated = quantized(model, fed)
+    hold(model, simulated, {"N": DimRange(1, 3, 4)}, fed, tmp_path)
+    layers = ncnn_written.layers(simulated, "int8", N=DimRange(1, 3, 4))
+    assert layers[:5] == ["Reshape", "Permute", "Convolution", "Permute", "Slice"], "the bias is the layer's"
 
 
 @pytest.mark.parametrize(
