@@ -9,14 +9,14 @@ import pytest
 from ncnn_written import check, layers, refused
 from node_models import Node, floats, integers, model, of_text, truths
 
-SHAPES: list[tuple[int, ...]] = [(5,), (3, 17), (2, 3, 16), (2, 3, 4, 5), (1, 3, 1, 2, 4), (2, 1, 3, 2, 2, 2)]
+SHAPES: list[tuple[int, ...]] = [(5,), (3, 17), (2, 3, 16), (2, 3, 4, 5), (1, 3, 1, 2, 4), (2, 3, 3, 2, 2, 2)]
 AXES: dict[int, list[list[int]]] = {
     1: [[0], []],
     2: [[0], [-1], [0, 1]],
     3: [[0], [1], [2], [0, 2], [1, 2], [0, 1], [-1, -2, -3], []],
     4: [[0], [1], [2], [-1], [2, 3], [1, 2], [0, 2, 3], [1, 2, 3], [0, 1], [0, 2], [1, 3], [0, 1, 2, 3]],
     5: [[1], [4], [2, 3, 4], [0, 2, 4], [-4, -2]],
-    6: [[1], [5], [2, 3, 4, 5], [0, 2, 4]],
+    6: [[1], [5], [2, 3, 4, 5], [0, 2, 4], [1, 3, 5], [0, 3, 5]],
 }
 INTEGERS = frozenset({"ReduceMax", "ReduceMin"})
 OPERATORS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",

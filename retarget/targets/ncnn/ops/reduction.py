@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,7 +27,8 @@ from retarget.targets.ncnn.ops.elementwise import (
     joined,
     mapped,
 )
-from retarget.targets.ncnn.program import Blob, Param
+from retarget.targets.ncnn.ops.shape import transposed
+from retarget.targets.ncnn.program import MOST_DIMS, Blob, Param
 from retarget.targets.ncnn.values import Refusal, Result, Value
 
 SUM, SUM_OF_SIZES, SUM_OF_SQUARES, MEAN, LARGEST, SMALLEST, PRODUCT, LENGTH, LOG_OF_SUM = 0, 1, 2, 3, 4, 5, 6, 8, 9
@@ -52,10 +54,9 @@ def reduction(
 
     def lower(call: Call) -> Result:
         axes = reduced_axes(call)
-        value = over(call, axes)
-        blob, places = along(call, value, axes)
+        blob, places = _laid(call, axes)
         made = reduced(call, operation, blob, places, keeps=keeps(call)) if places else alone(call, blob)
-        count = math.prod(value.shape[axis] for axis in axes)
+        count = math.prod(call.shape(0)[axis] for axis in axes)
         return call.made(made, shape_of(call, axes), largest=bound(call.largest(0), count))
 
     return lower
@@ -67,7 +68,7 @@ def extreme(operation: int) -> Callable[[Call], Result]:
 
     def lower(call: Call) -> Result:
         axes = reduced_axes(call)
-        blob, places = along(call, over(call, axes), axes)
+        blob, places = _laid(call, axes)
         if places:
             blob = reduced(call, operation, blob, places, keeps=keeps(call))
         if places and call.dtype(0).kind == "f":
@@ -92,6 +93,16 @@ def over(call: Call, axes: Sequence[int]) -> Value:
     return call.whole(0) if 0 in axes else call.value(0)
 
 
+def _laid(call: Call, axes: Sequence[int]) -> tuple[Blob, tuple[int, ...]]:
+    """Operand 0 in dims that can be reduced, and those of ``axes``; these behind the others where they alternate."""
+    value = over(call, axes)
+    looks = [axis in axes for axis, size in enumerate(value.row) if size != 1]
+    if 1 + sum(one != other for one, other in pairwise(looks)) > MOST_DIMS:
+        kept = [axis for axis in range(value.rank) if axis not in axes]
+        value, axes = transposed(call, value, [*kept, *axes]), range(len(kept), value.rank)
+    return along(call, value, axes)
+
+
 def keeps(call: Call) -> bool:
     return bool(call.attributes.get_int("keepdims", 1))
 
@@ -113,9 +124,8 @@ def reduce_mean(call: Call) -> Result:
     if call.dtype(0).kind == "f":
         return reduction(MEAN)(call)
     axes = reduced_axes(call)
-    value = over(call, axes)
-    blob, places = along(call, value, axes)
-    count = math.prod(value.shape[axis] for axis in axes)
+    blob, places = _laid(call, axes)
+    count = math.prod(call.shape(0)[axis] for axis in axes)
     if call.largest(0) * count > 1 << 24:
         raise Refusal("the sum of its integers may be beyond 2^24, up to which float32 holds all")
     if places:
@@ -129,8 +139,7 @@ def reduce_mean(call: Call) -> Result:
 def reduce_log_sum_exp(call: Call) -> Result:
     """``log(sum(exp(x - m))) + m`` of the largest ``m``, which no power overflows; the layer's own does not lower."""
     axes = reduced_axes(call)
-    value = over(call, axes)
-    blob, places = along(call, value, axes)
+    blob, places = _laid(call, axes)
     if places:
         # Infinity less infinity is no number.
         most = mapped(call, "Clip", reduced(call, LARGEST, blob, places), {0: -MOST, 1: MOST})
@@ -141,7 +150,7 @@ def reduce_log_sum_exp(call: Call) -> Result:
 
 def reduce_log_sum(call: Call) -> Result:
     axes = reduced_axes(call)
-    blob, places = along(call, over(call, axes), axes)
+    blob, places = _laid(call, axes)
     if places:
         blob = reduced(call, SUM, blob, places)
     return call.made(mapped(call, "Log", blob), shape_of(call, axes))
