@@ -156,6 +156,17 @@ def test_factors_hold_for_open_sizes(how: str) -> None:
         written.check(model, feeds, N=DimRange(batch, batch, batch), H=DimRange(4, 6, 9), W=DimRange(4, 7, 9))
 
 
+def test_what_is_pooled_fills_an_image_of_any_size() -> None:
+    model = target_testing.model("""g (float[N,3,H,W] x) => (float[N,3,H,W] y) {
+        [pool] p = GlobalAveragePool(x)
+        [size] s = Shape <start = 2, end = 4> (x)
+        [resize] y = Resize <axes = [2, 3], mode = "linear"> (p, , , s)
+    }""")
+    fed = [{"x": floats(1, 3, *sizes)} for sizes in ((5, 6), (8, 4))]
+    written.check(model, *fed, N=DimRange(1, 1, 1), H=DimRange(4, 6, 9), W=DimRange(4, 7, 9))
+    assert written.layers(model) == ["Split", "Pooling", "Interp"]
+
+
 def test_refused() -> None:
     x = integers(1, 3, 4, 5)
     node = Node("Resize", [x, None, np.array([1, 1, 2, 2], np.float32)], {"mode": "linear"}, constants=(2,))

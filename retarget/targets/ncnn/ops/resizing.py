@@ -108,7 +108,7 @@ def resize(call: Call) -> Result:
     changed = [axis for axis, step in enumerate(steps) if not step.is_nothing]
     if changed and changed[0] == 0:
         value = call.with_rows(value, 1)
-    by_factor = _by_factor(call)
+    by_factor = not call.has(3)
     plane = [len(steps) - 2, len(steps) - 1]
     if changed[-2:] == plane and all(steps[axis].inside is None for axis in plane):
         way = next((way for way in WAYS if way.does(steps[-2]) and way.does(steps[-1])), None)
@@ -119,14 +119,6 @@ def resize(call: Call) -> Result:
     for axis in changed:
         value = _along(call, value, axis, steps[axis], beyond, by_factor=by_factor)
     return call.made(call.blob(value), value.shape, largest=call.largest(0))
-
-
-def _by_factor(call: Call) -> bool:
-    """Whether factors say more than sizes do: where the node has factors, or computes the sizes from others."""
-    if not call.has(3):
-        return True
-    sizes = call.node.inputs[3]
-    return sizes is not None and sizes.const_value is None
 
 
 def _steps(call: Call, how: How) -> list[Along]:
@@ -158,7 +150,11 @@ def _image(call: Call, value: Value, way: Way, steps: tuple[Along, Along], axis:
     """``value`` resized along ``axis``, the last but one, and the last."""
     before = math.prod(value.row[:axis])
     outs = [step.axis.out for step in steps]
-    blob = call.view(value, (before, *value.row[axis : axis + 2]))
+    sizes = value.row[axis : axis + 2]
+    if call.blob(value).dims == (before,):
+        # Channels of one element, as global pooling gives them: all results are that, whatever Interp is to do.
+        way, sizes = Way(2), ()
+    blob = call.view(value, (before, *sizes))
     made = call.add("Interp", (blob,), (before, *outs), _params(way, steps, by_factor=by_factor))
     return _held(value, made, {axis: outs[0], axis + 1: outs[1]})
 
