@@ -22,7 +22,7 @@ from retarget.targets import legal
 from retarget.targets.ncnn.call import ANY, Call, Op
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Kind, Layer, Param, Program, Weight
 from retarget.targets.ncnn.rows import SIZES, regrouped
-from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, plain_dims, row_shape
+from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, plain_dims
 from retarget.targets.walk import Walk, folded_arrays
 
 if TYPE_CHECKING:
@@ -135,14 +135,15 @@ class Lowering(Walk[Operand]):
         name = value.source
         assert name is not None, "a value has a blob, or it is an input"
         if (name, kind) not in self._fed:
-            row = row_shape(value.shape, value.rows)
-            dims = (math.prod(row),) if kind == "index" else self._own_dims(name)
+            # In its own dims, of which sizes can be read, whatever is done with it.
+            dims = self._own_dims(name)
             blob = Blob(dims, value.rows, kind, value=name)
             sizes = dict(zip(SIZES[len(dims)], dims, strict=True))
             self.program.layers.insert(len(self._fed), Layer("Input", (), (blob,), dict(sorted(sizes.items()))))
             self.program.inputs[name].append(blob)
             self._fed[name, kind] = blob
-        return self._fed[name, kind]
+        found = self._fed[name, kind]
+        return self.reshaped(found, (found.size,), name) if kind == "index" else found
 
     def _own_dims(self, name: str) -> Dims:
         (value,) = [value for value in self.model.graph.inputs if value.name == name]
