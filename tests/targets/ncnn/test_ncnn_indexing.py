@@ -11,6 +11,9 @@ import pytest
 import target_testing
 from node_models import Attribute, Node, floats, integers, truths
 
+from retarget import graph
+from retarget.spec import DimRange
+
 if TYPE_CHECKING:
     from retarget.protocols import Array
 
@@ -70,6 +73,18 @@ def test_tables_looked_up_by_inputs(batch: int) -> None:
     )
     written.check(model, feeds)
     assert written.layers(model).count("Embed") == 5
+
+
+def test_ids_that_are_reshaped_are_looked_up_as_they_are_fed() -> None:
+    model = target_testing.model(
+        """g (int64[3,4] x, float[7,5] w_table) => (float[1,3,4,5] y, float[12,5] z) {
+            zero = Constant <value_ints = [0]> () all = Constant <value_ints = [-1]> ()
+            u = Unsqueeze(x, zero) y = Gather <axis = 0> (w_table, u)
+            f = Reshape(x, all) z = Gather <axis = 0> (w_table, f)
+        }"""
+    )
+    written.check(model, {"x": places(3, 4, size=7)})
+    assert written.layers(model).count("Embed") == 2
 
 
 @BATCHES
@@ -201,3 +216,35 @@ def test_large_tables_are_told_apart() -> None:
     written.check(model, feeds, atol=0)
     model, _ = node_models.model(Node("GatherElements", [np.zeros((1, size + 1), np.float32), at], {"axis": 1}))
     assert "GridSample" in written.refused(model)
+
+
+OPEN = {
+    "one from the end": """g (float[N,S,4] x) => (float[N,4] y) {
+        m = Constant <value_int = -1> () y = Gather <axis = 1> (x, m)
+    }""",
+    "of an open axis": "g (float[N,S,4] x, int64[2] i) => (float[N,2,4] y) { y = Gather <axis = 1> (x, i) }",
+    "of a constant": """g (float[N,S,4] x, float[4,5] w_t) => (float[N,S,5] y) {
+        i = ArgMax <axis = 2, keepdims = 0> (x) y = Gather <axis = 0> (w_t, i)
+    }""",
+    "looked up": "g (int64[N,S] i, float[9,4] w_t) => (float[N,S,4] y) { y = Gather <axis = 0> (w_t, i) }",
+    "elements": "g (float[N,S,4] x, int64[N,2,4] i) => (float[N,2,4] y) { y = GatherElements <axis = 1> (x, i) }",
+    "places": "g (float[N,S,4] x, int64[N,1] i) => (float[N,4] y) { y = GatherND <batch_dims = 1> (x, i) }",
+    "turned around": """g (float[N,S,4] x, int64[N] i) => (float[N,S,4] y) {
+        y = ReverseSequence <batch_axis = 0, time_axis = 1> (x, i)
+    }""",
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_open_sizes(name: str) -> None:
+    model = target_testing.model(OPEN[name])
+    fed = []
+    for batch, size in ((4, 6), (3, 5), (1, 4), (2, 7)):
+        sizes = {"N": batch, "S": size}
+        feeds: dict[str, Array] = {}
+        for value in model.graph.inputs:
+            spec = graph.value_spec(value)
+            shape = [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]
+            feeds[spec.name] = places(*shape, size=4) if spec.name == "i" else floats(*shape)
+        fed.append(feeds)
+    written.check(model, *fed, N=DimRange(1, 4, 8), S=DimRange(2, 6, 9))

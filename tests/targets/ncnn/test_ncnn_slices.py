@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from node_models import Node, floats, integers, truths
 
+from retarget.spec import DimRange
+
 FAR = np.iinfo(np.int64).max
 
 
@@ -138,3 +140,25 @@ def test_what_follows_finds_the_rows(batch: int) -> None:
     feeds = {"x": floats(batch, 4, 6), "z": floats(batch, 3, 6)}
     written.check(model, feeds)
     assert written.layers(model) == ["Concat"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "step"),
+    [
+        (1, FAR, 1),
+        (0, -1, 1),
+        (-1, FAR, 1),
+        (0, 100, 2),
+        (1, 4, 2),
+        (-4, FAR, 3),
+        (-1, -FAR, -1),
+        (FAR, -FAR, -2),
+        (-1, 0, -1),
+        (2, -FAR, -1),
+        (-2, -4, -1),
+    ],
+)
+def test_cuts_of_open_axes(start: int, end: int, step: int) -> None:
+    model = node_models.of_text("float[N,S,3] x", f"Slice(x, [{start}], [{end}], [1], [{step}])")
+    fed = [{"x": floats(batch, size, 3)} for batch, size in ((6, 6), (4, 4), (5, 5), (8, 8), (4, 7))]
+    written.check(model, *fed, N=DimRange(4, 6, 8), S=DimRange(4, 6, 8))

@@ -16,12 +16,14 @@ from retarget.targets.ncnn.ops.places import (
     along_last,
     coordinates,
     grid_of,
+    last_place,
     picked,
     rearranged,
     sampled,
     taken,
+    unrounded,
 )
-from retarget.targets.ncnn.ops.shape import held, in_shape, moving, transposed
+from retarget.targets.ncnn.ops.shape import held, in_shape, is_open, moving, transposed
 from retarget.targets.ncnn.ops.slices import cut
 from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Shape, Value
@@ -31,18 +33,20 @@ if TYPE_CHECKING:
     from retarget.targets.ncnn.values import Result
 
 
-def from_front(call: Call, index: int, value: Value, size: int) -> Value:
+def from_front(call: Call, index: int, value: Value, size: int, *, is_open: bool = False) -> Value:
     """``value``, indices of operand ``index`` along an axis of ``size``, with those from the end counted from the
-    front."""
+    front. ``is_open``: whether that size is."""
     operand = call.node.inputs[index]
     if operand is not None and is_never_negative(operand):
         return value
     blob = call.blob(value)
-    params: dict[int, Param] = {MASK: NO_HALF}
-    turned = call.add("UnaryOp", (blob,), blob.dims, {0: 1, **params})
-    below = call.add("Clip", (turned,), blob.dims, {0: 0.0, 1: 1.0, **params})
-    added = call.add("BinaryOp", (below,), blob.dims, {0: MUL, 1: 1, 2: float(size), **params})
-    return held(value, call.add("BinaryOp", (blob, added), blob.dims, {0: ADD, **params}), value.shape)
+    turned = unrounded(call, MUL, blob, -1.0)
+    below = call.add("Clip", (turned,), blob.dims, {0: 0.0, 1: 1.0, MASK: NO_HALF})
+    if is_open:
+        added = unrounded(call, MUL, below, unrounded(call, ADD, last_place(call, size), 1.0))
+    else:
+        added = unrounded(call, MUL, below, size)
+    return held(value, unrounded(call, ADD, blob, added), value.shape)
 
 
 # ---- Gather
@@ -53,23 +57,42 @@ def gather(call: Call) -> Result:
     own, wanted = call.shape(0), call.shape(1)
     shape = (*own[:axis], *wanted, *own[axis + 1 :])
     if call.is_constant(1):
-        known = np.mod(call.array(1, "the indices"), size).reshape(-1)
+        indices = call.array(1, "the indices")
+        if indices.size == 1 and (place := int(indices.reshape(()))) < 0:
+            # Counted from the end, so that it is right where the size is open.
+            return in_shape(call, cut(call, call.value(0), {axis: (place, place + 1 or None)}), shape)
+        known = np.mod(indices, size).reshape(-1)
         return in_shape(call, taken(call, call.value(0), axis, [int(place) for place in known]), shape)
-    indices = call.value(1)
-    if call.is_constant(0) and axis == 0 and indices.source is not None:
-        return looked_up(call, call.array(0, "the table"), indices)
+    if call.is_constant(0) and axis == 0 and (ids := _fed(call, 1)) is not None:
+        return in_shape(call, looked_up(call, call.array(0, "the table"), ids), shape)
+    at = call.value(1)
     data = call.value(0)
     if axis == 0:
         data = call.with_rows(data, 1)
     else:
-        indices = call.with_rows(indices, 1)
-    row = data.row
-    places = from_front(call, 1, indices, size)
-    made = picked(call, call.blob(data), (math.prod(row[:axis]), size, math.prod(row[axis + 1 :])), call.blob(places))
-    return held(data, made, shape)
+        at = call.with_rows(at, 1)
+    row, is_any = data.row, is_open(call, 0, [axis])
+    places = from_front(call, 1, at, size, is_open=is_any)
+    dims = math.prod(row[:axis]), size, math.prod(row[axis + 1 :])
+    return held(data, picked(call, call.blob(data), dims, call.blob(places), is_open=is_any), shape)
 
 
-def looked_up(call: Call, table: Array, indices: Value) -> Result:
+_RESHAPES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+def _fed(call: Call, index: int) -> Value | None:
+    """The model's input that operand ``index`` is in another shape, if it is that."""
+    value = call.node.inputs[index]
+    while value is not None:
+        found = call.lowering.env.get(value)
+        if isinstance(found, Value) and found.source is not None:
+            return found if found.dtype.kind in "iu" else None
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in _RESHAPES else None
+    return None
+
+
+def looked_up(call: Call, table: Array, indices: Value) -> Value:
     """Embed, for which an index outside of the table is the nearest inside.
 
     ONNX counts negative ones from the end. What the user feeds cannot be known here: ids, of which none is negative.
@@ -97,8 +120,11 @@ def gather_elements(call: Call) -> Result:
         data, indices = call.with_rows(data, 1), call.with_rows(indices, 1)
     order = [*(other for other in range(len(own)) if other != axis), axis]
     back = [order.index(other) for other in range(len(own))]
-    last, at = transposed(call, data, order), transposed(call, from_front(call, 1, indices, own[axis]), order)
-    made = along_last(call, last, call.view(at, (1, math.prod(last.row[:-1]), wanted[axis])))
+    is_any = is_open(call, 0, range(len(own)))
+    at = transposed(call, from_front(call, 1, indices, own[axis], is_open=is_any), order)
+    last = transposed(call, data, order)
+    dims = 1, math.prod(last.row[:-1]), wanted[axis]
+    made = along_last(call, last, call.view(at, dims), is_open=is_any)
     return transposed(call, held(last, made, at.shape), back)
 
 
@@ -114,22 +140,23 @@ def gather_nd(call: Call) -> Result:
     data, indices = (call.value(0), call.value(1)) if batch else (call.whole(0), call.value(1))
     if batch and data.rows != indices.rows:
         data, indices = call.with_rows(data, 1), call.with_rows(indices, 1)
-    found = joined_places(call, 1, indices, sizes)
+    is_any = is_open(call, 0, range(batch + depth))
+    found = joined_places(call, 1, indices, sizes, is_open=is_any)
     groups, total = math.prod(data.row[:batch]), math.prod(sizes)
     at = call.view(found, (groups, math.prod(found.row) // groups))
     if groups > 1:
         starts = (np.arange(groups) * total).astype(np.float32).reshape(groups, 1)
         at = call.add("BinaryOp", (at, call.lowering.memory(starts, (groups, 1))), at.dims, {0: ADD, MASK: NO_HALF})
-    made = picked(call, call.blob(data), (1, groups * total, math.prod(inner)), at)
+    made = picked(call, call.blob(data), (1, groups * total, math.prod(inner)), at, is_open=is_any)
     return held(data, made, shape)
 
 
-def joined_places(call: Call, index: int, indices: Value, sizes: Shape) -> Value:
+def joined_places(call: Call, index: int, indices: Value, sizes: Shape, *, is_open: bool) -> Value:
     """Computed indices [.., axes] of operand ``index``, of axes of ``sizes``, as one [.., 1] of all these together."""
     last = indices.rank - 1
     found: Value | None = None
     for place, size in enumerate(sizes):
-        part = from_front(call, index, cut(call, indices, {last: (place, place + 1)}), size)
+        part = from_front(call, index, cut(call, indices, {last: (place, place + 1)}), size, is_open=is_open)
         stride = math.prod(sizes[place + 1 :])
         if stride > 1:
             part = held(part, with_number(call, MUL, part, stride), part.shape)
@@ -223,7 +250,8 @@ def reverse_sequence(call: Call) -> Result:
         value, lengths = call.with_rows(value, 1), call.with_rows(lengths, 1)
     made = _turned(call, call.blob(lengths), value.row[:2], time)
     inner = math.prod(shape[2:])
-    return held(value, picked(call, call.blob(value), (1, math.prod(value.row[:2]), inner), made), shape)
+    dims = 1, math.prod(value.row[:2]), inner
+    return held(value, picked(call, call.blob(value), dims, made, is_open=is_open(call, 0, [0, 1])), shape)
 
 
 def _turned(call: Call, lengths: Blob, sizes: Shape, time: int) -> Blob:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retarget.targets.ncnn.call import Call
+from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MAX, MUL, NUMBER, WITH_NUMBER
+from retarget.targets.ncnn.ops.reduction import LARGEST, reduced
 from retarget.targets.ncnn.ops.shape import held, in_shape, permuted
 from retarget.targets.ncnn.ops.slices import concatenated, cut, flipped, strided, whole_along
 from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param
@@ -59,21 +61,39 @@ def grid_of(call: Call, x: Array, y: Array) -> Blob:
     return call.lowering.memory(grid, grid.shape)
 
 
-def computed(call: Call, places: Blob, size: int) -> Blob:
+def unrounded(call: Call, op: int, one: Blob, other: Blob | float) -> Blob:
+    """A BinaryOp that is not computed in float16, which does not hold all places from 2048 on."""
+    if isinstance(other, Blob):
+        return call.add("BinaryOp", (one, other), np.broadcast_shapes(one.dims, other.dims), {0: op, MASK: NO_HALF})
+    params: dict[int, Param] = {0: op, WITH_NUMBER: 1, NUMBER: float(other), MASK: NO_HALF}
+    return call.add("BinaryOp", (one,), one.dims, params)
+
+
+def last_place(call: Call, size: int) -> Blob:
+    """The number of the last place along an axis of ``size``, also where it is open: the largest of a constant that is
+    cut to its size."""
+    places = call.lowering.memory(np.arange(size, dtype=np.float32), (size,))
+    return reduced(call, LARGEST, places, [0])
+
+
+def computed(call: Call, places: Blob, size: int, *, is_open: bool) -> Blob:
     """The coordinates of computed places, which are not negative, along an axis of ``size``."""
-    params: dict[int, Param] = {0: 2, 1: 1, 2: 2 / max(size - 1, 1), MASK: NO_HALF}
-    scaled = call.add("BinaryOp", (places,), places.dims, params)
-    return call.add("BinaryOp", (scaled,), places.dims, {0: 0, 1: 1, 2: -1.0, MASK: NO_HALF})
+    if is_open:
+        last = unrounded(call, MAX, last_place(call, size), 1.0)
+        scaled = unrounded(call, DIV, unrounded(call, MUL, places, 2.0), last)
+    else:
+        scaled = unrounded(call, MUL, places, 2 / max(size - 1, 1))
+    return unrounded(call, ADD, scaled, -1.0)
 
 
-def picked(call: Call, data: Blob, dims: tuple[int, int, int], places: Blob) -> Blob:
+def picked(call: Call, data: Blob, dims: tuple[int, int, int], places: Blob, *, is_open: bool) -> Blob:
     """Of ``data`` [outer, size, inner], which are ``dims``, those at computed ``places``: [outer, places, inner].
 
-    Rows of the two belong together, or one of them has none.
+    ``is_open``: whether ``size`` is. Rows of the two belong together, or one of them has none.
     """
     _, size, _ = dims
     flat = call.lowering.reshaped(places, (1, 1, places.size), call.node.name or "")
-    x = computed(call, flat, size)
+    x = computed(call, flat, size, is_open=is_open)
     # There is one row in the image, wherever y is.
     grid = call.add("Concat", (x, x), (2, *x.dims[1:]), {0: 0, MASK: NO_HALF})
     return _of_columns(call, data, dims, grid)
@@ -96,16 +116,17 @@ def _swapped(call: Call, blob: Blob, dims: tuple[int, int, int]) -> Blob:
     return permuted(call, call.lowering.reshaped(blob, wanted, call.node.name or ""), order)
 
 
-def along_last(call: Call, last: Value, places: Blob) -> Blob:
+def along_last(call: Call, last: Value, places: Blob, *, is_open: bool) -> Blob:
     """Of the last axis of ``last`` those at computed ``places`` [1, outer, count], each of its own: [1, outer, count].
 
-    Rows of the two belong together, or one of them has none.
+    ``is_open``: whether the sizes of ``last`` are. Rows of the two belong together, or one of them has none.
     """
     _, outer, count = places.dims
     size = last.shape[-1]
-    rows = coordinates(np.arange(outer), outer).reshape(1, outer, 1)
-    y = call.add("Tile", (call.lowering.memory(rows, rows.shape),), (1, outer, count), {2: [1, 1, count]})
-    grid = call.add("Concat", (computed(call, places, size), y), (2, outer, count), {0: 0, MASK: NO_HALF})
+    rows = call.lowering.memory(np.arange(outer, dtype=np.float32), (1, outer, 1))
+    y = call.add("Tile", (computed(call, rows, outer, is_open=is_open),), (1, outer, count), {2: [1, 1, count]})
+    x = computed(call, places, size, is_open=is_open)
+    grid = call.add("Concat", (x, y), (2, outer, count), {0: 0, MASK: NO_HALF})
     return sampled(call, call.view(last, (1, outer, size)), grid)
 
 

@@ -25,9 +25,9 @@ from retarget.targets.ncnn.ops.elementwise import (
     with_number,
 )
 from retarget.targets.ncnn.ops.indexing import flat_places, from_front, joined_places
-from retarget.targets.ncnn.ops.places import MOST_PAIRS, picked, rearranged
+from retarget.targets.ncnn.ops.places import MOST_PAIRS, last_place, picked, rearranged, unrounded
 from retarget.targets.ncnn.ops.reduction import LARGEST, reduced
-from retarget.targets.ncnn.ops.shape import held, in_shape
+from retarget.targets.ncnn.ops.shape import held, in_shape, is_open
 from retarget.targets.ncnn.ops.slices import concatenated
 from retarget.targets.ncnn.values import WHOLE, Refusal, Value
 
@@ -44,7 +44,9 @@ def scatter_nd(call: Call) -> Result:
     block = math.prod(shape[depth:])
     if call.is_constant(1):
         return _scattered(call, flat_places(call.array(1, "the indices"), shape), block)
-    return _where_compared(call, joined_places(call, 1, call.whole(1), shape[:depth]), block)
+    return _where_compared(
+        call, joined_places(call, 1, call.whole(1), shape[:depth], is_open=is_open(call, 0, range(depth))), block
+    )
 
 
 def scatter_elements(call: Call) -> Result:
@@ -55,7 +57,7 @@ def scatter_elements(call: Call) -> Result:
         return _scattered(call, np.ravel_multi_index(tuple(places), shape).reshape(-1), 1)
     places[axis] = 0
     others = np.ravel_multi_index(tuple(places), shape).astype(np.float32)
-    indices = from_front(call, 1, call.whole(1), shape[axis])
+    indices = from_front(call, 1, call.whole(1), shape[axis], is_open=is_open(call, 0, [axis]))
     scaled = with_number(call, MUL, indices, math.prod(shape[axis + 1 :]))
     dims = call.dims(wanted)
     beside = call.lowering.reshaped(scaled, dims, call.node.name or ""), call.lowering.memory(others, dims)
@@ -82,10 +84,12 @@ def _where_compared(call: Call, indices: Value, block: int) -> Result:
     last = reduced(call, LARGEST, joined(call, MUL, is_here, numbers), [1])
     is_written = mapped(call, "Threshold", last, {0: 0.0})
     # From a place to the update that comes there: those stand behind all places.
-    further = joined(call, SUB, by_number(call, ADD, last, total - 1.0), there)
+    is_any = is_open(call, 0, range(call.rank(0))) or is_open(call, 1, range(call.rank(1)))
+    behind = unrounded(call, ADD, last, last_place(call, total) if is_any else total - 1.0)
+    further = joined(call, SUB, behind, there)
     source = joined(call, ADD, there, joined(call, MUL, is_written, further))
     both = concatenated(call, [in_shape(call, value, (total, block)), in_shape(call, updates, (count, block))], 0)
-    return held(value, picked(call, call.blob(both), (1, total + count, block), source), value.shape)
+    return held(value, picked(call, call.blob(both), (1, total + count, block), source, is_open=is_any), value.shape)
 
 
 def _scattered(call: Call, places: Array, block: int) -> Result:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise, permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from retarget.targets.ncnn.call import ANY, Call, Lower, Op
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims
@@ -70,6 +71,12 @@ def dims_of(dims: Dims, shape: Shape, axes: Sequence[int]) -> list[int] | None:
         else:
             return None
     return found
+
+
+def is_open(call: Call, index: int, axes: Iterable[int]) -> bool:
+    """Whether ONNX leaves the size of operand ``index`` along one of ``axes`` open."""
+    value = call.node.inputs[index]
+    return value is None or value.shape is None or any(isinstance(value.shape[axis], ir.SymbolicDim) for axis in axes)
 
 
 # ---- the order of axes
@@ -178,11 +185,19 @@ def moving(lower: Lower) -> Lower:
         operand = call.operands[0]
         if not isinstance(operand, Quantized):
             return lower(call)
-        made = lower(replace(call, operands=(operand.of, *call.operands[1:])))
-        results = made if isinstance(made, Sequence) else [made]
-        return [Quantized(each, operand.scale) if isinstance(each, Value) else each for each in results]
+        # What nobody asks for of the two is not written.
+        given = (operand.of, operand.codes)
+        floats, codes = (_listed(lower(replace(call, operands=(each, *call.operands[1:])))) for each in given)
+        return [
+            Quantized(one, operand.scale, other) if isinstance(one, Value) and isinstance(other, Value) else one
+            for one, other in zip(floats, codes, strict=True)
+        ]
 
     return of_codes
+
+
+def _listed(made: Result | Sequence[Result]) -> Sequence[Result]:
+    return made if isinstance(made, Sequence) else [made]
 
 
 def identity(call: Call) -> Result:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.ops.shape import apart, dims_of, held, in_shape, moving, standing
+from retarget.targets.ncnn.ops.shape import apart, dims_of, held, in_shape, is_open, moving, standing
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Param
 from retarget.targets.ncnn.values import Refusal, Value
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 REST = -233
 """Of Crop: from where an axis begins, or to where it ends. Of Slice: an equal part of what is left."""
+
+LARGE = (1 << 31) - 1
+"""An end of a slice from which on it means that of the axis."""
 
 STARTS, ENDS, AXES = 9, 10, 11
 """Keys of Crop."""
@@ -48,16 +51,23 @@ def length(part: Part, size: int) -> int:
     return len(range(*slice(*part).indices(size)))
 
 
-def cut(call: Call, value: Value, parts: Mapping[int, Part]) -> Value:
-    """Parts of axes of ``value``, all at once where it has dims for it."""
-    wanted = {axis: parts[axis] for axis in sorted(parts) if length(parts[axis], value.shape[axis]) < value.shape[axis]}
+def cut(call: Call, value: Value, parts: Mapping[int, Part], always: Collection[int] = ()) -> Value:
+    """Parts of axes of ``value``, all at once where it has dims for it.
+
+    ``always``: axes along which a part may be less than all at other sizes.
+    """
+    wanted = {
+        axis: parts[axis]
+        for axis in sorted(parts)
+        if axis in always or length(parts[axis], value.shape[axis]) < value.shape[axis]
+    }
     if not wanted:
         return value
     value = whole_along(call, value, list(wanted))
     found = standing(call, value, list(wanted))
     if found is None:
         for axis, part in wanted.items():
-            value = cut(call, value, {axis: part})
+            value = cut(call, value, {axis: part}, always)
         return value
     blob, places = found
     dims, shape = list(blob.dims), list(value.shape)
@@ -82,7 +92,7 @@ def _start(part: Part, size: int) -> int:
 
 def _end(part: Part, size: int) -> int:
     _, end = part
-    if end is None or end >= size:
+    if end is None:
         return REST
     return end + size if end == REST else end
 
@@ -128,12 +138,16 @@ def slice_(call: Call) -> Result:
     turned = [axis for axis, step in zip(axes, steps, strict=True) if step < 0]
     value = flipped(call, call.value(0), turned)
     parts: dict[int, Part] = {}
+    always: list[int] = []
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         first, stop = (start, end) if step > 0 else (-1 - start, -1 - end)
-        parts[axis] = part = (first, None if stop >= shape[axis] else stop)
+        is_any = is_open(call, 0, [axis])
+        parts[axis] = part = (first, None if stop >= (LARGE if is_any else shape[axis]) else stop)
         if not length(part, shape[axis]):
             raise Refusal("its result is empty, and ncnn has no empty blobs")
-    value = cut(call, value, parts)
+        if is_any and part != (0, None):
+            always.append(axis)
+    value = cut(call, value, parts, always)
     for axis, step in zip(axes, steps, strict=True):
         value = strided(call, value, axis, abs(step))
     return value

@@ -12,7 +12,7 @@ from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
 from retarget.targets.ncnn.ops.elementwise import ABS, ADD, FROM, MUL, SUB, by_number, function, joined, mapped
 from retarget.targets.ncnn.ops.places import MOST_PAIRS, along_last, taken
 from retarget.targets.ncnn.ops.reduction import SUM, reduced
-from retarget.targets.ncnn.ops.shape import held, in_shape, moving, transposed
+from retarget.targets.ncnn.ops.shape import held, in_shape, is_open, moving, transposed
 from retarget.targets.ncnn.ops.slices import whole_along
 from retarget.targets.ncnn.program import Blob
 from retarget.targets.ncnn.values import Refusal, Value
@@ -37,7 +37,7 @@ def top_k(call: Call) -> Sequence[Result]:
     if outer * size**2 > MOST_PAIRS:
         raise Refusal(f"it sorts {outer} times {size} elements by comparing all pairs, up to {MOST_PAIRS} of them")
     places = _places(call, last, count, is_largest=bool(call.attributes.get_int("largest", 1)))
-    found = along_last(call, last, places)
+    found = along_last(call, last, places, is_open=is_open(call, 0, range(value.rank)))
     back = [order.index(other) for other in range(value.rank)]
     shape = (*last.shape[:-1], count)
     first, second = (transposed(call, held(last, blob, shape), back) for blob in (found, places))
