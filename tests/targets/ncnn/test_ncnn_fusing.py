@@ -69,6 +69,31 @@ class Writing:
         params = {3: 1, 5: 1, 6: 1, 8: outputs, 9: blob.dims[1], 10: -1}
         return self.add("Gemm", [blob], (blob.dims[0], outputs), params, [Weight(weight)])
 
+    def permute(self, blob: Blob, order: int, *dims: int) -> Blob:
+        return self.add("Permute", [blob], dims, {0: order})
+
+    def heads(self, blob: Blob, count: int) -> Blob:
+        """[count, positions, size] of [positions, count * size]"""
+        positions, width = blob.dims
+        split = self.reshape(blob, positions, count, width // count)
+        return self.permute(split, 2, count, positions, width // count)
+
+    def turned(self, blob: Blob, count: int) -> Blob:
+        """[count, size, positions] of [positions, count * size], as ONNX's graphs come here."""
+        positions, width = blob.dims
+        return self.reshape(self.permute(blob, 1, width, positions), count, width // count, positions)
+
+    def attended(self, q: Blob, k_turned: Blob, v: Blob, scale: float = 0.5, mask: Blob | None = None) -> Blob:
+        scores = self.add("MatMul", [q, k_turned], (*q.dims[:2], k_turned.dims[2]))
+        scores = scores if scale == 1 else self.binary(MUL, scores, scale)
+        scores = scores if mask is None else self.binary(ADD, scores, mask)
+        looks = self.add("Softmax", [scores], scores.dims, {0: 2, 1: 1})
+        return self.add("MatMul", [looks, v], (*q.dims[:2], v.dims[2]))
+
+    def side_by_side(self, blob: Blob) -> Blob:
+        heads, positions, size = blob.dims
+        return self.reshape(self.permute(blob, 2, positions, heads, size), positions, heads * size)
+
     def binary(self, kind: int, left: Blob, right: Blob | float) -> Blob:
         if isinstance(right, Blob):
             dims = tuple(np.broadcast_shapes(left.dims, right.dims))
@@ -268,3 +293,115 @@ def test_mish() -> None:
     at = Writing(4, 6)
     squashed = at.add("TanH", [at.add("Softplus", [at.x], (4, 6))], (4, 6))
     check(at.ending(at.binary(MUL, at.x, squashed)), "Softplus TanH BinaryOp", "Mish")
+
+
+# ---- attention
+
+PLAIN = "MatMul BinaryOp Softmax MatMul"
+
+
+def operands(at: Writing, positions: int = 6) -> tuple[Blob, Blob, Blob]:
+    """Queries, keys turned, and values, of three heads."""
+    q, k, v = (at.gemm(at.x, 12) for _ in range(3))
+    assert q.dims == (positions, 12)
+    return at.heads(q, 3), at.turned(k, 3), at.heads(v, 3)
+
+
+MADE = "Gemm Gemm Gemm Reshape Permute Permute Reshape Reshape Permute"
+AFTER = "Gemm Gemm Gemm Reshape Permute Reshape Permute"
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_attention_is_one_layer(rows: int) -> None:
+    at = Writing(6, 8, rows=rows)
+    q, k, v = operands(at)
+    last = check(at.ending(at.attended(q, k, v)), f"{MADE} {PLAIN}", f"{AFTER} Reshape Permute SDPA")
+    assert last.params[6] == 0.5
+
+
+@pytest.mark.parametrize("mask", [(1, 6, 6), (3, 6, 6), (1, 1, 6)])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_masked_attention_is_one_layer(rows: int, mask: tuple[int, ...]) -> None:
+    at = Writing(6, 8, rows=rows)
+    q, k, v = operands(at)
+    made = at.attended(q, k, v, mask=at.constant(floats(*mask)))
+    before = f"{MADE} MatMul BinaryOp BinaryOp Softmax MatMul"
+    moves = "" if mask[0] == 3 else "Reshape " if mask[1] == 6 else "Reshape Tile "
+    check(at.ending(made), before, f"{AFTER} Reshape Permute {moves}BinaryOp SDPA")
+
+
+def test_a_query_that_may_look_at_nothing_is_the_same_as_before() -> None:
+    """Its scores are all the lowest number: what SDPA divides by a scale would be infinite."""
+    at = Writing(6, 8)
+    q, k, v = operands(at)
+    lowest = np.full((1, 6, 6), np.finfo(np.float32).min, np.float32)
+    made = fused(at.ending(at.attended(q, k, v, mask=at.constant(lowest))))
+    assert "SDPA" in types(made)
+    (found,) = executed(made)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_keys_that_are_turned_otherwise(order: int) -> None:
+    at = Writing(3, 6, 4)
+    source = at.add(
+        "TanH", [at.x if order == 1 else at.permute(at.x, 2, 6, 3, 4)], (3, 6, 4) if order == 1 else (6, 3, 4)
+    )
+    made = at.attended(at.x, at.permute(source, order, 3, 4, 6), at.x)
+    given = "" if order == 1 else "Permute "
+    check(at.ending(made), f"{given}TanH Permute {PLAIN}", f"{given}TanH {given}SDPA")
+
+
+def test_factors_of_queries_and_keys_are_one() -> None:
+    at = Writing(3, 6, 4)
+    keys = at.permute(at.add("TanH", [at.x], (3, 6, 4)), 1, 3, 4, 6)
+    made = at.attended(at.binary(MUL, at.x, 0.5), at.binary(MUL, keys, 0.25), at.x, scale=1)
+    last = check(at.ending(made), "TanH Permute BinaryOp BinaryOp MatMul Softmax MatMul", "TanH SDPA")
+    assert last.params[6] == 0.125
+
+
+def test_scores_that_others_read_stay() -> None:
+    at = Writing(3, 6, 4)
+    scores = at.add("MatMul", [at.x, at.permute(at.x, 1, 3, 4, 6)], (3, 6, 6))
+    looks = at.add("Softmax", [scores], scores.dims, {0: 2, 1: 1})
+    kept = "Permute MatMul Softmax MatMul"
+    check(at.ending(at.add("MatMul", [looks, at.x], (3, 6, 4)), scores), kept, kept)
+
+
+@pytest.mark.parametrize("mask", [None, (1, 6, 6), (3, 6, 6)])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_attention_with_its_projections_is_one_layer(rows: int, mask: tuple[int, ...] | None) -> None:
+    at = Writing(6, 8, rows=rows)
+    q, k, v = operands(at)
+    made = at.attended(q, k, v, mask=None if mask is None else at.constant(floats(*mask)))
+    last = at.binary(ADD, at.gemm(at.side_by_side(made), 8), at.constant(floats(1, 8)))
+    program = fused(at.ending(last))
+    assert types(program) == ["Reshape", "MultiHeadAttention"] if mask == (1, 6, 6) else ["MultiHeadAttention"]
+    assert_near(executed(program)[0], executed(at.program)[0], 1e-5)
+
+
+def test_attention_to_others_with_its_projections_is_one_layer() -> None:
+    at = Writing(6, 8)
+    other = at.add("TanH", [at.x], (6, 8))
+    q, k, v = at.heads(at.gemm(at.x, 12), 3), at.turned(at.gemm(other, 12), 3), at.heads(at.gemm(other, 12), 3)
+    program = fused(at.ending(at.gemm(at.side_by_side(at.attended(q, k, v)), 8)))
+    assert types(program) == ["TanH", "MultiHeadAttention"]
+    assert len(program.layers[-1].bottoms) == 2
+    assert_near(executed(program)[0], executed(at.program)[0], 1e-5)
+
+
+def test_one_product_of_queries_keys_and_values() -> None:
+    at = Writing(6, 8)
+    whole = at.gemm(at.x, 36)
+    parts = tuple(Blob((6, 12)) for _ in range(3))
+    at.program.layers.append(Layer("Slice", (whole,), parts, {0: [-233] * 3, 1: 1}))
+    made = at.attended(at.heads(parts[0], 3), at.turned(parts[1], 3), at.heads(parts[2], 3))
+    program = fused(at.ending(at.gemm(at.side_by_side(made), 8)))
+    assert types(program) == ["MultiHeadAttention"]
+    assert_near(executed(program)[0], executed(at.program)[0], 1e-5)
+
+
+def test_projections_to_another_width_stay() -> None:
+    at = Writing(6, 8)
+    program = fused(at.ending(at.gemm(at.side_by_side(at.attended(*operands(at))), 7)))
+    assert types(program)[-4:] == ["SDPA", "Permute", "Reshape", "Gemm"]
