@@ -172,3 +172,5 @@ def test_refused() -> None:
     node = Node("Resize", [x, None, np.array([1, 1, 2, 2], np.float32)], {"mode": "linear"}, constants=(2,))
     model, _ = node_models.model(node)
     assert "mode=linear of integers" in written.refused(model)
+    model, _ = node_models.model(resize((1, 3, 5, 4), scales=[2.6, 1]))
+    assert "said to be [1, 3, 12, 4]" in written.refused(model)

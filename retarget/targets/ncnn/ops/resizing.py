@@ -105,6 +105,9 @@ def resize(call: Call) -> Result:
     if how.mode != "nearest" and call.dtype(0).name not in FLOATS:
         raise Refusal(f"mode={how.mode} of integers: ncnn has it of floats")
     steps = _steps(call, how)
+    outs = tuple(step.axis.out for step in steps)
+    if call.declared() not in (None, outs):
+        raise Refusal(f"its result is {list(outs)} in float32 steps, and said to be {list(call.declared() or ())}")
     changed = [axis for axis, step in enumerate(steps) if not step.is_nothing]
     if changed and changed[0] == 0:
         value = call.with_rows(value, 1)
