@@ -17,6 +17,7 @@ from retarget.targets.ncnn.ops.places import (
     coordinates,
     grid_of,
     last_place,
+    of_image,
     picked,
     rearranged,
     sampled,
@@ -65,16 +66,18 @@ def gather(call: Call) -> Result:
         return in_shape(call, taken(call, call.value(0), axis, [int(place) for place in known]), shape)
     if call.is_constant(0) and axis == 0 and (ids := _fed(call, 1)) is not None:
         return in_shape(call, looked_up(call, call.array(0, "the table"), ids), shape)
-    at = call.value(1)
-    data = call.value(0)
-    if axis == 0:
-        data = call.with_rows(data, 1)
-    else:
+    at, is_any = call.value(1), is_open(call, 0, [axis])
+    if axis != 0:
         at = call.with_rows(at, 1)
-    row, is_any = data.row, is_open(call, 0, [axis])
-    places = from_front(call, 1, at, size, is_open=is_any)
-    dims = math.prod(row[:axis]), size, math.prod(row[axis + 1 :])
-    return held(data, picked(call, call.blob(data), dims, call.blob(places), is_open=is_any), shape)
+    places = call.blob(from_front(call, 1, at, size, is_open=is_any))
+    if call.is_constant(0):
+        table = np.moveaxis(call.array(0, "the table"), axis, -1).reshape(-1, 1, size)
+        image = call.lowering.memory(np.ascontiguousarray(table), table.shape)
+        made = of_image(call, image, (math.prod(own[:axis]), math.prod(own[axis + 1 :])), places, is_open=is_any)
+        return call.made(made, shape, largest=call.largest(0))
+    data = call.whole(0) if axis == 0 else call.value(0)
+    dims = math.prod(data.row[:axis]), size, math.prod(data.row[axis + 1 :])
+    return held(data, picked(call, call.blob(data), dims, places, is_open=is_any), shape)
 
 
 _RESHAPES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})

@@ -91,12 +91,18 @@ def picked(call: Call, data: Blob, dims: tuple[int, int, int], places: Blob, *, 
 
     ``is_open``: whether ``size`` is. Rows of the two belong together, or one of them has none.
     """
-    _, size, _ = dims
+    outer, size, inner = dims
+    image = call.lowering.reshaped(_swapped(call, data, dims), (outer * inner, 1, size), call.node.name or "")
+    return of_image(call, image, (outer, inner), places, is_open=is_open)
+
+
+def of_image(call: Call, image: Blob, around: tuple[int, int], places: Blob, *, is_open: bool) -> Blob:
+    """`picked` of ``image`` [outer x inner, 1, size], ``around`` whose places outer and inner are."""
     flat = call.lowering.reshaped(places, (1, 1, places.size), call.node.name or "")
-    x = computed(call, flat, size, is_open=is_open)
+    x = computed(call, flat, image.dims[-1], is_open=is_open)
     # There is one row in the image, wherever y is.
     grid = call.add("Concat", (x, x), (2, *x.dims[1:]), {0: 0, MASK: NO_HALF})
-    return _of_columns(call, data, dims, grid)
+    return _swapped(call, sampled(call, image, grid), (*around, places.size))
 
 
 def _of_columns(call: Call, data: Blob, dims: tuple[int, int, int], grid: Blob) -> Blob:
