@@ -220,3 +220,21 @@ def test_bits() -> None:
 def test_a_constant_that_is_no_number_is_refused() -> None:
     made, _ = model(Node("Where", [truths(3), np.array(np.nan, np.float32), floats(3)], {}, (1,)))
     assert "NaN" in refused(made)
+
+
+def test_choices_between_numbers() -> None:
+    inf, lowest = np.inf, -3.4028235e38
+    pairs = [(1, 0), (0, 1), (0, lowest), (lowest, 0), (0, -inf), (-inf, 0), (inf, -inf), (lowest, -lowest), (0.1, 1e9)]
+    condition = truths(3, 4)
+    nodes = [Node("Where", [condition, np.array(x, np.float32), np.array(y, np.float32)], {}, (1, 2)) for x, y in pairs]
+    check(*model(*nodes), atol=0)
+    assert layers(model(nodes[0])[0]) == ["Noop"]
+    assert layers(model(nodes[2])[0]) == ["BinaryOp"] * 2
+    assert layers(model(nodes[4])[0]) == ["BinaryOp"] * 3
+
+
+def test_a_constant_mask_is_two_layers() -> None:
+    mask = np.tril(np.ones((4, 4), np.bool_))
+    nodes = [Node("Where", [mask, floats(2, 3, 4, 4), np.array(-np.inf, np.float32)], {}, (0, 2))]
+    check(*model(*nodes), atol=0)
+    assert layers(model(*nodes)[0]) == ["Shrink", "BinaryOp"]

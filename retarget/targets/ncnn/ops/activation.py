@@ -9,6 +9,7 @@ from retarget.targets.ncnn.ops.axes import around
 from retarget.targets.ncnn.ops.elementwise import (
     ABS,
     ADD,
+    EXP,
     MAX,
     MIN,
     MUL,
@@ -138,7 +139,7 @@ def log_softmax(call: Call) -> Result:
     value, axis = _along_axis(call)
     blob, place = around(call, value, axis)
     lowered = joined(call, SUB, blob, reduced(call, LARGEST, blob, [place]))
-    total = reduced(call, SUM, mapped(call, "Exp", lowered), [place])
+    total = reduced(call, SUM, function(call, EXP, lowered), [place])
     return call.made(joined(call, SUB, lowered, mapped(call, "Log", total)), value.shape)
 
 

@@ -177,6 +177,8 @@ def where(call: Call) -> Result:
     largest = max(call.largest(1), call.largest(2))
     if (guarded := _guarded(call)) is not None:
         return call.made(guarded, shape)
+    if (between := _between_numbers(call)) is not None:
+        return call.made(between, shape, largest=largest)
     condition, x, y = call.aligned(0, 1, 2)
     if call.is_constant(0):
         truth = call.array(0, "the condition")
@@ -189,6 +191,10 @@ def where(call: Call) -> Result:
         ours = Value(condition.shape, np.dtype(np.float32), bound, bound.rows)
         theirs = Value(condition.shape, np.dtype(np.float32), function(call, NEG, bound), bound.rows)
     first, second = _bounded(call, 1, x, ours), _bounded(call, 2, y, theirs)
+    if _is_lowest(call, 2) and first.shape == shape:
+        return call.made(call.blob(first), shape)
+    if _is_lowest(call, 1) and second.shape == shape:
+        return call.made(call.blob(second), shape)
     made = joined(call, MAX, *beside(call, rows.aligned(call, [first, second])))
     return call.made(made, shape, largest=largest)
 
@@ -205,6 +211,25 @@ def _guarded(call: Call) -> Blob | None:
     if call.array(1, "it").any() or call.rank(1) > call.rank(2) or call.array(1, "it").size != 1:
         return None
     return mapped(call, "Shrink", call.blob(call.value(2)), {0: 0.0, 1: 0.0})
+
+
+def _between_numbers(call: Call) -> Blob | None:
+    """The choice between two numbers, where their difference and it are exact: times that, plus the second."""
+    x, y = number_beside(call, 1, 0), number_beside(call, 2, 0)
+    if x is None or y is None:
+        return None
+    step = np.float32(x) - np.float32(y) if abs(x) < MOST / 2 or abs(y) < MOST / 2 else np.float32(np.inf)
+    if not np.isfinite(step) or step + np.float32(y) != np.float32(x):
+        return None
+    blob = call.blob(call.value(0))
+    if step != 1:
+        blob = by_number(call, MUL, blob, float(step))
+    return by_number(call, ADD, blob, y) if y else blob
+
+
+def _is_lowest(call: Call, index: int) -> bool:
+    """Whether operand ``index`` is minus infinity everywhere."""
+    return call.is_constant(index) and bool(np.isneginf(call.array(index, "it").astype(np.float64)).all())
 
 
 def _constant(call: Call, array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Value:

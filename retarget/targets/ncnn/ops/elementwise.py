@@ -16,7 +16,7 @@ import numpy as np
 from retarget.targets.ncnn import rows
 from retarget.targets.ncnn.call import NUMBERS, Call, Op
 from retarget.targets.ncnn.ops.axes import beside
-from retarget.targets.ncnn.program import MOST_DIMS, Blob
+from retarget.targets.ncnn.program import MASK, MOST_DIMS, NO_HALF, Blob, Param
 from retarget.targets.ncnn.values import Refusal, Result, Shape, Value
 
 ADD, SUB, MUL, DIV, MAX, MIN, POW, FROM, INTO = 0, 1, 2, 3, 4, 5, 6, 7, 8
@@ -25,10 +25,11 @@ ADD, SUB, MUL, DIV, MAX, MIN, POW, FROM, INTO = 0, 1, 2, 3, 4, 5, 6, 7, 8
 WITH_NUMBER, NUMBER = 1, 2
 """Keys of BinaryOp: whether its second operand is one number, and the number."""
 
-ABS, NEG, FLOOR, CEIL, SQUARE, SQRT, ROUND, TRUNC, SIGN = 0, 1, 2, 3, 4, 5, 18, 19, 20
-"""``0`` of UnaryOp."""
+ABS, NEG, FLOOR, CEIL, SQUARE, SQRT, EXP, ROUND, TRUNC, SIGN = 0, 1, 2, 3, 4, 5, 7, 18, 19, 20
+"""``0`` of UnaryOp. EXP is right of numbers up to 88."""
 
 MOST = float(np.finfo(np.float32).max)
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 _SWAPPED = {ADD: ADD, SUB: FROM, MUL: MUL, DIV: INTO, MAX: MAX, MIN: MIN}
 """The same of operands in the other order."""
@@ -74,7 +75,11 @@ def joined(call: Call, op: int, one: Blob, other: Blob) -> Blob:
 
 def by_number(call: Call, op: int, blob: Blob, number: float) -> Blob:
     """A BinaryOp on a blob and a finite number."""
-    return call.add("BinaryOp", (blob,), blob.dims, {0: op, WITH_NUMBER: 1, NUMBER: float(number)})
+    params: dict[int, Param] = {0: op, WITH_NUMBER: 1, NUMBER: float(number)}
+    if op in (MUL, DIV, INTO) and abs(number) > LARGEST_HALF:
+        # As float16 it is infinite, and 0 times that no number.
+        params[MASK] = NO_HALF
+    return call.add("BinaryOp", (blob,), blob.dims, params)
 
 
 def with_number(call: Call, op: int, value: Value, number: float) -> Blob:
