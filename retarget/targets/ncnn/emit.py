@@ -37,7 +37,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     lowering = _lowered(model, job)
     if lowering.refusals:
         raise unsupported("ncnn", lowering.refusals)
-    made = opened(lambda sizes: _program(model, job, sizes), job.shapes)
+    made = opened(lambda sizes: _program(model, job, sizes), job.shapes, _own_sizes(model))
     names = _words([*made.program.inputs, *made.program.outputs])
     program = made.program.finished(names)
     says = _sidecar(program, job, made.sizes, {symbol: job.shapes[symbol].opt for symbol in made.fixed})
@@ -49,6 +49,12 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
             cpp.source(says, {symbol: extent.opt for symbol, extent in job.shapes.items()}), encoding="utf-8"
         )
     return _facts(job, says, _read_back(out), made.fixed)
+
+
+def _own_sizes(model: ir.Model) -> set[int]:
+    """The sizes of axes that are no symbols."""
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    return {dim for value in values if value.shape is not None for dim in value.shape.dims if isinstance(dim, int)}
 
 
 def _program(model: ir.Model, job: EmitJob, sizes: Mapping[str, int]) -> Program | str:

@@ -19,6 +19,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -52,6 +53,12 @@ MOST_BOTTOMS = 10
 GROWING = 1 << 26
 """Constants of at most so many bytes may grow with the dimensions."""
 
+FEWEST = 2
+"""Sizes that are held against the first."""
+
+MANY = 100
+"""Sizes to choose from."""
+
 LOAD, RAW = 21, 1
 """``21`` of MemoryData: no tag in front of its numbers."""
 
@@ -73,17 +80,20 @@ class Opened:
     fixed: Mapping[str, str]
 
 
-def opened(lower: Callable[[Sizes], Program | str], shapes: Mapping[str, DimRange]) -> Opened:
+def opened(
+    lower: Callable[[Sizes], Program | str], shapes: Mapping[str, DimRange], taken: AbstractSet[int] = frozenset()
+) -> Opened:
     """The program with as many of the dimensions ``shapes`` open as can be: all, or one after the other that goes.
 
     ``lower`` makes the program at given sizes of all of them, or says why there is none; at `opt` there is one.
+    ``taken``: sizes that the model has itself, for which open ones should not be taken.
     """
     opt = {symbol: extent.opt for symbol, extent in shapes.items()}
     free = [symbol for symbol, extent in shapes.items() if extent.min < extent.max]
     fixed = {symbol: "no other size is asked for" for symbol in shapes if symbol not in free}
     if free:
         try:
-            return Opened(*_common(lower, shapes, free), fixed)
+            return Opened(*_common(lower, shapes, free, taken), fixed)
         except OneSize as reason:
             if len(free) == 1:
                 fixed[free.pop()] = str(reason)
@@ -91,7 +101,7 @@ def opened(lower: Callable[[Sizes], Program | str], shapes: Mapping[str, DimRang
     made = None
     for symbol in free:
         try:
-            made = _common(lower, shapes, [*held, symbol])
+            made = _common(lower, shapes, [*held, symbol], taken)
             held.append(symbol)
         except OneSize as reason:
             fixed[symbol] = str(reason)
@@ -106,19 +116,27 @@ def opened(lower: Callable[[Sizes], Program | str], shapes: Mapping[str, DimRang
 
 
 def _common(
-    lower: Callable[[Sizes], Program | str], shapes: Mapping[str, DimRange], symbols: Sequence[str]
+    lower: Callable[[Sizes], Program | str],
+    shapes: Mapping[str, DimRange],
+    symbols: Sequence[str],
+    taken: AbstractSet[int],
 ) -> tuple[Program, Sizes]:
     """The program with ``symbols`` open and all others at `opt`, and the sizes of its dims. Raises ``OneSize``."""
     problem: OneSize | None = None
-    for points in plans(shapes, symbols):
+    for points in plans(shapes, symbols, taken):
         # Where two dimensions are of one size, one may be taken for the other.
         points.sort(key=lambda sizes: bool(_alike(sizes, symbols)))
+        least = {symbol: extent.min for symbol, extent in shapes.items() if symbol in symbols}
         try:
             base = _at(lower, points[0])
             layers = _used(base)
-            largest = {symbol: shapes[symbol].max for symbol in symbols}
-            rest = sorted(points[1:], key=lambda sizes: all(sizes[symbol] == largest[symbol] for symbol in symbols))
-            seen = [_seen(lower, layers, base, sizes, symbols) for sizes in rest]
+            seen = []
+            for sizes in points[1:]:
+                is_least = any(sizes[symbol] == size for symbol, size in least.items())
+                if (found := _seen(lower, layers, base, sizes, symbols, is_least=is_least)) is not None:
+                    seen.append(found)
+            if len(seen) < FEWEST:
+                raise OneSize("at most of its sizes something has one element along it, which is written otherwise")
             return Common(layers, base, seen).program(), points[0]
         except _NotThere as reason:
             problem = problem or OneSize(str(reason))
@@ -132,22 +150,38 @@ def _seen(
     base: Program,
     sizes: Sizes,
     symbols: Sequence[str],
-) -> Sequence[Seen]:
-    """What ``layers``, those of ``base``, are at ``sizes``, or near by where two of those are the same."""
+    *,
+    is_least: bool,
+) -> Sequence[Seen] | None:
+    """What ``layers``, those of ``base``, are at ``sizes``, or near by where two of those are the same.
+
+    None of the least sizes where something has one element there, and what it is in can be written otherwise: that the
+    layers are right for it too is then ncnn's affair, as it is of sizes of 1.
+    """
     problem: OneSize | None = None
     for symbol in (None, *_alike(sizes, symbols)):
         near = dict(sizes)
         while symbol is not None and (near == sizes or symbol in _alike(near, symbols)):
             near[symbol] += 1
         try:
-            return outline(layers, base, _at(lower, near))
+            program = _at(lower, near)
+            return outline(layers, base, program)
         except OneSize as reason:
+            if is_least and _has_more_ones(program, layers):
+                return None
             problem = problem or reason
         except _NotThere:
             if symbol is None:
                 raise
     assert problem is not None
     raise problem
+
+
+def _has_more_ones(program: Program, layers: Sequence[Layer]) -> bool:
+    """Whether a value of ``program`` has one element along an axis where it has more in what ``layers`` give."""
+    dims = {blob.value: blob.dims for layer in layers for blob in layer.tops if blob.value is not None}
+    its = {blob.value: blob.dims for layer in program.layers for blob in layer.tops if blob.value in dims}
+    return any(len(its[name]) < len(dims[name]) or its[name].count(1) > dims[name].count(1) for name in its)
 
 
 def _alike(sizes: Sizes, symbols: Sequence[str]) -> list[str]:
@@ -172,9 +206,10 @@ def _at(lower: Callable[[Sizes], Program | str], sizes: Sizes) -> Program:
     return program
 
 
-def plans(shapes: Mapping[str, DimRange], symbols: Sequence[str]) -> Iterator[list[Sizes]]:
-    """Sizes to look at, the largest last: any at first, then, as a model may halve a size again and again, only those
-    that have the divisors in common that the smallest, the likely and the largest have."""
+def plans(shapes: Mapping[str, DimRange], symbols: Sequence[str], taken: AbstractSet[int]) -> Iterator[list[Sizes]]:
+    """Sizes to look at: any at first, then, as a model may halve a size again and again, only those that have the
+    divisors in common that the smallest, the likely and the largest have. ``taken``: sizes that the model has itself.
+    """
     opt = {symbol: extent.opt for symbol, extent in shapes.items()}
     steps = [dict.fromkeys(symbols, 1)]
     common = {symbol: math.gcd(shapes[symbol].min, shapes[symbol].opt, shapes[symbol].max) for symbol in symbols}
@@ -184,28 +219,31 @@ def plans(shapes: Mapping[str, DimRange], symbols: Sequence[str]) -> Iterator[li
         one: dict[str, int] = {}
         other: dict[str, int] = {}
         for symbol in symbols:
-            found = _unlike(shapes[symbol], step[symbol])
+            extent = shapes[symbol]
+            found = sorted(_unlike(extent, step[symbol]), key=lambda size: size in taken)
             one[symbol] = next(size for size in found if size not in one.values())
+            # What halves a size may do another thing with an odd one.
+            odd = {size % 2 for size in (extent.opt, extent.max, one[symbol])}
+            found.sort(key=lambda size: len(odd | {size % 2}) < len({0, 1}))
             other[symbol] = next(size for size in found if size not in (one[symbol], *other.values()))
         likely = {symbol: shapes[symbol].opt if shapes[symbol].opt > 1 else other[symbol] for symbol in symbols}
         least = {symbol: shapes[symbol].min if shapes[symbol].min > 1 else one[symbol] for symbol in symbols}
         most = {symbol: shapes[symbol].max for symbol in symbols}
-        points = [sizes for sizes in (likely, one, other, least) if sizes != most]
-        unique = [sizes for number, sizes in enumerate(points) if sizes not in points[:number]]
-        yield [{**opt, **sizes} for sizes in (*unique, most)]
+        points = (likely, one, other, most, least)
+        yield [{**opt, **sizes} for number, sizes in enumerate(points) if sizes not in points[:number]]
 
 
-def _unlike(extent: DimRange, step: int) -> Iterator[int] | list[int]:
-    """Sizes above 1 within ``extent``, or above it where it is narrow: those first that are unlike other sizes."""
-    inside = range(max(2, extent.min), extent.max + 1)
+def _unlike(extent: DimRange, step: int) -> list[int]:
+    """Sizes above 1 within ``extent``, or above it where it is narrow: those first that are unlike other sizes, and
+    large enough that not everything that is made of them is 1."""
+    first = max(2, extent.opt)
+    inside = [*range(first, min(extent.max, first + MANY) + 1), *range(first - 1, max(2, extent.min) - 1, -1)]
     if step > 1:
         fit = [size for size in inside if size % step == 0]
-        return [*fit, *range(fit[-1] + step, fit[-1] + 100 * step, step)]
-    # Small ones cost little; whatever stands in a model is rarely a prime above 3.
-    small = list(itertools.islice(inside, 1 << 10))
-    primes = [size for size in small if size > 3 and all(size % divisor for divisor in range(2, math.isqrt(size) + 1))]
-    rest = [size for size in small if size not in primes]
-    return [*primes, *reversed(rest), *range(extent.max + 1, extent.max + 100)]
+        return [*fit, *range(extent.max + step, extent.max + MANY * step, step)]
+    primes = [size for size in inside if size > 3 and all(size % divisor for divisor in range(2, math.isqrt(size) + 1))]
+    rest = [size for size in inside if size not in primes]
+    return [*primes, *rest, *range(extent.max + 1, extent.max + MANY)]
 
 
 # ---- what another size changes
@@ -328,7 +366,8 @@ class Atom:
 class Common:
     """What programs of one model have in common, with the rest left open.
 
-    ``layers``: those of ``base`` that are used. ``seen``: of each other size, the largest last, what they are there.
+    ``layers``: those of ``base`` that are used. ``seen``: of each other size what they are there, the largest among
+    them.
     Raises ``OneSize`` where there is no such program.
     """
 
@@ -436,17 +475,18 @@ class Common:
         if blob in self._cut or blob not in self._grown:
             return self._cut.get(blob, blob)
         arrays = self._arrays(blob)
-        whole, shapes = arrays[-1], [*zip(*(array.shape for array in arrays), strict=False)]
-        if (
-            any(array.ndim != whole.ndim or array.dtype != whole.dtype for array in arrays)
-            or any(size > shape[-1] for shape in shapes for size in shape)
-            or not all(_starts(whole, array) for array in arrays)
-            or whole.nbytes > GROWING
-        ):
+        whole = max(arrays, key=lambda array: array.size)
+        if any(array.ndim != whole.ndim or array.dtype != whole.dtype for array in arrays) or whole.nbytes > GROWING:
+            raise OneSize(f"{_where(reader)} needs a constant of that size")
+        shapes = [*zip(*(array.shape for array in arrays), strict=True)]
+        part = _part(whole, arrays)
+        if part is None:
             raise OneSize(f"{_where(reader)} needs a constant of that size")
         siblings = [other for other in reader.bottoms if other is not blob and other not in self._grown]
         # Not the dims that the reader has, in which axes may be joined.
-        cut = self.beginning(whole, [shape for shape in shapes if _differs(shape) or shape[0] != 1], siblings, reader)
+        kept = [axis for axis, shape in enumerate(shapes) if shape != (1,) * len(arrays)]
+        ends = [axis in part for axis in kept]
+        cut = self.part(whole, [shapes[axis] for axis in kept], siblings, reader, ends)
         cut = self.viewed(cut, self.dims[blob], reader)
         self._offer(cut)
         self._cut[blob] = cut
@@ -463,21 +503,27 @@ class Common:
         self.made.append(reshape(self, view, params, _where(reader)))
         return top
 
-    def beginning(self, whole: Array, vectors: Sequence[Vector], siblings: Sequence[Blob], reader: Layer) -> Blob:
-        """The beginning of a constant along each axis whose size, one of ``vectors``, is open; none of them is 1."""
+    def part(
+        self, whole: Array, vectors: Sequence[Vector], own: Sequence[Blob], reader: Layer, ends: Sequence[bool] = ()
+    ) -> Blob:
+        """So much of a constant as ``vectors`` say, none of which is 1: the beginning along each axis, or the end."""
         once = (1,) * len(vectors[0])
         axes = [axis for axis, vector in enumerate(vectors) if _differs(vector)]
-        ends = [self.term(vectors[axis], siblings, once) for axis in axes]
-        if len(vectors) > MOST_DIMS or None in ends:
+        found = [self.term(vectors[axis], own, once) for axis in axes]
+        if len(vectors) > MOST_DIMS or None in found:
             raise OneSize(f"{_where(reader)} needs a constant of that size")
-        memory, top = Blob(tuple(vector[-1] for vector in vectors)), Blob(tuple(vector[0] for vector in vectors))
+        memory = Blob(tuple(map(max, vectors)))
+        top = Blob(tuple(vector[0] for vector in vectors))
         self.made.append(constant(whole, memory))
         bottoms = [memory]
-        params: dict[int, Param] = {
-            STARTS: ",".join("0" for _ in axes),
-            ENDS: ",".join(self.text(end, bottoms) for end in ends if end is not None),
-            AXES: ",".join(map(str, axes)),
-        }
+        starts, stops = [], []
+        for axis, term in zip(axes, found, strict=True):
+            assert term is not None
+            text, size = self.text(term, bottoms), memory.dims[axis]
+            is_end = bool(ends) and ends[axis]
+            starts.append(f"-({size},{text})" if is_end else "0")
+            stops.append(str(size) if is_end else text)
+        params: dict[int, Param] = {STARTS: ",".join(starts), ENDS: ",".join(stops), AXES: ",".join(map(str, axes))}
         self.made.append(_readable(Layer("Crop", tuple(bottoms), (top,), params, origin=reader.origin)))
         self.know(top, tuple(vectors), once)
         return top
@@ -579,6 +625,19 @@ def _differs(vector: Vector) -> bool:
 def _starts(whole: Array, part: Array) -> bool:
     beginning = whole[tuple(map(slice, part.shape))]
     return np.array_equal(beginning, part, equal_nan=whole.dtype.kind == "f")
+
+
+def _part(whole: Array, parts: Sequence[Array]) -> set[int] | None:
+    """The axes along which ``parts`` are the end of ``whole``, while along all others they begin it; None: neither."""
+    open_axes = [axis for axis, size in enumerate(whole.shape) if any(part.shape[axis] != size for part in parts)]
+    if any(left > right for part in parts for left, right in zip(part.shape, whole.shape, strict=True)):
+        return None
+    for count in range(len(open_axes) + 1):
+        for ends in itertools.combinations(open_axes, count):
+            turned = tuple(slice(None, None, -1 if axis in ends else 1) for axis in range(whole.ndim))
+            if all(_starts(whole[turned], part[turned]) for part in parts):
+                return set(ends)
+    return None
 
 
 def _same(one: Mapping[int, Param], other: Mapping[int, Param]) -> bool:
@@ -713,7 +772,7 @@ def tile(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
         raise OneSize(f"{where} holds it as a number")
     repeated = common.viewed(bottom, tuple(own), layer)
     many = [vector for vector in ones if vector != once]
-    times = common.beginning(np.ones([vector[-1] for vector in many], np.float32), many, (bottom,), layer)
+    times = common.part(np.ones(list(map(max, many)), np.float32), many, (bottom,), layer)
     times = common.viewed(times, tuple(ones), layer)
     multiplied = Layer("BinaryOp", (repeated, times), (top,), {0: MULTIPLY}, origin=layer.origin)
     made = tuple(tuple(map(math.prod, zip(left, right, strict=True))) for left, right in zip(own, ones, strict=True))
