@@ -12,7 +12,7 @@ import numpy as np
 from retarget.targets.ncnn.call import Call, Op
 from retarget.targets.ncnn.ops import padding
 from retarget.targets.ncnn.ops.comparison import above, opposite
-from retarget.targets.ncnn.ops.convolution import convolved, window_params
+from retarget.targets.ncnn.ops.convolution import convolved
 from retarget.targets.ncnn.ops.elementwise import ABS, ADD, MAX, MUL, SQRT, SQUARE, SUB, function, joined, raised
 from retarget.targets.ncnn.ops.places import taken
 from retarget.targets.ncnn.ops.shape import held
@@ -61,14 +61,14 @@ def average_pool(call: Call) -> Result:
         made = _pooled(call, call.view(padded, padded.shape[1:]), Windows(tuple(along), ""), AVERAGE)
     else:
         made = _pooled(call, call.view(x, x.shape[1:]), found, AVERAGE, with_pads=with_pads)
-    return call.made(made, (x.shape[0], *made.dims))
+    return call.made(made, (*x.shape[:2], *found.outs))
 
 
 def lp_pool(call: Call) -> Result:
     x, found, power = call.spread(0), _windows(call), call.attributes.get_int("p", 2)
     powers = _powers(call, call.view(x, x.shape[1:]), power)
     made = _root(call, _sums(call, powers, found, 1.0), power)
-    return call.made(made, (x.shape[0], *made.dims))
+    return call.made(made, (*x.shape[:2], *found.outs))
 
 
 def global_average_pool(call: Call) -> Result:
@@ -250,7 +250,7 @@ def _dilated_average(call: Call, x: Value, found: Windows, *, with_pads: bool) -
         counts = np.multiply.outer(counts, _counts(window, with_pads=with_pads))
     if not counts.all():
         raise Refusal("a window lies in the pads alone: there is nothing to average")
-    factors = call.lowering.memory((area / counts)[None].astype(np.float32), (1, *found.outs))
+    factors = call.lowering.memory((area / counts).astype(np.float32), (1, *whole.dims[1:]))
     return joined(call, MUL, whole, factors)
 
 
@@ -277,7 +277,7 @@ def _sums(call: Call, x: Blob, found: Windows, weight: float) -> Blob:
     )
     found = Windows(along, found.auto)
     weights = np.full((channels, 1, *found.kernel), weight, np.float32)
-    return convolved(call, x, found, window_params(found), channels, channels, [Weight(weights)])
+    return convolved(call, x, found, channels, channels, [Weight(weights)])
 
 
 def _powers(call: Call, x: Blob, power: int) -> Blob:

@@ -66,6 +66,15 @@ class Windows:
         return any(each.dilation != 1 for each in self.along)
 
     @property
+    def is_line(self) -> bool:
+        return len(self.along) == 1
+
+    @property
+    def as_image(self) -> Windows:
+        """Of a line: the windows over an image of one row."""
+        return Windows((Window(1, 1, 1, 1, 0, 0, 0), *self.along), self.auto)
+
+    @property
     def has_pads(self) -> bool:
         return any(each.begin or each.extra for each in self.along)
 
