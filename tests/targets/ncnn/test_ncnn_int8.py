@@ -55,7 +55,7 @@ def node(text: str, codes: Array, axis: int, shape: str, *, each: bool = True, b
     rng = np.random.default_rng(2)
     count = codes.shape[axis]
     scales = np.asarray(rng.uniform(0.001, 0.002, count if each else ()), np.float32)
-    constants = {"codes": codes, "scales": scales, "b": rng.standard_normal(count).astype(np.float32)}
+    constants = {"codes": codes, "scales": scales, "b": rng.standard_normal((count,)).astype(np.float32)}
     proto = onnx.parser.parse_model(source)
     proto.graph.initializer.extend(
         onnx.numpy_helper.from_array(array, name) for name, array in constants.items() if name != "b" or bias
