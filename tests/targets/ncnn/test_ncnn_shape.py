@@ -8,6 +8,7 @@ import ncnn_written as written
 import node_models
 import numpy as np
 import pytest
+import target_testing
 from node_models import Node, floats, integers, truths
 
 
@@ -84,3 +85,24 @@ def test_sizes_are_known() -> None:
         Node("EyeLike", [floats(3, 4)], {"k": -1, "dtype": 7}),
     )
     written.check(model, feeds)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_codes_are_moved(batch: int) -> None:
+    """What was rounded, and constants of integers with a scale for each row."""
+    model = target_testing.model(
+        f"""g (float[{batch},4,6] x) => (float[] y, float[] z, float[] u, float[] v) {{
+            s = Constant <value_float = 0.05> () zero = Constant <value = int8 {{0}}> ()
+            q = QuantizeLinear(x, s, zero) d = DequantizeLinear(q, s, zero)
+            all = Constant <value_ints = [0, -1]> ()
+            y = Transpose <perm = [0, 2, 1]> (d) z = Reshape(d, all) a, u = Split <axis = 1, num_outputs = 2> (d)
+            c = Constant <value = int8[2, 6] {{1, 2, 3, 4, 5, 6, -7, 8, 9, -10, 11, 12}}> ()
+            t = Constant <value = float[2] {{0.5, 0.25}}> () zeros = Constant <value = int8[2] {{0, 0}}> ()
+            w = DequantizeLinear <axis = 0> (c, t, zeros)
+            first = Constant <value_ints = [0]> () ends = Constant <value_ints = [1]> ()
+            l = Unsqueeze(w, first) m = Squeeze(l, first) n = Transpose(m) o = MatMul(x, n)
+            p = Slice(w, first, ends) r = Concat <axis = 0> (p, w) e = Transpose(r) k = MatMul(x, e)
+            v = Concat <axis = -1> (o, k)
+        }}"""
+    )
+    written.check(model, {"x": floats(batch, 4, 6, scale=1.0)})

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from retarget.targets.ncnn.call import ANY, Call, Lower, Op
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims
 from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Shape, Value
+from retarget.targets.walk import folded_arrays
 
 if TYPE_CHECKING:
     from retarget.targets.ncnn.values import Result
@@ -178,11 +179,17 @@ def steps(dims: Dims, order: tuple[int, ...]) -> list[tuple[Dims, tuple[int, ...
 # ---- operators
 
 
-def moving(lower: Lower) -> Lower:
-    """``lower``, which moves the elements of operand 0, for one that was rounded to codes too: it moves the codes."""
+def moving(lower: Lower, *, keeps_codes: bool = False) -> Lower:
+    """``lower``, which moves the elements of operand 0, for one that was rounded to codes too: it moves the codes.
+
+    Constant codes become floats in front of it, unless it ``keeps_codes``.
+    """
 
     def of_codes(call: Call) -> Result | Sequence[Result]:
         operand = call.operands[0]
+        if isinstance(operand, Codes) and not keeps_codes:
+            moved = folded_arrays(call.node, [operand.array(), *call.operands[1:]])
+            return lower(call) if moved is None else moved
         if not isinstance(operand, Quantized):
             return lower(call)
         # What nobody asks for of the two is not written.
@@ -298,13 +305,13 @@ def of_known_size(call: Call) -> Result:
 OPS: Mapping[str, Op] = {
     "ConstantOfShape": Op(of_known_size, ANY),
     "EyeLike": Op(eye_like, ANY),
-    "Flatten": Op(moving(flatten), ANY),
+    "Flatten": Op(moving(flatten, keeps_codes=True), ANY),
     "Identity": Op(identity, ANY),
     "Range": Op(of_known_size, ANY),
-    "Reshape": Op(moving(reshape), ANY),
+    "Reshape": Op(moving(reshape, keeps_codes=True), ANY),
     "Shape": Op(shape_, ANY),
     "Size": Op(size_, ANY),
-    "Squeeze": Op(moving(squeeze), ANY),
-    "Transpose": Op(moving(transpose), ANY),
-    "Unsqueeze": Op(moving(unsqueeze), ANY),
+    "Squeeze": Op(moving(squeeze, keeps_codes=True), ANY),
+    "Transpose": Op(moving(transpose, keeps_codes=True), ANY),
+    "Unsqueeze": Op(moving(unsqueeze, keeps_codes=True), ANY),
 }

@@ -181,6 +181,8 @@ def split(call: Call) -> list[Result]:
 def concat(call: Call) -> Result:
     axis = call.attributes.get_int("axis", 0) % call.rank(0)
     indices = range(call.count)
+    if all(map(call.is_constant, indices)):
+        return np.concatenate([call.array(index, "it") for index in indices], axis)
     values = [call.whole(index) for index in indices] if axis == 0 else call.aligned(*indices)
     return concatenated(call, values, axis)
 
