@@ -24,6 +24,9 @@ from retarget.targets.ncnn.requantizing import requantized, turned_late
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 
+WORTH_SAYING = 0.01
+"""Share of the weights."""
+
 
 def check(model: ir.Model, job: EmitJob) -> list[legal.Refusal]:
     """Every node that cannot be written, each with its reason."""
@@ -133,7 +136,7 @@ def _facts(job: EmitJob, says: sidecar.Sidecar, done: Executed, fixed: Mapping[s
         precision=done.precision(job.precision),
         sizes=says.sizes,
         settings={ncnn.VULKAN: "on"} if job.options.vulkan else {},
-        notes=tuple(_notes(job, says, fixed)),
+        notes=tuple(_notes(job, says, done, fixed)),
     )
 
 
@@ -143,19 +146,22 @@ def _entry(spec: TensorSpec, value: sidecar.Value) -> IoEntry:
     return IoEntry(name=spec.name, artifact_name=first.name, spec=spec, artifact_dtype=first.dtype)
 
 
-def _notes(job: EmitJob, says: sidecar.Sidecar, fixed: Mapping[str, str]) -> Iterator[str]:
+def _notes(job: EmitJob, says: sidecar.Sidecar, done: Executed, fixed: Mapping[str, str]) -> Iterator[str]:
     """``fixed``: each dimension that has one size in the files → why."""
     for symbol, reason in fixed.items():
         if job.shapes[symbol].min < job.shapes[symbol].max:
             yield f"{symbol} is {says.sizes[symbol]} in the files: {reason}"
     for value in (*says.inputs, *says.outputs):
         if value.blobs[0].name != value.name:
-            yield f"'{value.name}' is called '{value.blobs[0].name}' in the files, where a name is one word"
+            yield f"'{value.name}' is called '{value.blobs[0].name}' in the files"
         if len(value.blobs) > 1:
             named = " and ".join(f"'{held.name}' ({held.dtype})" for held in value.blobs)
             yield f"'{value.name}' is used as numbers and to look something up, and must be fed twice: {named}"
     if job.precision == "fp16":
         yield (
-            "weights are stored as float16; in what they are computed with is the affair of ncnn's options: parity is"
-            " held with float32"
+            "weights are stored as float16; whether they are computed with in 16 bits hangs on ncnn's options and the"
+            " device: parity is held in float32"
         )
+        wide, whole = done.weights["float32"] + done.constants["float32"], done.weights + done.constants
+        if wide and wide / whole.total() >= WORTH_SAYING:
+            yield f"{wide / whole.total():.0%} of the weights stay float32: constants, and what float16 does not reach"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 from retarget.errors import RetargetError
 from retarget.facts import Precision
@@ -33,16 +33,18 @@ Load: TypeAlias = tuple[int, bool]
 """Elements, and whether a tag stands in front of them."""
 TAGGED, RAW = True, False
 
+Kind: TypeAlias = Literal["weights", "constant", "other"]
+"""Other are biases and scales."""
+
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight in the file. ``data``: whether it is what a layer multiplies with, or a constant, rather than a bias or
-    a scale."""
+    """An array in the file."""
 
     layer: Line
     dtype: str
     count: int
-    data: bool
+    kind: Kind
 
     @property
     def bytes(self) -> int:
@@ -62,21 +64,36 @@ class Executed:
     def precision(self, precision: str) -> Precision:
         """Types as they are in the files; ``precision`` says what counts as low. Layers of floats count as float32:
         what a device makes of them is the affair of ncnn's options there."""
-        weights: Counter[str] = Counter()
-        for each in self.stored:
-            weights[each.dtype] += each.count if each.data else 0
+        weights = self.weights if self.weights.total() else self.constants
         return Precision(
-            weights=work.most(+weights),
+            weights=work.most(weights),
             activations=work.most(self.computed) if self.computed.total() else "float32",
             io=work.joined(self.io),
             low_precision_share=work.low_precision_share(self.computed, precision),
         )
 
+    @property
+    def weights(self) -> Counter[str]:
+        """Elements of what layers multiply with, by type."""
+        return self._counted("weights")
+
+    @property
+    def constants(self) -> Counter[str]:
+        """Elements of blobs that are in the file, by type: ncnn's layers take them as floats."""
+        return self._counted("constant")
+
+    def _counted(self, kind: Kind) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for each in self.stored:
+            if each.kind == kind:
+                counts[each.dtype] += each.count
+        return counts
+
     @cached_property
     def computed(self) -> Counter[str]:
         """Multiply-accumulates by the type that they are in, at the sizes that the model was lowered for."""
         counts: Counter[str] = Counter()
-        held = {each.layer.name: each.dtype for each in self.stored if each.data}
+        held = {each.layer.name: each.dtype for each in self.stored if each.kind == "weights"}
         for layer in self.layers:
             known = all(name in self.shapes for name in (*layer.bottoms, *layer.tops))
             if known and (done := _macs(layer, self.shapes)):
@@ -107,7 +124,7 @@ def stored(layers: list[Line], weights: Path) -> Iterator[Stored]:
     with weights.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         for layer in layers:
-            for number, (count, tagged) in enumerate(LOADS[layer.type](layer) if layer.type in LOADS else ()):
+            for count, tagged in LOADS[layer.type](layer) if layer.type in LOADS else ():
                 dtype = _tag(file, layer, weights) if tagged else "float32"
                 if dtype == "float32":
                     file.seek(count * 4, os.SEEK_CUR)
@@ -115,7 +132,8 @@ def stored(layers: list[Line], weights: Path) -> Iterator[Stored]:
                     file.seek(-(-count * BYTES[dtype] // ALIGNMENT) * ALIGNMENT, os.SEEK_CUR)
                 if file.tell() > size:
                     raise _mismatch(weights, f"it ends within what '{layer.name}' ({layer.type}) takes")
-                yield Stored(layer, dtype, count, tagged or (layer.type == "MemoryData" and not number))
+                constant = layer.type == "MemoryData"
+                yield Stored(layer, dtype, count, "constant" if constant else "weights" if tagged else "other")
         if file.tell() != size:
             raise _mismatch(weights, f"{size - file.tell()} bytes are left over")
 

@@ -147,7 +147,8 @@ def _name(program: Program, names: Mapping[str, str]) -> None:
         for number, blob in enumerate(blobs):
             blob.name = names[name] if not number else _own(f"{names[name]}_{blob.kind}", taken)
     for name, blob in program.outputs.items():
-        blob.name = names[name]
+        # What is both is two blobs.
+        blob.name = _own(names[name], taken) if name in program.inputs else names[name]
     layer_names: set[str] = set()
     for layer in program.layers:
         layer.name = _own(layer.name or layer.origin or layer.type.lower(), layer_names)

@@ -6,6 +6,7 @@ dim is one of the model's axes, or several joined in their order; an axis of siz
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -100,7 +101,14 @@ def value(spec: TensorSpec, blobs: Sequence[Blob], lowered: Mapping[str, int], f
 
 
 def write(sidecar: Sidecar, path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(sidecar), indent=1) + b"\n")
+    """A line for each field, and for each input and output."""
+    fields = []
+    for name, field in msgspec.to_builtins(sidecar).items():
+        text = json.dumps(field, ensure_ascii=False)
+        if name in ("inputs", "outputs") and field:
+            text = "[\n  " + ",\n  ".join(json.dumps(each, ensure_ascii=False) for each in field) + "\n ]"
+        fields.append(f' "{name}": {text}')
+    path.write_text("{\n" + ",\n".join(fields) + "\n}\n", encoding="utf-8")
 
 
 def read(path: Path) -> Sidecar:

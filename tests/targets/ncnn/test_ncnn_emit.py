@@ -78,6 +78,27 @@ def test_names_that_ncnn_reads_are_kept_or_cut(name: str) -> None:
     check(model, {name: target_testing.normal(3, 4)}, N=THREE)
 
 
+def test_an_output_that_is_an_input_has_a_blob_of_its_own(tmp_path: Path) -> None:
+    model = target_testing.model("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+    model.graph.outputs.append(model.graph.inputs[0])
+    facts = written(model, tmp_path, N=THREE)
+    assert [entry.artifact_name for entry in facts.outputs] == ["y", "x_1"]
+    feeds = {"x": target_testing.normal(3, 4)}
+    found = target_testing.run("ncnn", tmp_path, facts, feeds)
+    np.testing.assert_array_equal(found["x"], feeds["x"])
+
+
+def test_what_stays_float32_of_float16_weights_is_said(tmp_path: Path) -> None:
+    model = target_testing.model("""g (float[N,4] x, float[4,5] w_a, float[5] w_b) => (float[N,5] y) {
+        m = MatMul(x, w_a)
+        s = Sigmoid(m)
+        y = Mul(s, w_b)
+    }""")
+    facts = written(model, tmp_path, "fp16", N=THREE)
+    assert facts.precision.weights == "float16"
+    assert "20% of the weights stay float32: constants, and what float16 does not reach" in facts.notes
+
+
 def test_an_input_of_numbers_and_of_places_has_two_blobs(tmp_path: Path) -> None:
     model = target_testing.model(TWICE)
     facts = written(model, tmp_path, N=THREE)
