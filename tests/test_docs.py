@@ -58,6 +58,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("docs/guides/int8.md", "build/int8"),
         ("docs/guides/to-tflite.md", "build/tflite"),
         ("docs/guides/to-coreml.md", "build/coreml"),
+        ("docs/guides/to-ncnn.md", "build/ncnn"),
         ("examples/bert/README.md", "build/bert"),
     ],
 )
