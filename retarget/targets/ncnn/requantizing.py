@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from retarget.targets.ncnn.fusing import Graph, is_plain_reshape
 from retarget.targets.ncnn.int8 import AND_RESULT, BIAS, CONVOLUTIONS, SCALES, TURN, TURNED
 from retarget.targets.ncnn.ops.elementwise import WITH_NUMBER
 from retarget.targets.ncnn.program import Blob, Layer, Param, Program, Weight
+from retarget.targets.ncnn.rewriting import Graph, is_plain_reshape
 from retarget.targets.ncnn.rows import SIZES
 
 _ELEMENTWISE = frozenset({

@@ -295,6 +295,34 @@ def test_mish() -> None:
     check(at.ending(at.binary(MUL, at.x, squashed)), "Softplus TanH BinaryOp", "Mish")
 
 
+# ---- norms
+
+
+def normalized(at: Writing, multiplied: Blob | None = None) -> Blob:
+    square = at.binary(MUL, at.x, at.x)
+    mean = at.add("Reduction", [square], (*at.x.dims[:-1], 1), {0: 3, 1: 0, 3: [len(at.x.dims) - 1], 4: 1, 5: 1})
+    root = at.add("UnaryOp", [at.binary(ADD, mean, 1e-5)], mean.dims, {0: 5})
+    inverse = at.add("Power", [root], mean.dims, {0: -1.0, 1: 1.0, 2: 0.0})
+    return at.binary(MUL, multiplied or at.x, inverse)
+
+
+LENGTH = "BinaryOp Reduction BinaryOp UnaryOp Power BinaryOp"
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rms_norm(rows: int) -> None:
+    at = Writing(6, 8, rows=rows)
+    check(at.ending(normalized(at)), LENGTH, "RMSNorm")
+    at = Writing(3, 6, 8, rows=rows)
+    check(at.ending(at.binary(MUL, at.constant(floats(1, 1, 8)), normalized(at))), f"{LENGTH} BinaryOp", "RMSNorm")
+
+
+def test_a_norm_of_another_value_stays() -> None:
+    at = Writing(6, 8)
+    made = normalized(at, at.add("TanH", [at.x], (6, 8)))
+    check(at.ending(made), f"TanH {LENGTH}", f"TanH {LENGTH}")
+
+
 # ---- attention
 
 PLAIN = "MatMul BinaryOp Softmax MatMul"
