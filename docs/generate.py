@@ -146,6 +146,7 @@ def quant_schemes() -> str:
             "weights": f"int8, {scheme.weight_low} to 127, a scale for each output channel",
             "bias": scheme.bias,
             "in int8 with a constant weight": listed(scheme.weighted),
+            "of these, convolutions": convolutions(scheme),
             "product of two activations": "int8" if scheme.products else "float",
             "in int8 between such nodes": listed(scheme.arithmetic),
             "inside the kernel before them": listed(scheme.fused),
@@ -156,6 +157,16 @@ def quant_schemes() -> str:
         table = [f"| {what} | {value} |" for what, value in rows.items()]
         parts += [f"## {scheme.name}\n", f"{text.value.value}\n", "\n".join(["| | |", "|---|---|", *table, ""])]
     return "\n".join(parts)
+
+
+def convolutions(scheme: schemes.QuantScheme) -> str:
+    """Which of them compute in int8."""
+    limits = []
+    if scheme.spatial is not None:
+        limits.append(f"along {' or '.join(map(str, scheme.spatial))} axes")
+    if not scheme.grouped:
+        limits.append("of one group")
+    return ", ".join(limits) or "all"
 
 
 def listed(operators: tuple[str, ...]) -> str:
