@@ -5,7 +5,10 @@ from __future__ import annotations
 import ncnn_written as written
 import node_models
 import pytest
+import target_testing
 from node_models import Attribute, Node, floats
+
+from retarget.spec import DimRange
 
 
 def conv(x: tuple[int, ...], weight: tuple[int, ...], *, bias: bool = False, **attributes: Attribute) -> Node:
@@ -70,6 +73,21 @@ def test_computed_weights(batch: int) -> None:
     written.check(model, feeds)
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        "Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w_k)",
+        'Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w_k)',
+        'Conv <auto_pad = "SAME_LOWER", strides = [2, 2]> (x, w_k)',
+        "ConvTranspose <strides = [2, 2], pads = [1, 1, 0, 0], output_padding = [1, 0]> (x, w_k)",
+    ],
+)
+def test_open_sizes(node: str) -> None:
+    model = target_testing.model(f"g (float[N,4,H,W] x, float[4,4,3,3] w_k) => (float[] y) {{ [node] y = {node} }}")
+    fed = [{"x": floats(1, 4, *sizes)} for sizes in ((8, 10), (11, 7), (9, 9))]
+    written.check(model, *fed, N=DimRange(1, 1, 1), H=DimRange(6, 8, 12), W=DimRange(6, 10, 12))
+
+
 def test_one_layer_each() -> None:
     for shape, weight, group, layer in (
         ((1, 4, 9), (4, 4, 3), 1, "Convolution1D"),
@@ -92,3 +110,8 @@ def test_one_layer_each() -> None:
 def test_refused(node: Node, reason: str) -> None:
     model, _ = node_models.model(node)
     assert reason in written.refused(model)
+
+
+def test_lines_of_groups_are_images() -> None:
+    model, _ = node_models.model(conv((1, 4, 9), (4, 1, 3), group=4))
+    assert written.layers(model) == ["Reshape", "ConvolutionDepthWise", "Reshape"]

@@ -10,8 +10,11 @@ import node_models
 import numpy as np
 import onnx_ir as ir
 import pytest
+import target_testing
 from node_models import Attribute, Node, floats
 from onnx.reference import ReferenceEvaluator
+
+from retarget.spec import DimRange
 
 Kind: TypeAlias = Mapping[str, Attribute]
 
@@ -145,6 +148,27 @@ def test_the_reference_agrees_where_windows_round_up() -> None:
     (right,) = ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feeds))
     (found,) = written.executed(model, feeds)
     written.assert_near(found["y0_0"], np.asarray(right), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x)",
+        "MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (x)",
+        "MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x)",
+        'MaxPool <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (x)',
+        "MaxPool <kernel_shape = [3, 3], dilations = [2, 2], pads = [2, 2, 2, 2], strides = [2, 1]> (x)",
+        "AveragePool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x)",
+        "AveragePool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (x)",
+        "AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], ceil_mode = 1, count_include_pad = 1> (x)",
+        "LpPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x)",
+        "GlobalAveragePool(x)",
+    ],
+)
+def test_open_sizes(node: str) -> None:
+    model = target_testing.model(f"g (float[N,4,H,W] x) => (float[] y) {{ [node] y = {node} }}")
+    fed = [{"x": floats(1, 4, *sizes)} for sizes in ((8, 10), (11, 7), (9, 9))]
+    written.check(model, *fed, N=DimRange(1, 1, 1), H=DimRange(6, 8, 12), W=DimRange(6, 10, 12))
 
 
 def test_layers() -> None:
