@@ -9,6 +9,8 @@ import pytest
 from ncnn_written import check, layers, refused
 from node_models import Node, floats, integers, model, of_text, truths
 
+from retarget.spec import DimRange
+
 SHAPES: list[tuple[int, ...]] = [(5,), (3, 17), (2, 3, 16), (2, 3, 4, 5), (1, 3, 1, 2, 4), (2, 3, 3, 2, 2, 2)]
 AXES: dict[int, list[list[int]]] = {
     1: [[0], []],
@@ -128,3 +130,9 @@ def test_running_sums() -> None:
         for exclusive in (0, 1)
     ]
     check(*model(*rows), atol=1e-6)
+
+
+def test_positions_along_an_open_axis() -> None:
+    made = of_text("float[N,S,4] x", "ArgMax<axis=1>(x)", "int64 y")
+    fed = [{"x": integers(rows, size, 4, low=0, high=3, dtype="float32")} for rows, size in ((2, 5), (3, 9), (1, 2))]
+    check(made, *fed, N=DimRange(1, 2, 4), S=DimRange(2, 5, 9))

@@ -23,6 +23,7 @@ from retarget.targets.ncnn.ops.elementwise import (
     number_of,
     raised,
 )
+from retarget.targets.ncnn.ops.normalization import outermost
 from retarget.targets.ncnn.ops.reduction import LARGEST, SUM, first_of, reduced
 from retarget.targets.ncnn.program import Weight
 from retarget.targets.ncnn.values import Refusal, Result, Value
@@ -42,30 +43,25 @@ def leaky_relu(call: Call) -> Result:
 
 
 def p_relu(call: Call) -> Result:
-    """By a layer where the slope is one number, or one for each of the outermost dim; else
-    ``max(x, 0) + slope * min(x, 0)``."""
-    value = call.value(0)
+    """By a layer where the slope is one number, or one for each channel; else ``max(x, 0) + slope * min(x, 0)``."""
     number = number_of(call, 1)
     if number is not None:
+        value = call.value(0)
         return call.made(mapped(call, "ReLU", call.blob(value), {0: number}), value.shape)
-    if call.is_constant(1):
-        slope = call.array(1, "the slope")
-        channels = (slope.size, *(1,) * (value.rank - 2))
-        if value.rank > 1 and slope.shape in (channels, (1, *channels)) and value.shape[1] == slope.size:
+    if call.is_constant(1) and call.rank(0) > 1:
+        slope, channels = call.array(1, "the slope"), call.shape(0)[1]
+        shape = (channels, *(1,) * (call.rank(0) - 2))
+        if slope.shape in (shape, (1, *shape)):
             value = call.spread(0)
-            dims = call.blob(value).dims
-            if dims[0] != slope.size:
-                dims = (slope.size, value.shape[1:][1] if value.rank > 2 else 1)
-            blob = call.blob(value)
-            if blob.dims[0] == slope.size:
-                made = call.add("PReLU", (blob,), blob.dims, {0: slope.size}, [Weight(slope, tagged=False)])
-                return call.made(made, value.shape)
+            blob = outermost(call, value)
+            made = call.add("PReLU", (blob,), blob.dims, {0: channels}, [Weight(slope, tagged=False)])
+            return call.made(made, value.shape)
     value, slopes = call.aligned(0, 1)
     blob = call.blob(value)
     below = by_number(call, MIN, blob, 0.0)
-    negative, _ = binary(call, MUL, Value(value.shape, value.dtype, below, value.rows), slopes)
+    negative, shape = binary(call, MUL, Value(value.shape, value.dtype, below, value.rows), slopes)
     above = Value(value.shape, value.dtype, mapped(call, "ReLU", blob), value.rows)
-    return call.made(*binary(call, ADD, above, Value(value.shape, value.dtype, negative, negative.rows)))
+    return call.made(*binary(call, ADD, above, Value(shape, value.dtype, negative, negative.rows)))
 
 
 def elu(call: Call) -> Result:

@@ -280,9 +280,11 @@ def folded(op: int, bound: Callable[[list[float]], float]) -> Callable[[Call], R
     """An operator of any number of operands; ``bound``: of the largest magnitudes of integers, that of the result."""
 
     def lower(call: Call) -> Result:
-        values = call.aligned(*range(call.count))
-        total = reduce(lambda left, right: _both(call, op, left, right), values)
-        return call.made(call.blob(total), total.shape, largest=bound([call.largest(at) for at in range(call.count)]))
+        largest = bound([call.largest(index) for index in range(call.count)])
+        if call.count == 2:
+            return call.made(*paired(call, op), largest=largest)
+        total = reduce(lambda left, right: _both(call, op, left, right), call.aligned(*range(call.count)))
+        return call.made(call.blob(total), total.shape, largest=largest)
 
     return lower
 

@@ -159,30 +159,27 @@ def reduce_log_sum(call: Call) -> Result:
 # ---- positions
 
 
-def _scores(call: Call, blob: Blob, place: int, *, last: bool) -> Blob:
-    """For each element, how it counts along a dim: 0 where it is not the largest, else more, the earlier it stands:
-    from the size of the dim down to 1. ``last``: the later it stands."""
+def _best(call: Call, blob: Blob, place: int) -> tuple[Blob, Blob]:
+    """One where the largest elements along a dim are, zero elsewhere, and how many of them stand up to each place."""
     # Reduction's largest is finite.
     finite = by_number(call, MAX, blob, -MOST)
-    above = joined(call, SUB, reduced(call, LARGEST, finite, [place]), finite)
-    is_best = by_number(call, FROM, mapped(call, "Threshold", above, {0: 0.0}), 1.0)
-    size = blob.dims[place]
-    counted = np.arange(1, size + 1, dtype=np.float32)
-    dims = [1] * len(blob.dims)
-    dims[place] = size
-    places = call.lowering.memory(counted if last else counted[::-1].copy(), tuple(dims))
-    return joined(call, MUL, is_best, places)
+    below = joined(call, SUB, reduced(call, LARGEST, finite, [place]), finite)
+    is_best = _not(call, mapped(call, "Threshold", below, {0: 0.0}))
+    return is_best, call.add("CumulativeSum", (is_best,), blob.dims, {0: place})
+
+
+def _not(call: Call, blob: Blob) -> Blob:
+    return by_number(call, FROM, blob, 1.0)
 
 
 def first_of(call: Call, blob: Blob, place: int) -> Blob:
     """One where the first of the largest elements along a dim is, zero elsewhere."""
-    scores = _scores(call, blob, place, last=False)
-    below = joined(call, SUB, reduced(call, LARGEST, scores, [place]), scores)
-    return by_number(call, FROM, mapped(call, "Threshold", below, {0: 0.0}), 1.0)
+    is_best, count = _best(call, blob, place)
+    return joined(call, MUL, is_best, _not(call, mapped(call, "Threshold", count, {0: 1.0})))
 
 
-def position(negated: bool) -> Callable[[Call], Result]:
-    """The op function of the place of the first of the largest elements, or of the last."""
+def position(*, negated: bool) -> Callable[[Call], Result]:
+    """The op function of the place of the first of the largest elements, or of the last: how many are before it."""
 
     def lower(call: Call) -> Result:
         if not call.rank(0):
@@ -190,12 +187,14 @@ def position(negated: bool) -> Callable[[Call], Result]:
         axis, last = call.axis(0), bool(call.attributes.get_int("select_last_index", 0))
         value = over(call, [axis])
         blob, place = around(call, value, axis)
-        if negated:
-            blob = function(call, NEG, blob)
-        best = reduced(call, LARGEST, _scores(call, blob, place, last=last), [place])
-        size = value.shape[axis]
-        made = by_number(call, SUB, best, 1.0) if last else by_number(call, FROM, best, float(size))
-        return call.made(made, shape_of(call, [axis]), largest=float(size))
+        _, count = _best(call, function(call, NEG, blob) if negated else blob, place)
+        if last:
+            after = joined(call, SUB, reduced(call, LARGEST, count, [place]), count)
+            before = mapped(call, "Threshold", after, {0: 0.0})
+        else:
+            before = _not(call, mapped(call, "Threshold", count, {0: 0.0}))
+        made = reduced(call, SUM, before, [place], keeps=keeps(call))
+        return call.made(made, shape_of(call, [axis]), largest=float(value.shape[axis]))
 
     return lower
 
