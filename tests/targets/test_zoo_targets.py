@@ -25,8 +25,8 @@ from retarget.targets.tflite.executed import transposes
 
 BOUNDS = {"fp32": 100, "fp16": 40, "int8_weights": 28, "int4_weights": 7}
 ON_ALL = ("resnet", "mobilenet_v2", "bert", "vit", "swin", "whisper_encoder")
-"""The others are held where we write every operator ourselves, in TFLite and Core ML: the readers of ONNX that other
-runtimes have are not ours to test."""
+"""The others are held where we write every operator ourselves, in TFLite, Core ML and ncnn: the readers of ONNX that
+other runtimes have are not ours to test."""
 DEPLOYMENT: tuple[coreml.DeploymentTarget, ...] = ("iOS16", "iOS17", "iOS18")
 """Of these the models take one in turn; `coreml/test_coreml_zoo` has all of them."""
 TRANSPOSES = {
@@ -63,7 +63,8 @@ def test_architectures_keep_their_outputs(name: str, tmp_path: Path) -> None:
     more = {symbol: size + 1 for symbol, size in small.items()}
     opt = {symbol: extent.opt for symbol, extent in family.shapes.items()}
     made = prepared("zoo", name, [small, more] if opt in (small, more) else [small, more, opt], tmp_path)
-    for target in ("onnxruntime", "openvino", "tflite", "coreml") if name in ON_ALL else ("tflite", "coreml"):
+    written = ("tflite", "coreml", "ncnn")
+    for target in ("onnxruntime", "openvino", *written) if name in ON_ALL else written:
         if (reason := catalog.target(target).unavailable()) is not None:
             pytest.skip(reason[0])
         # What a target compresses itself it leaves as it is where that is as little as here.
