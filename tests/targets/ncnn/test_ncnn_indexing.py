@@ -13,8 +13,13 @@ from node_models import Attribute, Node, floats, integers, truths
 
 from retarget import graph
 from retarget.spec import DimRange
+from retarget.targets.ncnn import files
+from retarget.targets.ncnn.emit import PARAM
+from retarget.targets.ncnn.program import MASK, NO_HALF
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retarget.protocols import Array
 
 BATCHES = pytest.mark.parametrize("batch", [1, 3])
@@ -114,6 +119,14 @@ def test_indices_that_other_nodes_compute(batch: int) -> None:
         }}"""
     )
     written.check(model, {"x": floats(batch, 4, 9)})
+
+
+def test_places_are_not_computed_in_halves(tmp_path: Path) -> None:
+    model, _ = node_models.model(gathered(floats(3, 9), places(3, 4, size=9, low=-9), 1, constants=()))
+    written.written(model, tmp_path)
+    lines = [line for line in files.read(tmp_path / PARAM) if line.type in ("BinaryOp", "Clip", "Concat", "GridSample")]
+    assert len(lines) == 8
+    assert {line.integer(MASK) for line in lines} == {NO_HALF}
 
 
 def elements(x: Array, at: Array, axis: int, *, constants: tuple[int, ...] = ()) -> Node:

@@ -26,7 +26,7 @@ from retarget.targets.ncnn.ops.places import (
 )
 from retarget.targets.ncnn.ops.shape import held, in_shape, is_open, moving, transposed
 from retarget.targets.ncnn.ops.slices import cut
-from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param, Weight
+from retarget.targets.ncnn.program import Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Shape, Value
 
 if TYPE_CHECKING:
@@ -41,13 +41,12 @@ def from_front(call: Call, index: int, value: Value, size: int, *, is_open: bool
     if operand is not None and is_never_negative(operand):
         return value
     blob = call.blob(value)
-    turned = unrounded(call, MUL, blob, -1.0)
-    below = call.add("Clip", (turned,), blob.dims, {0: 0.0, 1: 1.0, MASK: NO_HALF})
+    below = mapped(call, "Clip", by_number(call, MUL, blob, -1.0), {0: 0.0, 1: 1.0})
     if is_open:
-        added = unrounded(call, MUL, below, unrounded(call, ADD, last_place(call, size), 1.0))
+        added = joined(call, MUL, below, by_number(call, ADD, last_place(call, size), 1.0))
     else:
-        added = unrounded(call, MUL, below, size)
-    return held(value, unrounded(call, ADD, blob, added), value.shape)
+        added = by_number(call, MUL, below, size)
+    return held(value, joined(call, ADD, blob, added), value.shape)
 
 
 # ---- Gather
@@ -149,7 +148,7 @@ def gather_nd(call: Call) -> Result:
     at = call.view(found, (groups, math.prod(found.row) // groups))
     if groups > 1:
         starts = (np.arange(groups) * total).astype(np.float32).reshape(groups, 1)
-        at = call.add("BinaryOp", (at, call.lowering.memory(starts, (groups, 1))), at.dims, {0: ADD, MASK: NO_HALF})
+        at = call.add("BinaryOp", (at, call.lowering.memory(starts, (groups, 1))), at.dims, {0: ADD})
     made = picked(call, call.blob(data), (1, groups * total, math.prod(inner)), at, is_open=is_any)
     return held(data, made, shape)
 
@@ -199,7 +198,7 @@ def one_hot(call: Call) -> Result:
     outer, inner = math.prod(row[:axis]), math.prod(row[axis:])
     places = call.lowering.memory(np.arange(depth, dtype=np.float32).reshape(depth, 1), (1, depth, 1))
     dims = (outer, depth, inner)
-    apart = call.add("BinaryOp", (call.view(value, (outer, 1, inner)), places), dims, {0: SUB, MASK: NO_HALF})
+    apart = call.add("BinaryOp", (call.view(value, (outer, 1, inner)), places), dims, {0: SUB})
     distance = call.add("UnaryOp", (apart,), dims, {0: 0})
     less = call.add("BinaryOp", (distance,), dims, {0: FROM, 1: 1, 2: 1.0})
     made = call.add("ReLU", (less,), dims)
@@ -280,10 +279,10 @@ def _alone(sizes: Shape, axis: int) -> Shape:
 
 
 OPS: Mapping[str, Op] = {
-    "Gather": Op(moving(gather), ANY),
-    "GatherElements": Op(moving(gather_elements), ANY),
-    "GatherND": Op(moving(gather_nd), ANY),
-    "OneHot": Op(one_hot, NUMBERS),
-    "ReverseSequence": Op(moving(reverse_sequence), ANY),
+    "Gather": Op(moving(unrounded(gather)), ANY),
+    "GatherElements": Op(moving(unrounded(gather_elements)), ANY),
+    "GatherND": Op(moving(unrounded(gather_nd)), ANY),
+    "OneHot": Op(unrounded(one_hot, 0), NUMBERS),
+    "ReverseSequence": Op(moving(unrounded(reverse_sequence)), ANY),
     "Trilu": Op(moving(trilu), ANY),
 }

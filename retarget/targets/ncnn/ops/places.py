@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.ncnn.call import Call
-from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MAX, MUL, NUMBER, WITH_NUMBER
+from retarget.targets.ncnn.call import Call, Lower
+from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MAX, MUL, by_number, joined
 from retarget.targets.ncnn.ops.reduction import LARGEST, reduced
 from retarget.targets.ncnn.ops.shape import held, in_shape, permuted
 from retarget.targets.ncnn.ops.slices import concatenated, cut, flipped, strided, whole_along
@@ -23,6 +23,7 @@ from retarget.targets.ncnn.values import Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
+    from retarget.targets.ncnn.values import Result
 
 MOST_PLACES = 1 << 20
 """Of the elements that GridSample chooses from. It counts them in float32, sixteen channels at a time."""
@@ -61,12 +62,25 @@ def grid_of(call: Call, x: Array, y: Array) -> Blob:
     return call.lowering.memory(grid, grid.shape)
 
 
-def unrounded(call: Call, op: int, one: Blob, other: Blob | float) -> Blob:
-    """A BinaryOp that is not computed in float16, which does not hold all places from 2048 on."""
-    if isinstance(other, Blob):
-        return call.add("BinaryOp", (one, other), np.broadcast_shapes(one.dims, other.dims), {0: op, MASK: NO_HALF})
-    params: dict[int, Param] = {0: op, WITH_NUMBER: 1, NUMBER: float(other), MASK: NO_HALF}
-    return call.add("BinaryOp", (one,), one.dims, params)
+def unrounded(lower: Lower, index: int = 1) -> Lower:
+    """``lower``, whose layers neither compute in float16 nor store it where operand ``index`` is computed: it does not
+    hold all places from 2048 on."""
+
+    def in_float32(call: Call) -> Result | Sequence[Result]:
+        if call.is_constant(index):
+            return lower(call)
+        layers = call.lowering.program.layers
+        before = set(layers)
+        made = lower(call)
+        for layer in layers:
+            if layer not in before and layer.type not in _AS_THEY_ARE:
+                layer.params.setdefault(MASK, NO_HALF)
+        return made
+
+    return in_float32
+
+
+_AS_THEY_ARE = ("Embed", "Input", "MemoryData")
 
 
 def last_place(call: Call, size: int) -> Blob:
@@ -79,11 +93,11 @@ def last_place(call: Call, size: int) -> Blob:
 def computed(call: Call, places: Blob, size: int, *, is_open: bool) -> Blob:
     """The coordinates of computed places, which are not negative, along an axis of ``size``."""
     if is_open:
-        last = unrounded(call, MAX, last_place(call, size), 1.0)
-        scaled = unrounded(call, DIV, unrounded(call, MUL, places, 2.0), last)
+        last = by_number(call, MAX, last_place(call, size), 1.0)
+        scaled = joined(call, DIV, by_number(call, MUL, places, 2.0), last)
     else:
-        scaled = unrounded(call, MUL, places, 2 / max(size - 1, 1))
-    return unrounded(call, ADD, scaled, -1.0)
+        scaled = by_number(call, MUL, places, 2 / max(size - 1, 1))
+    return by_number(call, ADD, scaled, -1.0)
 
 
 def picked(call: Call, data: Blob, dims: tuple[int, int, int], places: Blob, *, is_open: bool) -> Blob:
@@ -101,7 +115,7 @@ def of_image(call: Call, image: Blob, around: tuple[int, int], places: Blob, *, 
     flat = call.lowering.reshaped(places, (1, 1, places.size), call.node.name or "")
     x = computed(call, flat, image.dims[-1], is_open=is_open)
     # There is one row in the image, wherever y is.
-    grid = call.add("Concat", (x, x), (2, *x.dims[1:]), {0: 0, MASK: NO_HALF})
+    grid = call.add("Concat", (x, x), (2, *x.dims[1:]), {0: 0})
     return _swapped(call, sampled(call, image, grid), (*around, places.size))
 
 
@@ -132,7 +146,7 @@ def along_last(call: Call, last: Value, places: Blob, *, is_open: bool) -> Blob:
     rows = call.lowering.memory(np.arange(outer, dtype=np.float32), (1, outer, 1))
     y = call.add("Tile", (computed(call, rows, outer, is_open=is_open),), (1, outer, count), {2: [1, 1, count]})
     x = computed(call, places, size, is_open=is_open)
-    grid = call.add("Concat", (x, y), (2, outer, count), {0: 0, MASK: NO_HALF})
+    grid = call.add("Concat", (x, y), (2, outer, count), {0: 0})
     return sampled(call, call.view(last, (1, outer, size)), grid)
 
 

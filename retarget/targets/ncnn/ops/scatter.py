@@ -93,7 +93,7 @@ def _last(call: Call, value: Value, updates: Value, is_here: Blob, there: Blob) 
     is_written = mapped(call, "Threshold", last, {0: 0.0})
     # From a place to the update that comes there: those stand behind all places.
     is_any = is_open(call, 0, range(call.rank(0))) or is_open(call, 1, range(call.rank(1)))
-    behind = unrounded(call, ADD, last, last_place(call, total) if is_any else total - 1.0)
+    behind = joined(call, ADD, last, last_place(call, total)) if is_any else by_number(call, ADD, last, total - 1.0)
     further = joined(call, SUB, behind, there)
     source = joined(call, ADD, there, joined(call, MUL, is_written, further))
     both = concatenated(call, [in_shape(call, value, (total, block)), in_shape(call, updates, (count, block))], 0)
@@ -170,7 +170,7 @@ def _written(call: Call, value: Value, updates: Value, places: Array, which: Arr
 
 
 OPS: Mapping[str, Op] = {
-    "Scatter": Op(scatter_elements, ANY),
-    "ScatterElements": Op(scatter_elements, ANY),
-    "ScatterND": Op(scatter_nd, ANY),
+    "Scatter": Op(unrounded(scatter_elements), ANY),
+    "ScatterElements": Op(unrounded(scatter_elements), ANY),
+    "ScatterND": Op(unrounded(scatter_nd), ANY),
 }

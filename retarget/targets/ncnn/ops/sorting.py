@@ -10,7 +10,7 @@ import numpy as np
 
 from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
 from retarget.targets.ncnn.ops.elementwise import ABS, ADD, FROM, MUL, SUB, by_number, function, joined, mapped
-from retarget.targets.ncnn.ops.places import MOST_PAIRS, along_last, taken
+from retarget.targets.ncnn.ops.places import MOST_PAIRS, along_last, taken, unrounded
 from retarget.targets.ncnn.ops.reduction import SUM, reduced
 from retarget.targets.ncnn.ops.shape import held, in_shape, is_open, moving, transposed
 from retarget.targets.ncnn.ops.slices import whole_along
@@ -82,5 +82,5 @@ def compress(call: Call) -> Result:
 
 OPS: Mapping[str, Op] = {
     "Compress": Op(moving(compress), ANY),
-    "TopK": Op(top_k, NUMBERS),
+    "TopK": Op(unrounded(top_k, 0), NUMBERS),
 }
