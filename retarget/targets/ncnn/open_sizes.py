@@ -53,8 +53,8 @@ MOST_BOTTOMS = 10
 GROWING = 1 << 26
 """Constants of at most so many bytes may grow with the dimensions."""
 
-FEWEST = 2
-"""Sizes that are held against the first."""
+PARTS = 4
+"""Into so many parts the sizes of a dimension are cut."""
 
 MANY = 100
 """Sizes to choose from."""
@@ -126,17 +126,12 @@ def _common(
     for points in plans(shapes, symbols, taken):
         # Where two dimensions are of one size, one may be taken for the other.
         points.sort(key=lambda sizes: bool(_alike(sizes, symbols)))
-        least = {symbol: extent.min for symbol, extent in shapes.items() if symbol in symbols}
         try:
             base = _at(lower, points[0])
             layers = _used(base)
-            seen = []
-            for sizes in points[1:]:
-                is_least = any(sizes[symbol] == size for symbol, size in least.items())
-                if (found := _seen(lower, layers, base, sizes, symbols, is_least=is_least)) is not None:
-                    seen.append(found)
-            if len(seen) < FEWEST:
-                raise OneSize("at most of its sizes something has one element along it, which is written otherwise")
+            seen = [_seen(lower, layers, base, [sizes], symbols) for sizes in points[1:]]
+            if symbols[1:]:
+                seen += [_seen(lower, layers, base, corner, symbols) for corner in corners(shapes, symbols)]
             return Common(layers, base, seen).program(), points[0]
         except _NotThere as reason:
             problem = problem or OneSize(str(reason))
@@ -148,31 +143,31 @@ def _seen(
     lower: Callable[[Sizes], Program | str],
     layers: Sequence[Layer],
     base: Program,
-    sizes: Sizes,
+    points: Sequence[Sizes],
     symbols: Sequence[str],
-    *,
-    is_least: bool,
-) -> Sequence[Seen] | None:
-    """What ``layers``, those of ``base``, are at ``sizes``, or near by where two of those are the same.
-
-    None of the least sizes where something has one element there, and what it is in can be written otherwise: that the
-    layers are right for it too is then ncnn's affair, as it is of sizes of 1.
-    """
+) -> Sequence[Seen]:
+    """What ``layers``, those of ``base``, are at the first of ``points``, or near by where two of its sizes are the
+    same, as the one dimension may be taken for the other; at the next where something has one element at that, and
+    what it is in can be written otherwise. That the layers are right for it too is ncnn's affair, as it is of sizes of
+    1."""
     problem: OneSize | None = None
-    for symbol in (None, *_alike(sizes, symbols)):
-        near = dict(sizes)
-        while symbol is not None and (near == sizes or symbol in _alike(near, symbols)):
-            near[symbol] += 1
-        try:
-            program = _at(lower, near)
-            return outline(layers, base, program)
-        except OneSize as reason:
-            if is_least and _has_more_ones(program, layers):
-                return None
-            problem = problem or reason
-        except _NotThere:
-            if symbol is None:
-                raise
+    for sizes in points:
+        for symbol in (None, *_alike(sizes, symbols)):
+            near = dict(sizes)
+            while symbol is not None and (near == sizes or symbol in _alike(near, symbols)):
+                near[symbol] += 1
+            try:
+                program = _at(lower, near)
+            except _NotThere:
+                if symbol is None:
+                    raise
+                continue
+            try:
+                return outline(layers, base, program)
+            except OneSize as reason:
+                problem = problem or reason
+        if not _has_more_ones(program, layers):
+            break
     assert problem is not None
     raise problem
 
@@ -220,17 +215,37 @@ def plans(shapes: Mapping[str, DimRange], symbols: Sequence[str], taken: Abstrac
         other: dict[str, int] = {}
         for symbol in symbols:
             extent = shapes[symbol]
-            found = sorted(_unlike(extent, step[symbol]), key=lambda size: size in taken)
+            found = sorted(_unlike(extent, step[symbol]), key=lambda size: (size > extent.max, size in taken))
             one[symbol] = next(size for size in found if size not in one.values())
             # What halves a size may do another thing with an odd one.
             odd = {size % 2 for size in (extent.opt, extent.max, one[symbol])}
-            found.sort(key=lambda size: len(odd | {size % 2}) < len({0, 1}))
+            found.sort(key=lambda size: (size > extent.max, len(odd | {size % 2}) < len({0, 1})))
             other[symbol] = next(size for size in found if size not in (one[symbol], *other.values()))
         likely = {symbol: shapes[symbol].opt if shapes[symbol].opt > 1 else other[symbol] for symbol in symbols}
-        least = {symbol: shapes[symbol].min if shapes[symbol].min > 1 else one[symbol] for symbol in symbols}
         most = {symbol: shapes[symbol].max for symbol in symbols}
-        points = (likely, one, other, most, least)
+        points = (likely, one, other, most)
         yield [{**opt, **sizes} for number, sizes in enumerate(points) if sizes not in points[:number]]
+
+
+def corners(shapes: Mapping[str, DimRange], symbols: Sequence[str]) -> Iterator[list[Sizes]]:
+    """One of ``symbols`` at its largest, all others small: the smallest, or somewhat larger, and so on.
+
+    What grows with one dimension cannot be taken there for what grows with another, unless it has one size at all.
+    """
+    opt = {symbol: extent.opt for symbol, extent in shapes.items()}
+    for symbol in symbols:
+        yield [
+            {
+                **opt,
+                **{
+                    other: extent.min + (extent.max - extent.min) * part // PARTS + (part == 0 and extent.min == 1)
+                    for other, extent in shapes.items()
+                    if other in symbols
+                },
+                symbol: shapes[symbol].max,
+            }
+            for part in range(PARTS)
+        ]
 
 
 def _unlike(extent: DimRange, step: int) -> list[int]:
@@ -424,12 +439,13 @@ class Common:
         self.dims[blob], self.rows[blob] = dims, rows
 
     def _offer(self, blob: Blob) -> None:
-        """Let expressions speak of ``blob``, where there is no better one."""
+        """Let expressions speak of ``blob``."""
         rows = self.rows[blob]
         for vector, letter in zip((*self.dims[blob], rows), LETTERS[len(blob.dims)] + ROWS, strict=True):
             old = self._atoms.get((vector, rows))
-            # Where int32 is among its bottoms a layer is kept from computing in halves.
-            if _differs(vector) and (old is None or (old.blob.kind == "index" and blob.kind == "float")):
+            # The last one is most like what is asked for, and gone the soonest. Where int32 is among its bottoms a
+            # layer is kept from computing in halves.
+            if _differs(vector) and (old is None or old.blob.kind == "index" or blob.kind == "float"):
                 self._atoms[vector, rows] = Atom(vector, blob, letter, rows)
 
     def _input(self, layer: Layer) -> None:
@@ -475,7 +491,7 @@ class Common:
         if blob in self._cut or blob not in self._grown:
             return self._cut.get(blob, blob)
         arrays = self._arrays(blob)
-        whole = max(arrays, key=lambda array: array.size)
+        whole = max(arrays, key=lambda array: array.shape)
         if any(array.ndim != whole.ndim or array.dtype != whole.dtype for array in arrays) or whole.nbytes > GROWING:
             raise OneSize(f"{_where(reader)} needs a constant of that size")
         shapes = [*zip(*(array.shape for array in arrays), strict=True)]
@@ -719,33 +735,52 @@ def _reshaped(params: Mapping[int, Param]) -> list[int]:
 
 
 def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
-    """Bounds that differ are counted from the end, or computed."""
+    """Bounds are numbers, counted from the end, or computed."""
     if any(not _same(_without(each, 9, 10), _without(params[0], 9, 10)) for each in params):
         raise OneSize(f"{where} holds it as a number")
+    if not all(each.get(9) and each.get(10) for each in params):
+        return layer
     bottom, rows = layer.bottoms[0], common.rows[layer.tops[0]]
-    starts, ends = ([*zip(*(_ints(each.get(key)) for each in params), strict=True)] for key in (9, 10))
     axes = _ints(layer.params.get(11)) or list(range(len(bottom.dims)))
+    if not any(_differs(common.dims[bottom][axis]) for axis in axes) and all(_same(each, params[0]) for each in params):
+        return layer
     bottoms = list(layer.bottoms)
-    made: dict[int, list[str]] = {9: [], 10: []}
-    for key, vectors in ((9, starts), (10, ends)):
-        for axis, vector in zip(axes, vectors, strict=True):
-            letter, sizes = LETTERS[len(bottom.dims)][axis], common.dims[bottom][axis]
-            left = {size - each for size, each in zip(sizes, vector, strict=True)}
-            extent: Extent | None = vector[0]
-            if _differs(vector):
-                extent = -left.pop() or WHOLE_AXIS if len(left) == 1 else common.term(vector, (bottom,), rows)
-            if extent is None:
-                raise OneSize(f"{where} holds it as a number")
-            text = common.text(extent, bottoms)
-            if key == 9 and isinstance(extent, int) and extent < 0 and extent != WHOLE_AXIS and _differs(sizes):
-                # What is longer than the axis is all of it; ncnn would read what lies in front.
-                text = f"max(-(0{letter},{-extent}),0)"
-            made[key].append(text)
-    if all(text.lstrip("-").isdigit() for texts in made.values() for text in texts):
-        numbers = {key: [int(text) for text in texts] for key, texts in made.items()}
-        return replace(layer, params={**layer.params, **numbers})
-    expressions = {STARTS: ",".join(made[9]), ENDS: ",".join(made[10]), AXES: ",".join(map(str, axes))}
+    starts: list[str] = []
+    ends: list[str] = []
+    for place, axis in enumerate(axes):
+        letter, sizes = LETTERS[len(bottom.dims)][axis], common.dims[bottom][axis]
+        bounds = [(_ints(each[9])[place], _ints(each[10])[place]) for each in params]
+        first = tuple(_absolute(start, size, 0) for (start, _), size in zip(bounds, sizes, strict=True))
+        last = tuple(min(_absolute(end, size, size), size) for (_, end), size in zip(bounds, sizes, strict=True))
+        most = max(size - start for size, start in zip(sizes, first, strict=True))
+        behind = {size - end for size, end in zip(sizes, last, strict=True)}
+        if _differs(first) and all(each == max(size - most, 0) for each, size in zip(first, sizes, strict=True)):
+            # As many as there are, where that is more: ncnn would read what lies in front.
+            starts.append(f"max(-(0{letter},{most}),0)")
+        else:
+            start = common.extent(first, (bottom,), rows)
+            starts.append("" if start is None else common.text(start, bottoms))
+        end: Extent | None
+        if len(behind) == 1:
+            end = -behind.pop() or WHOLE_AXIS
+        elif all(each == min(size, max(last)) for each, size in zip(last, sizes, strict=True)):
+            end = max(last)
+        else:
+            end = common.term(last, (bottom,), rows)
+        ends.append("" if end is None else common.text(end, bottoms))
+    if not all((*starts, *ends)):
+        raise OneSize(f"{where} holds it as a number")
+    if all(text.lstrip("-").isdigit() for text in (*starts, *ends)):
+        return replace(layer, params={**layer.params, 9: list(map(int, starts)), 10: list(map(int, ends))})
+    expressions = {STARTS: ",".join(starts), ENDS: ",".join(ends), AXES: ",".join(map(str, axes))}
     return _readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 9, 10, 11) | expressions))
+
+
+def _absolute(bound: int, size: int, default: int) -> int:
+    """``bound`` of an axis of ``size``, counted from its beginning; ``default`` where it says to take what is there."""
+    if bound == WHOLE_AXIS:
+        return default
+    return max(bound + size, 0) if bound < 0 or (bound == 0 and default) else bound
 
 
 def tile(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
