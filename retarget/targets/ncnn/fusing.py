@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.ncnn.fusing_attention import attention, projections
+from retarget.targets.ncnn.fusing_attention import attention, projections, rotary
 from retarget.targets.ncnn.ops.elementwise import ADD, MUL, NUMBER, SQRT, SQUARE, WITH_NUMBER
 from retarget.targets.ncnn.ops.matmul import BIAS_KIND, BIAS_OF_COLUMNS, HOLDS_RIGHT, NO_BIAS
 from retarget.targets.ncnn.ops.reduction import MEAN
@@ -299,6 +299,7 @@ RULES: Sequence[Rule] = (
     rms_norm,
     weight_of_norm,  # of the one above
     activation,  # behind those above, which make what it looks for
+    rotary,
     attention,
     projections,  # behind attention, likewise
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MUL, NUMBER, WITH_NUMBER
+from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MUL, NEG, NUMBER, WITH_NUMBER
 from retarget.targets.ncnn.ops.matmul import (
     ALPHA,
     BIAS_KIND,
@@ -18,6 +18,9 @@ from retarget.targets.ncnn.ops.matmul import (
 )
 from retarget.targets.ncnn.program import Blob, Layer, Param, Weight
 from retarget.targets.ncnn.rewriting import Found, Graph, is_plain_reshape, reshape_to
+
+REST = -233
+"""As the end of a Crop: all that is left."""
 
 TURNED_RIGHT_OF_TWO = 0
 """A key of MatMul: whether its second matrix is transposed."""
@@ -47,11 +50,19 @@ def attention(graph: Graph, last: Layer) -> Found | None:
     scale, value = scale * number, last.bottoms[1]
     if len(query.dims) != 3 or len(value.dims) != 3 or query.dims[0] != value.dims[0]:
         return None
+    served = _served(graph, value)
     keys = _keys(graph, products)
     if keys is None or keys[0].dims[0] != query.dims[0]:
         return None
     key, before, number = keys
     scale *= number
+    if (
+        served is not None
+        and (keys_once := _served(graph, key)) is not None
+        and keys_once[0].dims[0] == served[0].dims[0]
+    ):
+        key, value = keys_once[0], served[0]
+        before += [*keys_once[1], *served[1]]
     bottoms = [query, key, value]
     if mask is not None:
         whole = _whole(graph, mask, (*query.dims[:2], key.dims[1]), last.origin)
@@ -164,6 +175,97 @@ def _whole(graph: Graph, mask: Blob, wanted: tuple[int, int, int], origin: str) 
     repeats = [want // size for want, size in zip((queries, keys), mask.dims, strict=True)]
     top = Blob((queries, keys), mask.rows)
     return top, [*made, Layer("Tile", (mask,), (top,), {2: repeats}, origin=origin)]
+
+
+def _served(graph: Graph, blob: Blob) -> tuple[Blob, list[Layer]] | None:
+    """``blob`` [heads, positions, size] with each of its heads once, if each is there several times side by side, and
+    the layer that makes it."""
+    moves = graph.through(blob, "Reshape", "Tile")
+    if moves is None or not is_plain_reshape(moves[0]):
+        return None
+    (source,), repeats = moves[1].bottoms, moves[1].params.get(2)
+    if not isinstance(repeats, Sequence) or len(repeats) != len(source.dims):
+        return None
+    heads, positions, size = blob.dims
+    times = blob.size // source.size
+    places = np.arange(source.size)
+    groups = heads // times
+    tiled = np.tile(places.reshape(source.dims), [int(each) for each in repeats]).reshape(heads, -1)
+    if heads % times or not np.array_equal(tiled, np.repeat(places.reshape(groups, -1), times, axis=0)):
+        return None
+    first = graph.source(source)
+    source = first if first.rows == blob.rows else source
+    made = Blob((groups, positions, size), blob.rows)
+    return (source, []) if source.dims == made.dims else (made, [reshape_to(source, made, moves[0].origin)])
+
+
+def rotary(graph: Graph, last: Layer) -> Found | None:
+    """Given:: x * cos + Concat(-second half of x, first half of x) * sin.  Result:: RotaryEmbed(x, cos, sin).
+
+    For constant angles, which are the same for both halves.
+    """
+    if last.type != "BinaryOp" or last.params.get(0, 0) != ADD or len(last.bottoms) != 2:
+        return None
+    products = [graph.own(blob, "BinaryOp") for blob in last.bottoms]
+    for one, other in (products, products[::-1]):
+        if one is None or other is None or {each.params.get(0, 0) for each in (one, other)} != {MUL}:
+            return None
+        for turned, sine in (other.bottoms, other.bottoms[::-1]) if len(other.bottoms) == 2 else ():
+            joined = graph.own(turned, "Concat")
+            x = None if joined is None else _half_turned(graph, joined)
+            if joined is None or x is None or x not in one.bottoms or len(one.bottoms) != 2:
+                continue
+            cosine = one.bottoms[1 - one.bottoms.index(x)]
+            angles = [graph.constant(blob) for blob in (cosine, sine)]
+            if any(each is None for each in angles) or last.tops[0].dims != x.dims or len(x.dims) not in (2, 3):
+                return None
+            before: list[Layer] = []
+            halves = [_half(graph, blob, x, before) for blob in (cosine, sine)]
+            if halves[0] is None or halves[1] is None:
+                return None
+            made = Layer("RotaryEmbed", (x, halves[0], halves[1]), last.tops, origin=last.origin)
+            return Found((joined, one, other, last), made, before=tuple(before))
+    return None
+
+
+def _half_turned(graph: Graph, joined: Layer) -> Blob | None:
+    """What ``joined`` is the halves of along the last axis, the second in front and negative."""
+    if len(joined.bottoms) != 2 or joined.params.get(0, 0) != len(joined.tops[0].dims) - 1:
+        return None
+    negative = graph.own(joined.bottoms[0], "UnaryOp")
+    if negative is None or negative.params.get(0, 0) != NEG:
+        return None
+    second, first = graph.own(negative.bottoms[0], "Crop"), graph.own(joined.bottoms[1], "Crop")
+    if second is None or first is None or first.bottoms != second.bottoms or len(first.bottoms) > 1:
+        return None
+    (x,) = first.bottoms
+    size, axis = x.dims[-1] // 2, len(x.dims) - 1
+    wanted = [([0], [size]), ([size], [REST])]
+    for layer, (start, end) in zip((first, second), wanted, strict=True):
+        found = [layer.params.get(key) for key in (9, 10, 11)]
+        if any(not isinstance(each, Sequence) or isinstance(each, str) for each in found):
+            return None
+        if found != [start, end, [axis]] or layer.tops[0].dims[-1] != size:
+            return None
+    return x
+
+
+def _half(graph: Graph, angles: Blob, x: Blob, before: list[Layer]) -> Blob | None:
+    """The constant ``angles`` of ``x`` [positions, half of the size]; None if those of both halves differ."""
+    array = graph.constant(angles)
+    positions, size = x.dims[-2:]
+    if array is None or array.size != positions * size or array.shape[-2:] != (positions, size):
+        return None
+    first, second = np.split(array.reshape(positions, size), 2, axis=1)
+    if not np.array_equal(first, second):
+        return None
+    held = id(graph.maker[graph.source(angles)].weights[0].array)
+    if held not in graph.halves:
+        graph.halves[held] = Blob((positions, size // 2))
+        sizes: dict[int, Param] = {0: size // 2, 1: positions, 21: 1}
+        weight = Weight(np.ascontiguousarray(first), tagged=False)
+        before.append(Layer("MemoryData", (), (graph.halves[held],), sizes, (weight,)))
+    return graph.halves[held]
 
 
 def projections(graph: Graph, last: Layer) -> Found | None:

@@ -33,6 +33,8 @@ class Graph:
 
     def __init__(self, program: Program) -> None:
         self.maker: dict[Blob, Layer] = {}
+        self.halves: dict[int, Blob] = {}
+        """The ids of constant angles → those of one half, which is what RotaryEmbed takes."""
         self.outputs = set(program.outputs.values())
         self._readers = Counter(program.outputs.values())
         self.layers: list[Layer] = []
@@ -65,10 +67,14 @@ class Graph:
 
     def constant(self, blob: Blob) -> Array | None:
         """The numbers in ``blob`` if they are in the file, in its dims."""
-        layer = self.maker[blob]
-        while is_plain_reshape(layer):
-            layer = self.maker[layer.bottoms[0]]
+        layer = self.maker[self.source(blob)]
         return layer.weights[0].array.reshape(blob.dims) if layer.type == "MemoryData" else None
+
+    def source(self, blob: Blob) -> Blob:
+        """What ``blob`` has the elements of, in their order."""
+        while is_plain_reshape(layer := self.maker[blob]):
+            (blob,) = layer.bottoms
+        return blob
 
     def put(self, found: Found) -> None:
         """Take ``found`` for what it replaces."""

@@ -433,3 +433,54 @@ def test_projections_to_another_width_stay() -> None:
     at = Writing(6, 8)
     program = fused(at.ending(at.gemm(at.side_by_side(at.attended(*operands(at))), 7)))
     assert types(program)[-4:] == ["SDPA", "Permute", "Reshape", "Gemm"]
+
+
+def test_keys_that_several_heads_share_are_there_once() -> None:
+    at = Writing(4, 6, 8)
+    few = at.add("TanH", [at.add("Crop", [at.x], (2, 6, 8), {9: [0], 10: [2], 11: [0]})], (2, 6, 8))
+    tiled = at.add("Tile", [at.reshape(few, 2, 1, 48)], (2, 2, 48), {2: [1, 2, 1]})
+    many = at.reshape(tiled, 4, 6, 8)
+    values = at.reshape(at.add("Tile", [at.reshape(few, 2, 1, 48)], (2, 2, 48), {2: [1, 2, 1]}), 4, 6, 8)
+    program = fused(at.ending(at.attended(at.x, at.permute(many, 1, 4, 8, 6), values)))
+    assert types(program) == ["Crop", "TanH", "SDPA"]
+    assert program.layers[-1].bottoms[1].dims == (2, 6, 8)
+    assert_near(executed(program)[0], executed(at.program)[0], 1e-5)
+
+
+def test_heads_that_are_there_in_turns_stay() -> None:
+    at = Writing(4, 6, 8)
+    few = at.add("TanH", [at.add("Crop", [at.x], (2, 6, 8), {9: [0], 10: [2], 11: [0]})], (2, 6, 8))
+    keys, values = (at.reshape(at.add("Tile", [at.reshape(few, 2, 48)], (4, 48), {2: [2, 1]}), 4, 6, 8) for _ in "kv")
+    program = fused(at.ending(at.attended(at.x, at.permute(keys, 1, 4, 8, 6), values)))
+    assert types(program).count("Tile") == 2
+    assert_near(executed(program)[0], executed(at.program)[0], 1e-5)
+
+
+# ---- RotaryEmbed
+
+
+def rotated(at: Writing, cosine: Array, sine: Array) -> Blob:
+    axis = len(at.x.dims) - 1
+    half = (*at.x.dims[:-1], 4)
+    first = at.add("Crop", [at.x], half, {9: [0], 10: [4], 11: [axis]})
+    second = at.add("UnaryOp", [at.add("Crop", [at.x], half, {9: [4], 10: [-233], 11: [axis]})], half, {0: 1})
+    turned = at.add("Concat", [second, first], at.x.dims, {0: axis})
+    one, other = at.binary(MUL, at.x, at.constant(cosine)), at.binary(MUL, turned, at.constant(sine))
+    return at.binary(ADD, one, other)
+
+
+ROTATION = "Crop Crop UnaryOp Concat BinaryOp BinaryOp BinaryOp"
+
+
+@pytest.mark.parametrize("dims", [(6, 8), (3, 6, 8)])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rotary_embedding(rows: int, dims: tuple[int, ...]) -> None:
+    at = Writing(*dims, rows=rows)
+    shape = (1,) * (len(dims) - 2) + (6, 4)
+    cosine, sine = (np.concatenate([floats(*shape, seed=seed)] * 2, -1) for seed in (2, 3))
+    check(at.ending(rotated(at, cosine, sine)), ROTATION, "RotaryEmbed")
+
+
+def test_angles_that_differ_between_the_halves_stay() -> None:
+    at = Writing(3, 6, 8)
+    check(at.ending(rotated(at, floats(1, 6, 8, seed=2), floats(1, 6, 8, seed=3))), ROTATION, ROTATION)
