@@ -157,16 +157,15 @@ def weights(axis: Scaled, at: Floats, how: How) -> Floats:
     # With antialias the kernel is as much wider as the result is smaller.
     narrow = min(axis.scale, 1.0) if how.antialias else 1.0
     reach = 1 if how.mode == "linear" else 2
-    for row, place in enumerate(at):
-        first = math.floor(place - reach / narrow) + 1
-        taps = np.arange(first, math.ceil(place + reach / narrow))
-        parts = _kernel((taps - place) * narrow, how)
-        inside = (taps >= 0) & (taps < axis.size)
-        if how.exclude_outside:
-            parts = np.where(inside, parts, 0)
-        if how.exclude_outside or how.antialias:
-            parts = parts / parts.sum()
-        np.add.at(matrix[row], np.clip(taps, 0, axis.size - 1), parts)
+    first = np.floor(at - reach / narrow).astype(np.int64) + 1
+    # As many as there can be of each: those beyond the kernel weigh nothing.
+    taps = first[:, None] + np.arange(math.ceil(2 * reach / narrow))
+    parts = _kernel((taps - at[:, None]) * narrow, how)
+    if how.exclude_outside:
+        parts = np.where((taps >= 0) & (taps < axis.size), parts, 0)
+    if how.exclude_outside or how.antialias:
+        parts = parts / parts.sum(axis=1, keepdims=True)
+    np.add.at(matrix, (np.arange(axis.out)[:, None], np.clip(taps, 0, axis.size - 1)), parts)
     return matrix
 
 
