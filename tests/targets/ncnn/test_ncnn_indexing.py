@@ -202,6 +202,7 @@ def test_triangles(batch: int) -> None:
         Node("Trilu", [integers(batch, 3, 3)]),
         Node("Trilu", [truths(batch, 3, 3)]),
         Node("Trilu", [floats(batch, 1, 3)]),
+        Node("Trilu", [unordinary(batch, 4, 1, 1), np.array(1, np.int64)], {"upper": 1}, (1,)),
         Node("Trilu", [floats(batch, 2, 2, 3, 3)]),
     ]
     model, feeds = node_models.model(*nodes)

@@ -60,6 +60,7 @@ def test_places_of_many_axes(batch: int, reduction: str) -> None:
         nd(x, np.array([[-1]]), floats(1, 5, 4, seed=2), reduction),
         nd(x, np.array([0, 2]), floats(4, seed=2), reduction),
         nd(x, np.array([[0, 2, 1], [0, -1, -1]]), floats(2, seed=2), reduction),
+        nd(x[:, 0, 0], np.arange(batch)[::-1, None], floats(batch, seed=2), reduction),
     ]
     if reduction != "none":
         nodes.append(nd(x, np.array([[0, 1], [0, 2], [0, 1]]), floats(3, 4, seed=2), reduction))

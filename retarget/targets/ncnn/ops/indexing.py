@@ -232,6 +232,8 @@ def trilu(call: Call) -> Result:
         keep = ~np.tri(height, width, offset - 1, dtype=bool)
     if keep.all():
         return value
+    if not keep.any():
+        return np.zeros(value.shape, value.dtype)
     x, y = coordinates(np.arange(width), width), coordinates(np.arange(height), height)
     grid = grid_of(call, np.where(keep, x, NOWHERE), np.where(keep, y[:, None], NOWHERE))
     image = call.view(value, (math.prod(value.row[:-2]), height, width))

@@ -31,6 +31,7 @@ from retarget.targets.ncnn.ops.reduction import LARGEST, reduced
 from retarget.targets.ncnn.ops.shape import held, in_shape, is_open
 from retarget.targets.ncnn.ops.slices import concatenated, cut
 from retarget.targets.ncnn.program import Blob
+from retarget.targets.ncnn.rows import aligned
 from retarget.targets.ncnn.values import WHOLE, Refusal, Value
 
 if TYPE_CHECKING:
@@ -150,8 +151,9 @@ def _scattered(call: Call, places: Array, block: int) -> Result:
         at, first = np.unique(places[left], return_index=True)
         now = left[first]
         count = (at.size, block)
-        there = rearranged(call, [value], block, at, count)
-        added = rearranged(call, [updates], block, now, count)
+        there, added = aligned(
+            call, [rearranged(call, [value], block, at, count), rearranged(call, [updates], block, now, count)]
+        )
         made = held(there, binary(call, REDUCTIONS[reduction], there, added)[0], count)
         value = _written(call, value, made, at, np.arange(at.size), block)
         left = np.setdiff1d(left, now)
