@@ -16,6 +16,7 @@ from retarget.targets.ncnn.fusing_attention import attention, projections, rotar
 from retarget.targets.ncnn.ops.elementwise import ADD, MUL, NUMBER, SQRT, SQUARE, WITH_NUMBER
 from retarget.targets.ncnn.ops.matmul import BIAS_KIND, BIAS_OF_COLUMNS, HOLDS_RIGHT, NO_BIAS
 from retarget.targets.ncnn.ops.reduction import MEAN
+from retarget.targets.ncnn.ops.shape import ORDERS
 from retarget.targets.ncnn.program import Blob, Layer, Param, Program, Weight
 from retarget.targets.ncnn.rewriting import Found, Graph, Rule, is_plain_reshape, reshape_to
 from retarget.targets.ncnn.rows import regrouped
@@ -101,6 +102,26 @@ def one_reshape(graph: Graph, last: Layer) -> Found | None:
         return Found((last,), reshape_to(source, top, last.origin))
     made = regrouped(source, top.dims, top.rows, last.origin)
     return Found((last,), Layer("Reshape", (source,), (top,), made.params, origin=last.origin))
+
+
+def one_permute(graph: Graph, last: Layer) -> Found | None:
+    """Given:: Permute(Permute(x)).  Result:: Permute(x), or x itself."""
+    first = graph.own(last.bottoms[0], "Permute") if last.type == "Permute" else None
+    if first is None:
+        return None
+    (source,), (top,) = first.bottoms, last.tops
+    orders = ORDERS[len(top.dims)].split()
+    before, after = orders[_order(first)], orders[_order(last)]
+    order = orders.index("".join(before[orders[0].index(letter)] for letter in after))
+    if order == 0 and top not in graph.outputs:
+        return Found((first, last), instead=source)
+    return Found((first, last), Layer("Permute", (source,), (top,), {0: order}, origin=last.origin))
+
+
+def _order(layer: Layer) -> int:
+    order = layer.params.get(0, 0)
+    assert isinstance(order, int)
+    return order
 
 
 # ---- into the layer in front
@@ -293,6 +314,7 @@ def weight_of_norm(graph: Graph, last: Layer) -> Found | None:
 
 RULES: Sequence[Rule] = (
     one_reshape,
+    one_permute,
     bias,
     gate,
     mish,

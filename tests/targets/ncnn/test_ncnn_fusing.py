@@ -15,6 +15,7 @@ from node_models import floats
 
 from retarget.targets.ncnn import files
 from retarget.targets.ncnn.fusing import fused
+from retarget.targets.ncnn.ops.shape import NAMES, ORDERS
 from retarget.targets.ncnn.program import Blob, Dims, Layer, Param, Program, Weight
 from retarget.targets.ncnn.rows import SIZES
 
@@ -188,6 +189,23 @@ def test_rows_that_move_twice_move_once() -> None:
     whole = Blob((12, 6))
     at.program.layers.append(Layer("Reshape", (at.x,), (whole,), {0: 6, 1: 12, 12: 0}))
     check(at.ending(at.add("TanH", [at.reshape(whole, 72)], (72,))), "Reshape Reshape TanH", "Reshape TanH")
+
+
+@pytest.mark.parametrize(("dims", "first", "second"), [((2, 3, 4), 1, 2), ((2, 3, 4), 3, 5), ((2, 3, 4, 5), 8, 15)])
+def test_permutes_in_a_row_are_one(dims: tuple[int, ...], first: int, second: int) -> None:
+    def after(sizes: tuple[int, ...], order: int) -> list[int]:
+        names = NAMES[len(sizes)]
+        return [sizes[names.index(letter)] for letter in reversed(ORDERS[len(sizes)].split()[order])]
+
+    at = Writing(*dims, rows=2)
+    once = at.permute(at.x, first, *after(dims, first))
+    check(at.ending(at.permute(once, second, *after(once.dims, second))), "Permute Permute", "Permute")
+
+
+def test_a_permute_back_is_none() -> None:
+    at = Writing(2, 3, 4)
+    back = at.permute(at.permute(at.x, 3, 3, 4, 2), 4, 2, 3, 4)
+    check(at.ending(at.add("TanH", [back], back.dims)), "Permute Permute TanH", "TanH")
 
 
 # ---- biases
