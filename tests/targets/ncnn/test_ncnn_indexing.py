@@ -236,7 +236,7 @@ OPEN = {
     "one from the end": """g (float[N,S,4] x) => (float[N,4] y) {
         m = Constant <value_int = -1> () y = Gather <axis = 1> (x, m)
     }""",
-    "of an open axis": "g (float[N,S,4] x, int64[2] i) => (float[N,2,4] y) { y = Gather <axis = 1> (x, i) }",
+    "of an open axis": "g (float[N,S,4] x, int64[11] i) => (float[N,11,4] y) { y = Gather <axis = 1> (x, i) }",
     "of a constant": """g (float[N,S,4] x, float[4,5] w_t) => (float[N,S,5] y) {
         i = ArgMax <axis = 2, keepdims = 0> (x) y = Gather <axis = 0> (w_t, i)
     }""",
