@@ -176,6 +176,23 @@ def test_rounded_values_are_read_by_layers_of_floats(kind: str) -> None:
     ncnn_written.check(model, *({"x": 3 * t.normal(n, 3, 4)} for n in (1, 2, 5)))
 
 
+def test_scales_may_be_computed() -> None:
+    model = t.model("""g (float[N,3,4] x, float s, uint8 z, float[3] each, int8[3] zeros, int8[N,3,4] given)
+        => (uint8[N,3,4] a, float[N,3,4] b, float[N,3,4] c) {
+        [round] a = QuantizeLinear (x, s, z)
+        [back] b = DequantizeLinear (a, s, z)
+        [each_back] c = DequantizeLinear <axis = 1> (given, each, zeros)
+    }""")
+    levels: dict[str, Array] = {
+        "s": np.array(0.03, np.float32),
+        "z": np.array(120, np.uint8),
+        "each": np.array([0.5, 0.25, 2], np.float32),
+        "zeros": np.array([1, 0, -2], np.int8),
+    }
+    for n in (1, 2):
+        ncnn_written.check(model, {"x": t.normal(n, 3, 4), "given": drawn(n, 3, 4), **levels})
+
+
 # ---- several
 
 
