@@ -115,7 +115,7 @@ def test_every_recipe_builds_and_passes_its_gates(families: tuple[str, ...], tmp
     for family, made in build_all(families, tmp_path).items():
         assert [row.name for row in made.artifacts] == [
             f"{target}/{variant}"
-            for target in ("onnxruntime", "openvino", "tflite", "coreml", "tensorrt_rtx")
+            for target in ("onnxruntime", "openvino", "tflite", "coreml", "ncnn", "tensorrt_rtx")
             for variant in ("fp32", "fp16")
         ]
         if made.verdict != "pass":
@@ -140,8 +140,10 @@ def test_a_recipe_lacks_only_what_its_user_knows(base: str, tmp_path: Path) -> N
     own.write_text(f"extends: {RECIPES / base}.yaml\nname: mine\nmodel: {{path: model.pt}}\n")
     read = recipe.load(own)
     assert [variant.name for variant in read.variants] == ["fp32", "fp16"]
-    assert [target.name for target in read.targets] == ["onnxruntime", "openvino", "tflite", "coreml", "tensorrt_rtx"]
-    assert set(read.gates.verified) == {"onnxruntime", "openvino", "tflite"}
+    assert [target.name for target in read.targets] == [
+        *("onnxruntime", "openvino", "tflite", "coreml", "ncnn", "tensorrt_rtx")
+    ]
+    assert set(read.gates.verified) == {"onnxruntime", "openvino", "tflite", "ncnn"}
     symbols = {symbol for spec in read.input_specs() for symbol in spec.symbols}
     assert "N" in symbols
     assert symbols == set(read.model.shapes)
