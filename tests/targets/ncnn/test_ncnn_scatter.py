@@ -75,6 +75,13 @@ def test_a_part_is_written_into_each_row() -> None:
     assert written.layers(model) == ["Concat", "Split", "Crop", "Crop", "Crop", "Concat"]
 
 
+def test_parts_of_more_elements_than_are_told_apart() -> None:
+    """Seven lines of an image are copied whole."""
+    lines = np.array([[0, line] for line in range(1, 14, 2)])
+    model, feeds = node_models.model(nd(floats(1, 16, 1 << 17), lines, floats(7, 1 << 17, seed=2)))
+    written.check(model, feeds)
+
+
 def computed(node: Node) -> Node:
     return Node(node.operator, node.operands, node.attributes)
 

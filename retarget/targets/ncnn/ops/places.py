@@ -199,12 +199,20 @@ def rearranged(call: Call, values: Sequence[Value], block: int, which: Array, sh
     own = _of_each_row(which, counts, rows) if rows > 1 and shape and shape[0] % rows == 0 else None
     if own is None:
         rows, own = 1, which
+    each = [count // rows for count in counts]
+    together = _side_by_side(own, each)
     flat = [
-        in_shape(call, call.with_rows(value, rows), (rows, count // rows, block))
-        for value, count in zip(values, counts, strict=True)
+        in_shape(call, call.with_rows(value, rows), (rows, count // together, block * together))
+        for value, count in zip(values, each, strict=True)
     ]
-    joined = concatenated(call, flat, 1)
-    return in_shape(call, taken(call, joined, 1, [int(place) for place in own]), shape)
+    joined_values = concatenated(call, flat, 1)
+    return in_shape(call, taken(call, joined_values, 1, [int(place) for place in own[::together] // together]), shape)
+
+
+def _side_by_side(which: Array, counts: Sequence[int]) -> int:
+    """How many of ``which`` always follow each other, and so can be taken as one."""
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(which) != 1) + 1])
+    return math.gcd(which.size, *counts, *map(int, np.unique(starts)), *map(int, np.unique(which[starts])))
 
 
 def _of_each_row(which: Array, counts: Sequence[int], rows: int) -> Array | None:

@@ -166,8 +166,7 @@ def _written(call: Call, value: Value, updates: Value, places: Array, which: Arr
     """``updates`` number ``which`` over ``value`` at ``places``; of two at one place the later one."""
     total = math.prod(value.shape) // block
     chosen = np.arange(total)
-    for place, update in zip(places, which, strict=True):
-        chosen[place] = total + update
+    chosen[places] = total + which
     return rearranged(call, [value, updates], block, chosen, value.shape)
 
 
