@@ -37,14 +37,14 @@ MULTIPLY = 2
 
 @dataclass(eq=False)
 class Lowering(Walk[Operand]):
-    """One run over a graph. Symbolic dimensions are ``sizes``. ``batch``: as many rows as axis 0 of the inputs has; 1:
-    all of it is in the dims of blobs."""
+    """One run over a graph. Symbolic dimensions are ``sizes``. ``batch``: which dimension of axis 0 of inputs is rows,
+    by its name, or its size where it has none; None: all is in the dims of blobs."""
 
     model: ir.Model
     job: EmitJob
     sizes: Mapping[str, int]
     ops: Mapping[str, Op]
-    batch: int = 1
+    batch: str | int | None = None
     program: Program = field(default_factory=Program)
     refusals: list[legal.Refusal] = field(default_factory=list)
     env: dict[ir.Value, Operand | None] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class Lowering(Walk[Operand]):
             self.refusals.append((name, "input", reason or "its type is not known"))
             self.env[value] = None
             return
-        rows = self.batch if shape and shape[0] == self.batch else 1
+        rows = shape[0] if self.batch is not None and _first(value) == self.batch else 1
         dtype = value.dtype.numpy()
         largest = min(float(WHOLE), float(np.iinfo(dtype.name).max)) if dtype.kind in "iu" else math.inf
         self.program.inputs[name] = []
@@ -233,18 +233,24 @@ class Lowering(Walk[Operand]):
         return Value(codes.shape, quantized.dtype, self._rounded[codes.blob], codes.rows)
 
 
-def batches(model: ir.Model, sizes: Mapping[str, int]) -> list[int]:
-    """What may be the rows: the sizes of axis 0 of the model's inputs, the most frequent first, and in the end 1."""
-    shapes = [value.shape for value in model.graph.inputs if value.shape is not None and len(value.shape)]
-    firsts = Counter(first if isinstance(first := shape[0], int) else str(first.value) for shape in shapes)
-    found = [sizes[first] if isinstance(first, str) else first for first, _ in firsts.most_common()]
-    return list(dict.fromkeys((*found, 1)))
+def batches(model: ir.Model) -> list[str | int | None]:
+    """What may be the rows: what axis 0 of the inputs is called, the most frequent first, and in the end None."""
+    firsts = Counter(first for value in model.graph.inputs if (first := _first(value)) not in (None, 1))
+    return [*(first for first, _ in firsts.most_common()), None]
+
+
+def _first(value: ir.Value) -> str | int | None:
+    """The name of axis 0 of an input, or its size where it has none."""
+    if value.shape is None or not len(value.shape):
+        return None
+    first = value.shape[0]
+    return first if isinstance(first, int) else str(first.value)
 
 
 def lowered(model: ir.Model, job: EmitJob, sizes: Mapping[str, int], ops: Mapping[str, Op]) -> Lowering:
     """The model at ``sizes`` with those rows that leave the fewest nodes out, and then move the least."""
     found: list[Lowering] = []
-    for batch in batches(model, sizes):
+    for batch in batches(model):
         lowering = Lowering(model, job, sizes, ops, batch)
         lowering.run()
         lowering.feed_unread()
