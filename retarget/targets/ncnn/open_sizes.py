@@ -289,4 +289,7 @@ def _equal(one: Weight, other: Weight) -> bool:
         return False
     if left.__array_interface__["data"] == right.__array_interface__["data"] and left.strides == right.strides:
         return True
-    return np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+    # Where there is no NaN, which takes twice as long to allow for.
+    return np.array_equal(left, right) or (
+        left.dtype.kind == "f" and bool(np.isnan(left).any()) and np.array_equal(left, right, equal_nan=True)
+    )

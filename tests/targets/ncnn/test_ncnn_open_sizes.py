@@ -254,6 +254,88 @@ def test_an_image_resized_to_the_size_of_another() -> None:
     ], N=RANGE, H=wide, W=wide)  # fmt: skip
 
 
+def test_two_sizes_that_are_divided_until_they_are_alike() -> None:
+    """16 to 48 are 2 to 6 when they are divided by 8: sizes near one another are the same then."""
+    wide = DimRange(16, 32, 48)
+    check("""g (float[N,3,H,W] x, float[4,3,4,4] w_a, float[8,4,2,2] w_b, float[8,8] w_c) => (float[N,8,P,Q] z) {
+        a = Conv<strides = [4,4]>(x, w_a)
+        b = Conv<strides = [2,2]>(a, w_b)
+        c = Transpose<perm = [0,2,3,1]>(b)
+        d = MatMul(c, w_c)
+        e = Transpose<perm = [0,3,1,2]>(d)
+        z = Add(e, b)
+    }""", *[
+        {"N": n, "H": h, "W": w} for n, h, w in ((1, 16, 16), (4, 32, 32), (9, 48, 48), (1, 48, 16), (3, 16, 40))
+    ], N=RANGE, H=wide, W=wide)  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_positions_of_ids(step: int) -> None:
+    """The length is read from the ids, which have rows, for a table that has none; turned around it is its end."""
+    first, last = ("zero", "length") if step > 0 else ("length_less", "step")
+    layers = check(
+        f"""g (int64[N,S] ids, float[8,6] w_words, float[16,6] w_places) => (float[N,S,6] z) {{
+            zero = Constant<value = int64 {{0}}>()
+            step = Constant<value = int64 {{{step}}}>()
+            sizes = Shape<start = 1, end = 2>(ids)
+            length = Squeeze(sizes)
+            length_less = Add(length, step)
+            places = Range({first}, {last}, step)
+            p = Gather(w_places, places)
+            w = Gather(w_words, ids)
+            z = Add(w, p)
+        }}""",
+        *each("N", "S"), N=RANGE, S=RANGE,
+    )  # fmt: skip
+    assert "Crop" in [line.type for line in layers]
+
+
+def test_a_token_in_front_of_each_row() -> None:
+    check(
+        """g (float[N,S,8] x, float[1,1,8] w_c) => (float[N,P,8] z) {
+            zero = Constant<value = int64[1] {0}>()
+            one = Constant<value = int64[1] {1}>()
+            rest = Constant<value = int64[2] {1,8}>()
+            shape = Shape(x)
+            n = Slice(shape, zero, one)
+            to = Concat<axis = 0>(n, rest)
+            c = Expand(w_c, to)
+            z = Concat<axis = 1>(c, x)
+        }""",
+        *each("N", "S"), N=RANGE, S=RANGE,
+    )  # fmt: skip
+
+
+def test_what_mixes_rows() -> None:
+    check(
+        """g (float[N,S,8] x, float[8,6] w_a) => (float[N,S,6] z, float[S,8] y) {
+            flat = Constant<value = int64[2] {-1,8}>()
+            axis = Constant<value = int64[1] {0}>()
+            six = Constant<value = int64[1] {6}>()
+            y = ReduceMean<keepdims = 0>(x, axis)
+            a = Reshape(x, flat)
+            b = Softmax<axis = 0>(a)
+            c = MatMul(b, w_a)
+            sizes = Shape<start = 0, end = 2>(x)
+            to = Concat<axis = 0>(sizes, six)
+            z = Reshape(c, to)
+        }""",
+        *each("N", "S"), N=RANGE, S=RANGE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_a_recurrent_layer(direction: str) -> None:
+    both = 2 if direction == "bidirectional" else 1
+    check(
+        f"""g (float[T,N,8] x, float[{both},16,8] w_w, float[{both},16,4] w_r)
+            => (float[T,{both},N,4] z, float[{both},N,4] h) {{
+            z, h = LSTM<hidden_size = 4, direction = "{direction}">(x, w_w, w_r)
+        }}""",
+        *each("N", "T"), N=RANGE, T=RANGE,
+    )  # fmt: skip
+
+
 def test_what_cannot_stay_open_is_said() -> None:
     sizes, notes = fixed(
         """g (float[N,S] x) => (float[N,S] z) {
