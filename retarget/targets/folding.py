@@ -38,6 +38,16 @@ def folded(node: ir.Node, operands: Mapping[str, Array]) -> list[Array] | None:
     return [np.asarray(array) for array in _computed(alone, feeds)]
 
 
+def window(node: ir.Node, length: int | None) -> Array | None:
+    """A Hann, Hamming or Blackman window, also where its size is an input: it must be ``length`` then, which ONNX says
+    of the result. None where that, or the type of the size, is not known."""
+    (source,) = node.inputs
+    if length is None or source is None or source.dtype is None:
+        return None
+    computed = folded(node, {source.name or "": np.asarray(length, source.dtype.numpy())})
+    return None if computed is None else computed[0]
+
+
 def _computed(alone: ir.Model, feeds: Feeds) -> Sequence[Array]:
     """The outputs of a model of one node. ONNX's own evaluator is wrong in places, and asked only where it must be."""
     try:

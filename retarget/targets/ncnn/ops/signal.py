@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from retarget.targets import fourier
-from retarget.targets.ncnn.call import Call, Op
+from retarget.targets import folding, fourier
+from retarget.targets.ncnn.call import INTEGERS, Call, Op
 from retarget.targets.ncnn.ops.elementwise import MUL, joined
 from retarget.targets.ncnn.ops.matmul import linear
 from retarget.targets.ncnn.ops.shape import held, in_shape, transposed
@@ -69,4 +69,16 @@ def stft(call: Call) -> Result:
     return transposed(call, found, (0, 3, 1, 2))
 
 
-OPS: Mapping[str, Op] = {"DFT": Op(dft), "STFT": Op(stft)}
+def windowed(call: Call) -> Result:
+    """A window function, of as many numbers as the model says that there are."""
+    made = folding.window(call.node, (call.declared() or (None,))[0])
+    if made is None:
+        raise Refusal("its size is computed, and the model does not say how long its result is")
+    return made
+
+
+OPS: Mapping[str, Op] = {
+    **dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow"), Op(windowed, INTEGERS)),
+    "DFT": Op(dft),
+    "STFT": Op(stft),
+}
