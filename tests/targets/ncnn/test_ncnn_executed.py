@@ -132,6 +132,11 @@ CASES = {
         54 * 4 * 64,
     ),
     "constant": ("g (float[N,7,12] x, float[12,5] w_a) => (float[N,7,5] y) { y = MatMul(x, w_a) }", 7 * 12 * 5),
+    "recurrent": (
+        "g (float[5,N,3] x, float[1,16,3] w_a, float[1,16,4] w_r) => (float[5,1,N,4] y)"
+        " { y = LSTM<hidden_size = 4>(x, w_a, w_r) }",
+        5 * 16 * (3 + 4),
+    ),
     "product": (
         "g (float[N,2,7,12] x, float[N,2,12,5] z) => (float[N,2,7,5] y) { y = MatMul(x, z) }",
         2 * 7 * 12 * 5,
