@@ -133,8 +133,9 @@ CASES = {
     ),
     "constant": ("g (float[N,7,12] x, float[12,5] w_a) => (float[N,7,5] y) { y = MatMul(x, w_a) }", 7 * 12 * 5),
     "recurrent": (
-        "g (float[5,N,3] x, float[1,16,3] w_a, float[1,16,4] w_r) => (float[5,1,N,4] y)"
-        " { y = LSTM<hidden_size = 4>(x, w_a, w_r) }",
+        """g (float[5,N,3] x, float[1,16,3] w_a, float[1,16,4] w_r) => (float[5,1,N,4] y) {
+            y = LSTM<hidden_size = 4>(x, w_a, w_r)
+        }""",
         5 * 16 * (3 + 4),
     ),
     "product": (
