@@ -37,6 +37,8 @@ _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1, "And": True, "Or":
 _COMMUTES = frozenset({"Add", "Mul", "And", "Or"})
 _SPREADS = frozenset({"Expand", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Tile", "Slice"})
 """Operators whose output holds only numbers of their first input."""
+_MASK_BYTES = 1 << 26
+"""Constants up to this size are looked at for being one number: an attention mask has an element for every two places."""
 
 
 class RemoveNoops(Rewriting):
@@ -65,10 +67,11 @@ def uniform(value: ir.Value | None, depth: int = 8) -> float | None:
 
     ``depth`` bounds how many nodes are looked through.
     """
-    array = constant(value)
+    array = constant(value, _MASK_BYTES)
     if array is not None:
-        first = array.ravel()[:1]
-        return float(first[0]) if array.size and array.dtype.kind in "fiub" and (array == first[0]).all() else None
+        ends = array.ravel()[[0, -1]] if array.size and array.dtype.kind in "fiub" else None
+        # Weights end otherwise than they begin, and are not read throughout.
+        return float(ends[0]) if ends is not None and ends[0] == ends[1] and (array == ends[0]).all() else None
     node = None if value is None or is_constant(value) else value.producer()
     if node is None or node.domain or depth == 0:
         return None

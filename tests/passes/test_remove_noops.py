@@ -160,3 +160,12 @@ def test_default_of_an_input_is_no_constant() -> None:
     text = "g (float[N,4] x, float zero) => (float[N,4] y) { y = Add(x, zero) }"
     feeds = {"x": np.ones((2, 4), "f"), "zero": np.array(3, "f")}
     assert not run_pass(RemoveNoops(), text, {"zero": CONSTANTS["zero"]}, feeds=feeds).modified
+
+
+def test_an_attention_mask_that_hides_nothing_is_removed() -> None:
+    """At the size that a vision transformer has, and unless it hides a single place."""
+    text = "g (float[N,3,197,197] input) => (float[N,3,197,197] output) { y = Add(input, mask) output = Sigmoid(y) }"
+    mask = np.zeros((1, 1, 197, 197), "f")
+    assert run_pass(RemoveNoops(), text, {"mask": mask}).ops == ["Sigmoid"]
+    mask[..., 100, 100] = -1.0
+    assert run_pass(RemoveNoops(), text, {"mask": mask}).ops == ["Add", "Sigmoid"]
