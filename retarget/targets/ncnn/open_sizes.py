@@ -6,11 +6,12 @@ Of those
 - one number of a Reshape becomes -1;
 - others of it, ends of slices and sizes of resized images become expressions: ncnn computes them, when it runs, from
   the dims of the layer's own blobs or of further ones that it is given only for that (``4h`` is the h of the fifth);
-- a constant that begins as the largest does, such as positions, is cut from that;
+- a constant that begins or ends as the largest does, such as positions, is cut from that;
 - with anything else the dimension has one size in the files.
 
 An expression is taken where it is right at every size that was looked at. All are above 1, as what has one element may
-be written otherwise, and other than one another: the program is then, layer by layer, what would be written for each.
+be written otherwise; other than one another; and among them are the largest of each dimension with small ones of all
+others, so that none is taken for another. The program is then, layer by layer, what would be written for each of them.
 """
 
 from __future__ import annotations
