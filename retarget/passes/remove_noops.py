@@ -38,7 +38,7 @@ _COMMUTES = frozenset({"Add", "Mul", "And", "Or"})
 _SPREADS = frozenset({"Expand", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Tile", "Slice"})
 """Operators whose output holds only numbers of their first input."""
 _MASK_BYTES = 1 << 26
-"""Constants up to this size are looked at for being one number: an attention mask has an element for every two places."""
+"""Constants up to this size are looked at for being one number: an attention mask has one for every two places."""
 
 
 class RemoveNoops(Rewriting):
