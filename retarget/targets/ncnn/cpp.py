@@ -107,7 +107,10 @@ def source(says: sidecar.Sidecar, sizes: Mapping[str, int]) -> str:
         + "".join(f"    net.opt.{name} = {str(on).lower()};\n" for name, on in says.parity_options.items()),
     )
     named = _identifiers(says, sizes)
-    constants = "".join(f"    const int {named[name]} = {sizes[name]}; // any\n" for name in named)
+    constants = "".join(
+        f"    const int {named[name]} = {sizes[name]}; // {says.ranges[name][0]} to {says.ranges[name][1]}\n"
+        for name in named
+    )
     body = [
         *([f"\n{constants}"] if constants else []),
         *(_input(place, number, value, held, named) for place, number, value, held in _blobs(says)),

@@ -93,6 +93,7 @@ def _sidecar(program: Program, job: EmitJob, sizes: Mapping[str, int], fixed: Ma
         precision=job.precision,
         checked_with=f"ncnn {version_of('ncnn')}",
         sizes=dict(sorted(fixed.items())),
+        ranges={name: (extent.min, extent.max) for name, extent in sorted(job.shapes.items()) if name not in fixed},
         inputs=tuple(sidecar.value(spec, program.inputs[spec.name], sizes, fixed) for spec in job.inputs),
         outputs=tuple(
             sidecar.value(spec, [program.outputs[spec.name]], _named(spec, program.shapes[spec.name]), fixed)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from retarget.adapt import Adapted, numpy_dtype
-from retarget.errors import MissingToolchain, NotExecutable, ToolchainFailure
+from retarget.errors import MissingToolchain, NotExecutable, RetargetError, ToolchainFailure
 from retarget.facts import EmitFacts
 from retarget.protocols import Runner
 from retarget.targets import ncnn as target
@@ -69,15 +69,16 @@ class Loaded:
     def run(self, feeds: Feeds) -> Outputs:
         """All outputs by name, integers and truth values as such.
 
-        Raises ``ToolchainFailure`` where a layer fails.
+        Raises ``RetargetError`` for sizes that the files are not for, ``ToolchainFailure`` where a layer fails.
         """
-        mats = {held.name: self._mat(_fed(value, feeds), held) for value in self._says.inputs for held in value.blobs}
         symbols = self._says.sizes | {
             dim: size
             for value in self._says.inputs
             for dim, size in zip(value.shape, _fed(value, feeds).shape, strict=True)
             if isinstance(dim, str)
         }
+        _check(symbols, self._says)
+        mats = {held.name: self._mat(_fed(value, feeds), held) for value in self._says.inputs for held in value.blobs}
         found: Outputs = {}
         for value, array in zip(self._says.outputs, self._given(mats), strict=True):
             if isinstance(array, int):
@@ -135,6 +136,15 @@ class Loaded:
 
 def _fed(value: sidecar.Value, feeds: Feeds) -> Array:
     return next(feeds[held.name] for held in value.blobs if held.name in feeds)
+
+
+def _check(symbols: Mapping[str, int], says: sidecar.Sidecar) -> None:
+    for symbol, (least, most) in says.ranges.items():
+        if not least <= symbols.get(symbol, least) <= most:
+            raise RetargetError(
+                f"{symbol} is {symbols[symbol]}, and the files are for {least} to {most}",
+                "build them for it: `shapes` in the recipe, or --shape",
+            )
 
 
 def shape_of(value: sidecar.Value, given: Sequence[int], symbols: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -87,6 +87,9 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     """Of ``ncnn::Option``: with these nothing is rounded beyond what is rounded in the files."""
     sizes: dict[str, int]
     """Symbolic dimensions that have one size alone."""
+    ranges: dict[str, tuple[int, int]]
+    """Those that are open → the smallest and the largest size. Beyond it constants that are cut to size end, of which
+    ncnn says nothing."""
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 

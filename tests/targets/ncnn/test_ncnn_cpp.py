@@ -89,7 +89,7 @@ def test_inputs_have_the_dims_and_types_of_their_blobs(tmp_path: Path) -> None:
     assert "ncnn::Mat input1(size_T, (size_t)4u, 1, size_N);" in source
     assert "ncnn::Mat input2(3, 2);" in source
     assert source.count("std::vector<int> elements(") == 1
-    assert "const int size_N = 3; // any" in source
+    assert "const int size_N = 3; // 1 to 8" in source
     assert "net.opt.use_fp16_storage = false;" in source
 
 
