@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import target_testing
 from ncnn_written import check, layers, refused
 from node_models import Node, floats, integers, model, of_text, truths
 
@@ -136,3 +137,12 @@ def test_positions_along_an_open_axis() -> None:
     made = of_text("float[N,S,4] x", "ArgMax<axis=1>(x)", "int64 y")
     fed = [{"x": integers(rows, size, 4, low=0, high=3, dtype="float32")} for rows, size in ((2, 5), (3, 9), (1, 2))]
     check(made, *fed, N=DimRange(1, 2, 4), S=DimRange(2, 5, 9))
+
+
+def test_the_mean_of_an_image_is_a_pool() -> None:
+    image = target_testing.model("""g (float[N,3,5,4] x) => (float[N,3] y) {
+        axes = Constant <value_ints = [2, 3]> ()
+        y = ReduceMean <keepdims = 0> (x, axes)
+    }""")
+    check(image, *(target_testing.feeds(image, size) for size in (1, 4)))
+    assert layers(image) == ["Pooling"]

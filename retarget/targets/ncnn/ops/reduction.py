@@ -33,6 +33,8 @@ from retarget.targets.ncnn.values import Refusal, Result, Value
 
 SUM, SUM_OF_SIZES, SUM_OF_SQUARES, MEAN, LARGEST, SMALLEST, PRODUCT, LENGTH, LOG_OF_SUM = 0, 1, 2, 3, 4, 5, 6, 8, 9
 """``0`` of Reduction."""
+AVERAGE_OF_ALL: Mapping[int, Param] = {0: 1, 4: 1}
+"""Of Pooling: the kind, and that it is of each channel's whole image."""
 
 
 def reduced(call: Call, operation: int, blob: Blob, places: Sequence[int], *, keeps: bool = True) -> Blob:
@@ -120,11 +122,16 @@ def _absolute(call: Call, blob: Blob) -> Blob:
 
 
 def reduce_mean(call: Call) -> Result:
-    """Of integers: the sum divided by the count, towards zero."""
-    if call.dtype(0).kind == "f":
-        return reduction(MEAN)(call)
+    """Of integers: the sum divided by the count, towards zero. Of images as a pool, which takes channels in packs as
+    the layers around it do."""
     axes = reduced_axes(call)
     blob, places = _laid(call, axes)
+    if call.dtype(0).kind == "f":
+        if len(blob.dims) == 3 and places == (1, 2) and not keeps(call):
+            blob = call.add("Pooling", (blob,), blob.dims[:1], AVERAGE_OF_ALL)
+        elif places:
+            blob = reduced(call, MEAN, blob, places, keeps=keeps(call))
+        return call.made(blob, shape_of(call, axes))
     count = math.prod(call.shape(0)[axis] for axis in axes)
     if call.largest(0) * count > 1 << 24:
         raise Refusal("the sum of its integers may be beyond 2^24, up to which float32 holds all")
