@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -22,6 +23,9 @@ from retarget.targets.ncnn.ops import OPS
 from retarget.targets.ncnn.program import Program, word
 from retarget.targets.ncnn.requantizing import requantized, turned_late
 
+if TYPE_CHECKING:
+    from retarget.protocols import Array
+
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 
 WORTH_SAYING = 0.01
@@ -30,17 +34,25 @@ WORTH_SAYING = 0.01
 
 def check(model: ir.Model, job: EmitJob) -> list[legal.Refusal]:
     """Every node that cannot be written, each with its reason."""
-    return _lowered(model, job).refusals
+    return lowered(model, job, _opt(job), OPS).refusals
 
 
 def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     """``out/model.ncnn.param``, ``out/model.ncnn.bin``, ``out/model.ncnn.json`` and ``out/tensors.json``; where the
     options ask for it, ``out/model.ncnn.cpp``."""
     assert isinstance(job.options, ncnn.Options)
-    lowering = _lowered(model, job)
-    if lowering.refusals:
-        raise unsupported("ncnn", lowering.refusals)
-    made = opened(lambda sizes: _program(model, job, sizes), job.shapes, _own_sizes(model))
+    arrays: dict[int, Array] = {}
+    first = lowered(model, job, _opt(job), OPS, arrays)
+    if first.refusals:
+        raise unsupported("ncnn", first.refusals)
+
+    unused = [first]
+
+    def program_at(sizes: Mapping[str, int]) -> Program | str:
+        is_first = unused and sizes == first.sizes
+        return _program(unused.pop() if is_first else lowered(model, job, sizes, OPS, arrays))
+
+    made = opened(program_at, job.shapes, _own_sizes(model))
     names = _words([*made.program.inputs, *made.program.outputs])
     program = made.program.finished(names)
     says = _sidecar(program, job, made.sizes, {symbol: job.shapes[symbol].opt for symbol in made.fixed})
@@ -48,9 +60,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     sidecar.write(says, out / sidecar.FILE)
     tensor_map.write(_tensors(program), out / tensor_map.FILE)
     if job.options.emit_cpp:
-        (out / cpp.FILE).write_text(
-            cpp.source(says, {symbol: extent.opt for symbol, extent in job.shapes.items()}), encoding="utf-8"
-        )
+        (out / cpp.FILE).write_text(cpp.source(says, _opt(job)), encoding="utf-8")
     return _facts(job, says, _read_back(out), made.fixed)
 
 
@@ -60,17 +70,16 @@ def _own_sizes(model: ir.Model) -> set[int]:
     return {dim for value in values if value.shape is not None for dim in value.shape.dims if isinstance(dim, int)}
 
 
-def _program(model: ir.Model, job: EmitJob, sizes: Mapping[str, int]) -> Program | str:
-    """The model's program at ``sizes``, or why there is none."""
-    lowering = lowered(model, job, sizes, OPS)
+def _program(lowering: Lowering) -> Program | str:
+    """The program, or why there is none."""
     if lowering.refusals:
         name, operator, reason = lowering.refusals[0]
         return f"{operator} '{name}': {reason}"
     return requantized(fused(turned_late(lowering.program)))
 
 
-def _lowered(model: ir.Model, job: EmitJob) -> Lowering:
-    return lowered(model, job, {symbol: extent.opt for symbol, extent in job.shapes.items()}, OPS)
+def _opt(job: EmitJob) -> dict[str, int]:
+    return {symbol: extent.opt for symbol, extent in job.shapes.items()}
 
 
 def _words(names: Sequence[str]) -> dict[str, str]:

@@ -52,6 +52,8 @@ class Lowering(Walk[Operand]):
     """Reshapes that move rows."""
     _views: dict[tuple[Blob, Dims], Blob] = field(default_factory=dict)
     _memory: dict[tuple[int, Dims], tuple[Array, Blob]] = field(default_factory=dict)
+    arrays: dict[int, Array] = field(default_factory=dict)
+    """The ``id`` of a tensor of the model → its elements, of which onnx_ir makes a copy each time that it is asked."""
     _constants: dict[Blob, Array] = field(default_factory=dict)
     _fed: dict[tuple[str, Kind], Blob] = field(default_factory=dict)
     _rounded: dict[Blob, Blob] = field(default_factory=dict)
@@ -72,7 +74,9 @@ class Lowering(Walk[Operand]):
     # ---- nodes
 
     def operand_of(self, tensor: ir.TensorProtocol) -> Operand:
-        return np.asarray(tensor.numpy())
+        if id(tensor) not in self.arrays:
+            self.arrays[id(tensor)] = np.asarray(tensor.numpy())
+        return self.arrays[id(tensor)]
 
     def write(self, node: ir.Node, operands: Sequence[Operand | None]) -> None:
         made: Result | Sequence[Result] = folded_arrays(node, operands)
@@ -247,11 +251,21 @@ def _first(value: ir.Value) -> str | int | None:
     return first if isinstance(first, int) else str(first.value)
 
 
-def lowered(model: ir.Model, job: EmitJob, sizes: Mapping[str, int], ops: Mapping[str, Op]) -> Lowering:
-    """The model at ``sizes`` with those rows that leave the fewest nodes out, and then move the least."""
+def lowered(
+    model: ir.Model,
+    job: EmitJob,
+    sizes: Mapping[str, int],
+    ops: Mapping[str, Op],
+    arrays: dict[int, Array] | None = None,
+) -> Lowering:
+    """The model at ``sizes`` with those rows that leave the fewest nodes out, and then move the least.
+
+    ``arrays``: the model's constants by what they are in it (`Lowering.arrays`), for others that lower the same model.
+    """
+    arrays = {} if arrays is None else arrays
     found: list[Lowering] = []
     for batch in batches(model):
-        lowering = Lowering(model, job, sizes, ops, batch)
+        lowering = Lowering(model, job, sizes, ops, batch, arrays=arrays)
         lowering.run()
         lowering.feed_unread()
         found.append(lowering)
