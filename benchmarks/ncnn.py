@@ -3,10 +3,11 @@
 ``retarget`` and ``pnnx`` get the same ONNX file, a batch of one and fixed sizes, which pnnx is told too
 (``inputshape``), and both write weights in float32 (``fp16=0``). ``pnnx-torch`` is what most of pnnx's users give it,
 the module itself: its weights and structure as `torch.jit.trace` saves them, which pnnx then reads. Its times are
-printed and not compared, because what it starts from is another thing; its files are. Every tool runs in a process of
-its own. What it took is as in `benchmarks.peers`: ``process`` of pnnx is the program `pnnx` as pip installs it, which
-imports PyTorch before it starts the converter, and its ``work`` is the converter alone; of ``pnnx-torch`` it is all
-from the module to the files.
+printed and not compared, because what it starts from is another thing; its files are. ``emit`` is retarget's emitter
+alone, as a build's last step has it before it, from the optimized model. Every tool runs in a process of its own. What
+it took is as in `benchmarks.peers`: ``process`` of pnnx is the program `pnnx` as pip installs it, which imports PyTorch
+before it starts the converter, and its ``work`` is the converter alone; of ``pnnx-torch`` it is all from the module to
+the files.
 
 A tool's exit status says little: what it wrote is sound if ncnn loads it, executes it in a process that survives, and
 gives what ONNX Runtime makes of the ONNX file, without optimizations. pnnx's files are fed as the example says that it
@@ -41,10 +42,12 @@ from benchmarks.peers import FIGURES, SOUND_DB, Made, absent, costs, costs_head,
 if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds, Outputs
 
-Who: TypeAlias = Literal["retarget", "pnnx", "pnnx-torch"]
+Who: TypeAlias = Literal["retarget", "emit", "pnnx", "pnnx-torch"]
 
 PEER = "pnnx==20261020"
 TOOLS: Sequence[Who] = get_args(Who)
+FILES: Sequence[Who] = ("retarget", "pnnx", "pnnx-torch")
+"""Those whose files are looked at; of ``emit`` they are ``retarget``'s."""
 PEERS: Sequence[Who] = ("pnnx", "pnnx-torch")
 MODELS = (
     "mobilenet_v2", "resnet50", "convnext_tiny", "vit_tiny", "swin_tiny", "deeplab", "segformer_b0", "yolo",
@@ -73,6 +76,14 @@ def run_retarget(source: Path, out: Path) -> Cost:
         (out / "facts.json").write_bytes(msgspec.json.encode(facts))
 
     return cost(work)
+
+
+def run_emit(source: Path, out: Path) -> Cost:
+    from benchmarks import emit
+    from retarget import catalog, graph
+
+    catalog.target_emit("ncnn")
+    return cost(lambda: emit.write("ncnn", graph.load(source), out, {}))
 
 
 def run_pnnx_torch(name: str, out: Path) -> Cost:
@@ -124,23 +135,35 @@ class Place:
 
         return subjects.prepare(name, self.folder / "models").absolute()
 
+    def optimized(self, name: str) -> Path:
+        """The model after the default preset, as a build stores it: weights in a file of their own."""
+        from benchmarks import emit
+        from retarget import graph
+
+        path = (self.folder / "optimized" / name / "model.onnx").absolute()
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path.parent.mkdir(parents=True)
+        graph.save(emit.optimized(load(self.source(name))), path)
+        return path
+
     def out(self, name: str, who: Who) -> Path:
         return (self.folder / "made" / name / who).absolute()
 
     def made(self, name: str, source: Path) -> dict[Who, Made]:
         """By every tool, in turn; of each what took the least CPU time, or the first failure."""
         found: dict[Who, Made] = {}
+        optimized = self.optimized(name)
         for _ in range(self.turns):
             for who in TOOLS:
                 if who in found and found[who].process.error:
                     continue
-                made = self._made(name, who, source)
+                made = self._made(name, who, optimized if who == "emit" else source)
                 if who not in found or made.process.error or made.cpu_seconds < found[who].cpu_seconds:
                     found[who] = made
         return found
 
     def _made(self, name: str, who: Who, source: Path) -> Made:
-        if who != "retarget" and not installed():
+        if who in PEERS and not installed():
             return absent("not installed: python -m benchmarks.ncnn --install")
         out = self.out(name, who)
         shutil.rmtree(out, ignore_errors=True)
@@ -341,7 +364,7 @@ def row(name: str, place: Place, seconds: float) -> Row:
     source = place.source(name)
     made = place.made(name, source)
     found = {
-        who: examined_apart(name, who, source, place.out(name, who)) for who in TOOLS if not made[who].process.error
+        who: examined_apart(name, who, source, place.out(name, who)) for who in FILES if not made[who].process.error
     }
     sound = {who: place.out(name, who) for who, one in found.items() if one.sound}
     one = Row(name, made, found, {threads: timed_apart(name, source, sound, threads, seconds) for threads in (1, 2)})
@@ -368,7 +391,7 @@ def row(name: str, place: Place, seconds: float) -> Row:
 def verdicts(rows: Sequence[Row]) -> None:
     """Every line of what must hold."""
     print()
-    for who in TOOLS:
+    for who in FILES:
         said = {
             one.name: f"failed: {one.made[who].process.error}"
             if one.made[who].process.error
@@ -376,16 +399,17 @@ def verdicts(rows: Sequence[Row]) -> None:
             for one in rows
         }
         verdict(f"files by {who}, at least {SOUND_DB:.0f} dB", said, [one.name for one in rows if not one.sound(who)])
-    lines: Sequence[tuple[str, Callable[[Made], float], float]] = (
-        (f"at least {FASTER:.0f} times faster, whole processes", FIGURES["process s"], FASTER),
-        (f"at least {FASTER:.0f} times faster, without imports", FIGURES["work s"], FASTER),
-        ("no slower, whole processes", FIGURES["process s"], 1.0),
-        ("no slower, without imports", FIGURES["work s"], 1.0),
-        ("no more memory, whole processes", FIGURES["process MB"], 1.0),
-        ("no more memory, without imports", FIGURES["work MB"], 1.0),
+    lines: Sequence[tuple[str, Callable[[Made], float], Who, float]] = (
+        (f"at least {FASTER:.0f} times faster, the emitter alone", FIGURES["work s"], "emit", FASTER),
+        (f"at least {FASTER:.0f} times faster, whole processes", FIGURES["process s"], "retarget", FASTER),
+        (f"at least {FASTER:.0f} times faster, without imports", FIGURES["work s"], "retarget", FASTER),
+        ("no slower, whole processes", FIGURES["process s"], "retarget", 1.0),
+        ("no slower, without imports", FIGURES["work s"], "retarget", 1.0),
+        ("no more memory, whole processes", FIGURES["process MB"], "retarget", 1.0),
+        ("no more memory, without imports", FIGURES["work MB"], "retarget", 1.0),
     )
-    for words, figure, least in lines:
-        ratios = {one.name: by for one in rows if (by := ratio(one.made["pnnx"], one.made["retarget"], figure))}
+    for words, figure, own, least in lines:
+        ratios = {one.name: by for one in rows if (by := ratio(one.made["pnnx"], one.made[own], figure))}
         verdict(
             words,
             {name: f"{by:.1f}" for name, by in ratios.items()},
@@ -429,7 +453,10 @@ def main() -> None:
         install()
     elif given.run:
         who, name, source, out = given.run
-        made = run_retarget(Path(source), Path(out)) if who == "retarget" else run_pnnx_torch(name, Path(out))
+        if who == "pnnx-torch":
+            made = run_pnnx_torch(name, Path(out))
+        else:
+            made = {"retarget": run_retarget, "emit": run_emit}[who](Path(source), Path(out))
         sys.stdout.write("\n" + msgspec.json.encode(made).decode() + "\n")
     elif given.examine:
         who, name, source, out = given.examine
