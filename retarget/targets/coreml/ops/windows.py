@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from retarget.targets.coreml.call import Call
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.values import Dim, Refusal
+from retarget.targets.sliding import Sliding, padded_up
 
 AXES = 3
 """The most axes that windows slide along."""
@@ -70,18 +71,15 @@ class Windows:
 def windows(call: Call, kernel: Sequence[int], *, ceil: bool = False) -> Windows:
     """The windows over the axes of operand 0 from the third on. Raises ``Refusal`` where none fits."""
     sizes = call.shape(0)[2:]
-    rank, attributes = len(sizes), call.attributes
+    rank = len(sizes)
     if not 1 <= rank <= AXES:
         raise Refusal(f"{rank} spatial axes: Core ML has one to {AXES}")
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    auto = attributes.get_string("auto_pad") or "NOTSET"
-    if min(pads) < 0:
-        raise Refusal(f"pads={list(pads)}: negative pads are not written")
+    sliding = Sliding.of(call.node, rank)
+    sliding.refuse_negative_pads()
+    strides, dilations = sliding.strides, sliding.dilations
     spans = [(taps - 1) * dilation + 1 for taps, dilation in zip(kernel, dilations, strict=True)]
-    if auto.startswith("SAME"):
-        kind = _kind(call, auto, sizes, strides)
+    if sliding.is_same:
+        kind = _kind(call, sliding.auto, sizes, strides)
         if kind is not None:
             found = [
                 Window(None, taps, stride, dilation, 0, 0, 0)
@@ -90,11 +88,9 @@ def windows(call: Call, kernel: Sequence[int], *, ceil: bool = False) -> Windows
             return Windows(tuple(found), kind)
     along = []
     for axis, (size, taps, stride, span) in enumerate(zip(sizes, kernel, strides, spans, strict=True)):
-        begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
-        if auto.startswith("SAME"):
-            begin, end = _same(auto, size, stride, span)
-        extra = _extra(call, axis, size, stride, span, begin, end) if ceil else end
         known = size if isinstance(size, int) else None
+        begin, end = sliding.around(axis, known, span)
+        extra = _extra(call, axis, size, stride, span, begin, end) if ceil else end
         found_window = Window(known, taps, stride, dilations[axis], begin, end, extra)
         if found_window.out is not None and found_window.out < 1:
             raise Refusal(f"a window of {span} does not fit on an axis of {size}: the result is empty")
@@ -113,25 +109,13 @@ def _kind(call: Call, auto: str, sizes: Sequence[Dim], strides: Sequence[int]) -
     return "same" if auto == "SAME_UPPER" else "same_lower"
 
 
-def _same(auto: str, size: Dim, stride: int, span: int) -> tuple[int, int]:
-    total = span - 1
-    if isinstance(size, int):
-        total = max((-(-size // stride) - 1) * stride + span - size, 0)
-    less, more = total // 2, total - total // 2
-    return (less, more) if auto == "SAME_UPPER" else (more, less)
-
-
 def _extra(call: Call, axis: int, size: Dim, stride: int, span: int, begin: int, end: int) -> int:
     """Pads at the end for as many windows as there are when their number is rounded up."""
     if not isinstance(size, int) and end + stride <= span:
         # The last window then starts inside of the operand, whatever its size.
         return end + stride - 1
     (known,) = call.sizes(0, [axis + 2])
-    out = -(-(known + begin + end - span) // stride) + 1
-    # The last window must start inside of the operand or its first pads.
-    out -= (out - 1) * stride >= known + begin
-    missing = (out - 1) * stride + span - known - begin
-    return min(max(end, missing), missing + stride - 1)
+    return padded_up(known, stride, span, begin, end)
 
 
 def zero_padded(call: Call, x: Var, begins: Sequence[int], ends: Sequence[int], value: float = 0.0) -> Var:

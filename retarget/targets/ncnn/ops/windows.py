@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from retarget.targets.ncnn.call import Call
 from retarget.targets.ncnn.program import Param
 from retarget.targets.ncnn.values import Refusal
+from retarget.targets.sliding import Sliding, padded_up
 
 AXES = 3
 """The most axes that windows slide along."""
@@ -82,40 +83,29 @@ class Windows:
 def windows(call: Call, kernel: Sequence[int], *, ceil: bool = False) -> Windows:
     """The windows over the axes of operand 0 from the third on. Raises ``Refusal`` where none fits."""
     sizes = call.shape(0)[2:]
-    rank, attributes = len(sizes), call.attributes
+    rank = len(sizes)
     if not 1 <= rank <= AXES:
         raise Refusal(f"{rank} spatial axes: ncnn has layers for one to {AXES}")
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    auto = attributes.get_string("auto_pad") or "NOTSET"
-    if min(pads) < 0:
-        raise Refusal(f"pads={list(pads)}: negative pads are not written")
+    sliding = Sliding.of(call.node, rank)
+    sliding.refuse_negative_pads()
     found = []
-    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+    steps = zip(sizes, kernel, sliding.strides, sliding.dilations, strict=True)
+    for axis, (size, taps, stride, dilation) in enumerate(steps):
         span = (taps - 1) * dilation + 1
-        begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
-        if auto.startswith("SAME"):
-            begin, end = _same(auto, size, stride, span)
+        begin, end = sliding.around(axis, size, span)
         extra = _extra(size, stride, span, begin, end) if ceil else end
         window = Window(size, taps, stride, dilation, begin, end, extra)
         if size + begin + extra < span:
             raise Refusal(f"a window of {span} does not fit on an axis of {size}: the result is empty")
         found.append(window)
-    return Windows(tuple(found), auto if _is_found(auto, found) else "")
+    return Windows(tuple(found), sliding.auto if _is_found(sliding, found) else "")
 
 
-def _same(auto: str, size: int, stride: int, span: int) -> tuple[int, int]:
-    total = max((-(-size // stride) - 1) * stride + span - size, 0)
-    less, more = total // 2, total - total // 2
-    return (less, more) if auto == "SAME_UPPER" else (more, less)
-
-
-def _is_found(auto: str, along: Sequence[Window]) -> bool:
-    """Whether ncnn's own pads are those of ``auto``, and numbers would hang on the size."""
-    if not auto.startswith("SAME") or all(each.stride == 1 for each in along):
+def _is_found(sliding: Sliding, along: Sequence[Window]) -> bool:
+    """Whether ncnn's own pads are those of ``auto_pad``, and numbers would hang on the size."""
+    if not sliding.is_same or all(each.stride == 1 for each in along):
         return False
-    if auto == "SAME_LOWER" and len(along) == AXES:
+    if sliding.auto == "SAME_LOWER" and len(along) == AXES:
         return False  # ncnn puts more behind a volume, not in front of it
     # It pads all axes where one of them is to be, and some by less than nothing where windows leave elements over.
     return all(each.span >= each.stride for each in along)
@@ -126,11 +116,7 @@ def _extra(size: int, stride: int, span: int, begin: int, end: int) -> int:
     if end + stride <= span:
         # The last window then starts inside of the operand, whatever its size.
         return end + stride - 1
-    out = -(-(size + begin + end - span) // stride) + 1
-    # The last window must start inside of the operand or its first pads.
-    out -= (out - 1) * stride >= size + begin
-    missing = (out - 1) * stride + span - size - begin
-    return min(max(end, missing), missing + stride - 1)
+    return padded_up(size, stride, span, begin, end)
 
 
 def numbered(keys: Sequence[Sequence[int]], numbers: Sequence[int]) -> dict[int, Param]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retarget.targets.sliding import Sliding, rounded_up
 from retarget.targets.tflite.call import Call
 from retarget.targets.tflite.layout import order
 from retarget.targets.tflite.program import Codes, Constant, Options, Tensor
@@ -68,32 +69,21 @@ class Window:
 
 def windows(call: Call, sizes: Sequence[int], kernel: Sequence[int], *, ceil: bool = False) -> tuple[Window, ...]:
     """The windows over axes of ``sizes``, as ONNX has them. Raises ``Refusal`` where no window fits."""
-    rank, attributes = len(sizes), call.attributes
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    auto = attributes.get_string("auto_pad") or "NOTSET"
+    sliding = Sliding.of(call.node, len(sizes))
     declared = None if call.node.inputs[0] is None else call.node.inputs[0].shape
     found = []
-    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+    steps = zip(sizes, kernel, sliding.strides, sliding.dilations, strict=True)
+    for axis, (size, taps, stride, dilation) in enumerate(steps):
         span = (taps - 1) * dilation + 1
-        begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
-        if auto.startswith("SAME"):
-            out = -(-size // stride)
-            total = max((out - 1) * stride + span - size, 0)
-            begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
-            end = total - begin
+        begin, end = sliding.around(axis, size, span)
         room = size + begin + end - span
-        out = room // stride + 1
-        if ceil:
-            out = -(-room // stride) + 1
-            # The last window must start inside the operand or its first pad.
-            out -= (out - 1) * stride >= size + begin
+        out = rounded_up(size, stride, span, begin, end) if ceil else room // stride + 1
         if room < 0 or out < 1:
             raise Refusal(f"a window of {span} does not fit on an axis of {size}: the result is empty")
         is_open = declared is None or not isinstance(declared[axis + 2], int)
-        is_of_size = ceil or (auto.startswith("SAME") and stride != 1)
-        found.append(Window(size, taps, stride, dilation, begin, end, out, is_open, is_of_size, auto == "SAME_UPPER"))
+        is_of_size = ceil or (sliding.is_same and stride != 1)
+        is_upper = sliding.auto == "SAME_UPPER"
+        found.append(Window(size, taps, stride, dilation, begin, end, out, is_open, is_of_size, is_upper))
     return tuple(found)
 
 
