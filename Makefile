@@ -39,6 +39,8 @@ bench: $(VENV)/.dev
 	test -x build/onnx2tf/bin/python || $(BIN)/python -m benchmarks.tflite --install
 	$(BIN)/python -m benchmarks.tflite
 	$(BIN)/python -m benchmarks.coreml
+	$(BIN)/python -m benchmarks.ncnn --install
+	$(BIN)/python -m benchmarks.ncnn
 
 clean:
 	rm -rf build
