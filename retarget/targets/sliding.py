@@ -1,4 +1,4 @@
-"""What attributes of ONNX say of windows that slide along axes."""
+"""What attributes of ONNX say of windows that slide along axes, and of what ConvTranspose spreads along them."""
 
 from __future__ import annotations
 
@@ -62,6 +62,45 @@ class Sliding:
         """``total`` shared between both ends: what is odd goes to the start, with SAME_UPPER to the end."""
         less, more = total // 2, total - total // 2
         return (less, more) if self.auto == "SAME_UPPER" else (more, less)
+
+    def blocks(self, axis: int, size: int, span: int) -> int:
+        """How many blocks Col2Im lays along an axis of an image of ``size``."""
+        return (size + sum(self.given(axis)) - span) // self.strides[axis] + 1
+
+
+@dataclass(frozen=True)
+class Spreading:
+    """The attributes of a ConvTranspose."""
+
+    sliding: Sliding
+    more: Sequence[int]
+    """``output_padding``."""
+    wanted: Sequence[int] | None
+    """``output_shape`` of the spatial axes."""
+
+    @staticmethod
+    def of(node: ir.Node, rank: int) -> Spreading:
+        """What ``node`` says of ``rank`` axes. Raises ``Refusal`` where ONNX is silent on what that means."""
+        sliding, shape = Sliding.of(node, rank), node.attributes.get("output_shape")
+        more = node.attributes.get_ints("output_padding") or [0] * rank
+        wanted = None if shape is None else list(shape.as_ints())[-rank:]
+        if wanted is None and sliding.is_same and any(more):
+            raise Refusal(f"auto_pad={sliding.auto} with output_padding: ONNX does not say how large the result is")
+        return Spreading(sliding, more, wanted)
+
+    def cropped(self, axis: int, size: int | None, span: int) -> tuple[int, int]:
+        """How many of the results of an axis are cut off at both ends; negative: results that nothing adds to.
+
+        ``span``: of the results that one element adds to. ``size``, of the operand, counts where ``wanted`` is given.
+        """
+        stride, more = self.sliding.strides[axis], self.more[axis]
+        if self.wanted is not None:
+            assert size is not None, "the result is as large only for one size of the operand"
+            natural = (size - 1) * stride + span
+            begin, _ = self.sliding.halves(max(natural + more - self.wanted[axis], 0))
+            return begin, natural - begin - self.wanted[axis]
+        given = self.sliding.halves(max(span - stride, 0)) if self.sliding.is_same else self.sliding.given(axis)
+        return given[0], given[1] - more
 
 
 def rounded_up(size: int, stride: int, span: int, begin: int, end: int) -> int:

@@ -14,6 +14,7 @@ from retarget.targets.coreml.ops.convolution import bias_of, is_computed, with_b
 from retarget.targets.coreml.ops.parts import part, reshaped
 from retarget.targets.coreml.ops.windows import AXES, zero_padded
 from retarget.targets.coreml.values import Refusal, dtype_of
+from retarget.targets.sliding import Sliding, Spreading
 
 
 @dataclass(frozen=True)
@@ -69,59 +70,36 @@ def transposed(call: Call, x: Var, weight: Var, bias: Var | None, found: Sequenc
 
 
 def _spreads(call: Call, kernel: Sequence[int]) -> list[Spread]:
-    rank, attributes = len(kernel), call.attributes
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    more = attributes.get_ints("output_padding") or [0] * rank
-    shape = attributes.get("output_shape")
-    wanted = None if shape is None else list(shape.as_ints())[-rank:]
-    auto = attributes.get_string("auto_pad") or "NOTSET"
-    if wanted is None and auto.startswith("SAME") and any(more):
-        raise Refusal(f"auto_pad={auto} with output_padding: ONNX does not say how large the result is")
-    if min(pads) < 0:
-        raise Refusal(f"pads={list(pads)}: negative pads are not written")
+    rank = len(kernel)
+    spreading = Spreading.of(call.node, rank)
+    sliding = spreading.sliding
+    sliding.refuse_negative_pads()
     # The result is as large only for one size of the operand.
-    sizes = None if wanted is None else call.sizes(0, range(2, 2 + rank))
+    sizes = [None] * rank if spreading.wanted is None else call.sizes(0, range(2, 2 + rank))
     found = []
-    for axis, (taps, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
-        begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
-        span = (taps - 1) * dilation + 1
-        if sizes is not None and wanted is not None:
-            natural = (sizes[axis] - 1) * stride + span
-            begin, end = _split(auto, max(natural + more[axis] - wanted[axis], 0))
-            end = natural - begin - wanted[axis]
-        else:
-            if auto.startswith("SAME"):
-                begin, end = _split(auto, max(span - stride, 0))
-            end -= more[axis]
+    steps = zip(sizes, kernel, sliding.strides, sliding.dilations, strict=True)
+    for axis, (size, taps, stride, dilation) in enumerate(steps):
+        begin, end = spreading.cropped(axis, size, (taps - 1) * dilation + 1)
         found.append(Spread(stride, dilation, begin, end))
     return found
-
-
-def _split(auto: str, total: int) -> tuple[int, int]:
-    """``total`` results in front and behind, as ``auto_pad`` says."""
-    less, more = total // 2, total - total // 2
-    return (less, more) if auto == "SAME_UPPER" else (more, less)
 
 
 def col2im(call: Call) -> Var:
     """[N, C * taps, L] as the ConvTranspose whose weights put each tap in its place."""
     columns = call.var(0)
     sizes, kernel = call.numbers(1, "the size of the image"), call.numbers(2, "the size of a block")
-    rank, attributes = len(sizes), call.attributes
+    rank = len(sizes)
     if not 1 <= rank <= AXES:
         raise Refusal(f"{rank} spatial axes: Core ML has one to {AXES}")
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    if rank == AXES and any(dilation != 1 for dilation in dilations):
-        raise Refusal(f"dilations={list(dilations)} of a volume: ONNX Runtime differs from ONNX in it")
+    sliding = Sliding.of(call.node, rank)
+    if rank == AXES and any(dilation != 1 for dilation in sliding.dilations):
+        raise Refusal(f"dilations={list(sliding.dilations)} of a volume: ONNX Runtime differs from ONNX in it")
     found, counts = [], []
-    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
-        span = (taps - 1) * dilation + 1
-        count = (size + pads[axis] + pads[axis + rank] - span) // stride + 1
-        found.append(Spread(stride, dilation, pads[axis], (count - 1) * stride + span - pads[axis] - size))
+    steps = zip(sizes, kernel, sliding.strides, sliding.dilations, strict=True)
+    for axis, (size, taps, stride, dilation) in enumerate(steps):
+        span, begin = (taps - 1) * dilation + 1, sliding.pads[axis]
+        count = sliding.blocks(axis, size, span)
+        found.append(Spread(stride, dilation, begin, (count - 1) * stride + span - begin - size))
         counts.append(count)
     (width,) = call.sizes(0, [1])
     taps = math.prod(kernel)

@@ -27,6 +27,7 @@ from retarget.targets.ncnn.ops.convolution import (
 from retarget.targets.ncnn.ops.windows import AXES, SUFFIX, by_axis, numbered
 from retarget.targets.ncnn.program import Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal
+from retarget.targets.sliding import Sliding, Spreading
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -126,32 +127,16 @@ def _ordered(weights: Array, groups: int) -> Array:
 
 
 def _spreads(call: Call, kernel: Sequence[int]) -> list[Spread]:
-    rank, attributes, sizes = len(kernel), call.attributes, call.shape(0)[2:]
+    rank, sizes = len(kernel), call.shape(0)[2:]
     if not 1 <= rank <= AXES:
         raise Refusal(f"{rank} spatial axes: ncnn has layers for one to {AXES}")
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    more = attributes.get_ints("output_padding") or [0] * rank
-    shape = attributes.get("output_shape")
-    wanted = None if shape is None else list(shape.as_ints())[-rank:]
-    auto = attributes.get_string("auto_pad") or "NOTSET"
-    if wanted is None and auto.startswith("SAME") and any(more):
-        raise Refusal(f"auto_pad={auto} with output_padding: ONNX does not say how large the result is")
-    if min(pads) < 0:
-        raise Refusal(f"pads={list(pads)}: negative pads are not written")
+    spreading = Spreading.of(call.node, rank)
+    sliding = spreading.sliding
+    sliding.refuse_negative_pads()
     found = []
-    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
-        begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
-        span = (taps - 1) * dilation + 1
-        if wanted is not None:
-            natural = (size - 1) * stride + span
-            begin, _ = _split(auto, max(natural + more[axis] - wanted[axis], 0))
-            end = natural - begin - wanted[axis]
-        else:
-            if auto.startswith("SAME"):
-                begin, end = _split(auto, max(span - stride, 0))
-            end -= more[axis]
+    steps = zip(sizes, kernel, sliding.strides, sliding.dilations, strict=True)
+    for axis, (size, taps, stride, dilation) in enumerate(steps):
+        begin, end = spreading.cropped(axis, size, (taps - 1) * dilation + 1)
         spread = Spread(size, taps, stride, dilation, begin, end)
         if spread.out < 1:
             raise Refusal("its result is empty, and ncnn has no empty blobs")
@@ -159,29 +144,21 @@ def _spreads(call: Call, kernel: Sequence[int]) -> list[Spread]:
     return found
 
 
-def _split(auto: str, total: int) -> tuple[int, int]:
-    """``total`` results in front and behind, as ``auto_pad`` says."""
-    less, more = total // 2, total - total // 2
-    return (less, more) if auto == "SAME_UPPER" else (more, less)
-
-
 def col2im(call: Call) -> Result:
     """[N, C * taps, L] as the ConvTranspose whose weights put each tap in its place."""
     sizes, kernel = call.numbers(1, "the size of the image"), call.numbers(2, "the size of a block")
-    rank, attributes = len(sizes), call.attributes
+    rank = len(sizes)
     if not 1 <= rank <= AXES:
         raise Refusal(f"{rank} spatial axes: ncnn has layers for one to {AXES}")
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    if rank != 2 and any(dilation != 1 for dilation in dilations):
-        raise Refusal(f"dilations={list(dilations)} along {rank} axes: ONNX Runtime differs from ONNX in it")
+    sliding = Sliding.of(call.node, rank)
+    if rank != 2 and any(dilation != 1 for dilation in sliding.dilations):
+        raise Refusal(f"dilations={list(sliding.dilations)} along {rank} axes: ONNX Runtime differs from ONNX in it")
     found = []
-    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
-        span = (taps - 1) * dilation + 1
-        count = (size + pads[axis] + pads[axis + rank] - span) // stride + 1
-        end = (count - 1) * stride + span - pads[axis] - size
-        found.append(Spread(count, taps, stride, dilation, pads[axis], end))
+    steps = zip(sizes, kernel, sliding.strides, sliding.dilations, strict=True)
+    for axis, (size, taps, stride, dilation) in enumerate(steps):
+        span, begin = (taps - 1) * dilation + 1, sliding.pads[axis]
+        count = sliding.blocks(axis, size, span)
+        found.append(Spread(count, taps, stride, dilation, begin, (count - 1) * stride + span - begin - size))
     x, area = call.spread(0), math.prod(kernel)
     channels = x.shape[1] // area
     each = np.eye(area, dtype=np.float32).reshape(1, area, *kernel)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget.targets.sliding import Sliding, Spreading
 from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Layout, Way
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, VOLUME, as_image, as_line, convolved
@@ -76,16 +77,14 @@ def col2im(call: Call) -> Value:
     """[N, C * taps, L] as the ConvTranspose whose weights put each tap in its place."""
     columns = call.value(0)
     sizes, kernel = call.numbers(1, "the size of the image"), call.numbers(2, "the size of a block")
-    rank, attributes = len(sizes), call.attributes
+    rank = len(sizes)
     if rank > VOLUME - 2:
         raise Refusal(f"{rank} spatial axes: the kernels have one to three")
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    found = []
-    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
-        count = (size + pads[axis] + pads[axis + rank] - (taps - 1) * dilation - 1) // stride + 1
-        found.append(Spread(count, taps, stride, dilation, pads[axis], size))
+    sliding, found = Sliding.of(call.node, rank), []
+    steps = zip(sizes, kernel, sliding.strides, sliding.dilations, strict=True)
+    for axis, (size, taps, stride, dilation) in enumerate(steps):
+        count = sliding.blocks(axis, size, (taps - 1) * dilation + 1)
+        found.append(Spread(count, taps, stride, dilation, sliding.pads[axis], size))
     batch, channels, _ = columns.shape
     taps = math.prod(kernel)
     places = (batch, channels, *(spread.size for spread in found))
@@ -109,27 +108,15 @@ def _is_open(call: Call) -> bool:
 
 
 def _spreads(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[Spread, ...]:
-    rank, attributes = len(sizes), call.attributes
-    strides = attributes.get_ints("strides") or [1] * rank
-    dilations = attributes.get_ints("dilations") or [1] * rank
-    pads = attributes.get_ints("pads") or [0] * (2 * rank)
-    more = attributes.get_ints("output_padding") or [0] * rank
-    shape = attributes.get("output_shape")
-    wanted = None if shape is None else list(shape.as_ints())[-rank:]
-    auto = attributes.get_string("auto_pad") or "NOTSET"
-    if wanted is None and auto.startswith("SAME") and any(more):
-        raise Refusal(f"auto_pad={auto} with output_padding: ONNX does not say how large the result is")
-    found = []
-    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
-        natural = (size - 1) * stride + more[axis] + (taps - 1) * dilation + 1
-        begin, end = (0, 0) if auto == "VALID" else (pads[axis], pads[axis + rank])
-        if shape is not None or auto.startswith("SAME"):
-            total = max(natural - (size * stride if wanted is None else wanted[axis]), 0)
-            begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
-            end = total - begin
-        out = natural - begin - end if wanted is None else wanted[axis]
+    spreading, found = Spreading.of(call.node, len(sizes)), []
+    sliding = spreading.sliding
+    steps = zip(sizes, kernel, sliding.strides, sliding.dilations, strict=True)
+    for axis, (size, taps, stride, dilation) in enumerate(steps):
+        span = (taps - 1) * dilation + 1
+        begin, end = spreading.cropped(axis, size, span)
+        out = (size - 1) * stride + span - begin - end
         if begin < 0 or out < 1:
-            raise Refusal(f"pads={pads}: what is left has no elements, or more than there were")
+            raise Refusal(f"pads={sliding.pads}: what is left has no elements, or more than there were")
         found.append(Spread(size, taps, stride, dilation, begin, out))
     return tuple(found)
 
