@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from string import ascii_letters
 from typing import Any
 
+from retarget.targets import equation
 from retarget.targets.coreml.call import FLOATS, NUMBERS, Call, Op
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.parts import known, reshaped, transposed
 from retarget.targets.coreml.values import MOST_AXES, Dim, Refusal
+from retarget.targets.equation import Contraction
 
 _OWN = {("abcd", "adce", "abce"), ("abc", "cbd", "abd")}
 """What `einsum` of MIL computes, by letters in the order in which they come up."""
@@ -25,44 +27,20 @@ class _Term:
 
 
 def einsum(call: Call) -> Var:
-    letters, result = _equation(call)
+    shapes = [[known(dim) for dim in call.shape(index)] for index in range(call.count)]
+    letters, result = equation.terms(call.node, shapes, "MIL")
     terms = [_Term(call.var(index), each) for index, each in enumerate(letters)]
     is_known = all(known(dim) is not None for term in terms for dim in term.value.shape)
     # Of open dimensions the runtime refuses its own.
     if len(terms) == 2 and is_known and _is_own(terms, result) and call.dtype(0).name in FLOATS:
-        equation = f"{letters[0]},{letters[1]}->{result}"
-        return call.mil.einsum(values=tuple(term.value for term in terms), equation=equation)
+        own = f"{letters[0]},{letters[1]}->{result}"
+        return call.mil.einsum(values=tuple(term.value for term in terms), equation=own)
     while len(terms) > 1:
         first, second, *rest = terms
         kept = {*result, *(letter for term in rest for letter in term.letters)}
         terms = [_product(call, first, second, kept), *rest]
     made = _summed(call, terms[0], set(result))
     return transposed(call, made.value, [made.letters.index(letter) for letter in result])
-
-
-def _equation(call: Call) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with some for what `...` stands for."""
-    equation = call.attributes.get_string("equation").replace(" ", "")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    if len(terms) != call.count:
-        raise Refusal(f"equation={equation}: it has {len(terms)} operands, and the node {call.count}")
-    free = [letter for letter in ascii_letters if letter not in equation]
-    counts = [call.rank(index) - len(term.replace("...", "")) for index, term in enumerate(terms)]
-    dotted = [count for term, count in zip(terms, counts, strict=True) if "..." in term]
-    most = "".join(free[: max(dotted, default=0)])
-    terms = [term.replace("...", most[len(most) - count :]) for term, count in zip(terms, counts, strict=True)]
-    if not arrow:
-        counted = left.replace("...", "")
-        result = most + "".join(sorted(each for each in set(counted) - {","} if counted.count(each) == 1))
-    result = result.replace("...", most)
-    if any(len(set(term)) < len(term) for term in (*terms, result)):
-        raise Refusal(f"equation={equation}: a letter twice in one operand is its diagonal, which MIL does not read")
-    for letter in set(equation) & set(ascii_letters):
-        sizes = {known(call.shape(at)[term.index(letter)]) for at, term in enumerate(terms) if letter in term} - {None}
-        if len(sizes) > 1:
-            raise Refusal(f"equation={equation}: {letter} is {' and '.join(map(str, sorted(sizes, key=str)))}")
-    return terms, result
 
 
 def _is_own(terms: Sequence[_Term], result: str) -> bool:
@@ -75,12 +53,9 @@ def _product(call: Call, first: _Term, second: _Term, kept: set[str]) -> _Term:
     """Both as one, without the letters that nothing else has."""
     left = _summed(call, first, kept | set(second.letters))
     right = _summed(call, second, kept | set(first.letters))
-    shared = [letter for letter in left.letters if letter in right.letters]
-    inner = "".join(letter for letter in shared if letter not in kept)
-    batch = "".join(letter for letter in shared if letter in kept)
-    rows = "".join(letter for letter in left.letters if letter not in shared)
-    columns = "".join(letter for letter in right.letters if letter not in shared)
-    letters = batch + rows + columns
+    into = Contraction.of(left.letters, right.letters, kept)
+    batch, rows, inner, columns = into.batch, into.rows, into.inner, into.columns
+    letters = into.letters
     if len(letters) > MOST_AXES or len(batch) + 2 > MOST_AXES:
         raise Refusal(f"{letters}: a product of so many axes has more than the {MOST_AXES} of Core ML")
     if not inner:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_letters
 
+from retarget.targets import equation
+from retarget.targets.equation import Contraction
 from retarget.targets.ncnn.call import NUMBERS, Call, Op
 from retarget.targets.ncnn.ops.axes import along
 from retarget.targets.ncnn.ops.elementwise import MUL, binary
@@ -14,7 +15,7 @@ from retarget.targets.ncnn.ops.matmul import linear, product
 from retarget.targets.ncnn.ops.reduction import SUM, reduced
 from retarget.targets.ncnn.ops.shape import in_shape, transposed
 from retarget.targets.ncnn.rows import aligned
-from retarget.targets.ncnn.values import Refusal, Result, Value
+from retarget.targets.ncnn.values import Result, Value
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class _Term:
 
 
 def einsum(call: Call) -> Result:
-    letters, result = _equation(call)
+    letters, result = equation.terms(call.node, [call.shape(index) for index in range(call.count)], "ncnn")
     if (made := _by_constant(call, letters, result)) is not None:
         return made
     terms = [_Term(call.value(index), each) for index, each in enumerate(letters)]
@@ -69,41 +70,13 @@ def _by_constant(call: Call, letters: Sequence[str], result: str) -> Result:
     return call.made(call.blob(turned), turned.shape, largest=largest)
 
 
-def _equation(call: Call) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with some for what `...` stands for."""
-    equation = call.attributes.get_string("equation").replace(" ", "")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    if len(terms) != call.count:
-        raise Refusal(f"equation={equation}: it has {len(terms)} operands, and the node {call.count}")
-    free = [letter for letter in ascii_letters if letter not in equation]
-    counts = [call.rank(index) - len(term.replace("...", "")) for index, term in enumerate(terms)]
-    dotted = [count for term, count in zip(terms, counts, strict=True) if "..." in term]
-    most = "".join(free[: max(dotted, default=0)])
-    terms = [term.replace("...", most[len(most) - count :]) for term, count in zip(terms, counts, strict=True)]
-    if not arrow:
-        counted = left.replace("...", "")
-        result = most + "".join(sorted(each for each in set(counted) - {","} if counted.count(each) == 1))
-    result = result.replace("...", most)
-    if any(len(set(term)) < len(term) for term in (*terms, result)):
-        raise Refusal(f"equation={equation}: a letter twice in one operand is its diagonal, which ncnn does not read")
-    for letter in set(equation) & set(ascii_letters):
-        sizes = {call.shape(at)[term.index(letter)] for at, term in enumerate(terms) if letter in term}
-        if len(sizes) > 1:
-            raise Refusal(f"equation={equation}: {letter} is {' and '.join(map(str, sorted(sizes)))}")
-    return terms, result
-
-
 def _product(call: Call, first: _Term, second: _Term, kept: set[str]) -> _Term:
     """Both as one, without the letters that nothing else has."""
     left = _summed(call, first, kept | set(second.letters))
     right = _summed(call, second, kept | set(first.letters))
-    shared = [letter for letter in left.letters if letter in right.letters]
-    inner = "".join(letter for letter in shared if letter not in kept)
-    batch = "".join(letter for letter in shared if letter in kept)
-    rows = "".join(letter for letter in left.letters if letter not in shared)
-    columns = "".join(letter for letter in right.letters if letter not in shared)
-    letters = batch + rows + columns
+    into = Contraction.of(left.letters, right.letters, kept)
+    batch, rows, inner, columns = into.batch, into.rows, into.inner, into.columns
+    letters = into.letters
     if not inner:
         one, other = aligned(call, [_spread(call, term, letters) for term in (left, right)])
         blob, shape = binary(call, MUL, one, other)
