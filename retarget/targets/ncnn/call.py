@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from retarget import graph
 from retarget.targets.ncnn import rows
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Kind, Layer, Param, Weight
+from retarget.targets.ncnn.program import MOST_DIMS, Blob, Kind, Layer, Param, Weight
 from retarget.targets.ncnn.values import WHOLE, Codes, Operand, Quantized, Refusal, Result, Shape, Value, plain_dims
 from retarget.targets.walk import OneNode
 
@@ -99,7 +99,7 @@ class Call(OneNode[Operand]):
             return self.lowering.rounded(operand, self.node.name or "")
         array = self.array(index, "it")
         return Value(
-            tuple(array.shape), array.dtype, self.lowering.memory(array, self.dims(array.shape)),
+            tuple(array.shape), array.dtype, self.lowering.memory(array, plain_dims(array.shape)),
             largest=self.largest(index),
         )  # fmt: skip
 
@@ -134,17 +134,8 @@ class Call(OneNode[Operand]):
         array = self.array(index, "it")
         if not np.array_equal(array, np.broadcast_to(array[:1], array.shape)):
             return value
-        blob = self.lowering.memory(array[:1], self.dims(array[:1].shape))
+        blob = self.lowering.memory(array[:1], plain_dims(array[:1].shape))
         return Value((1, *value.shape[1:]), value.dtype, blob, largest=value.largest)
-
-    def dims(self, shape: Sequence[int]) -> Dims:
-        """``shape`` as a blob's dims, the first axes joined where there are too many."""
-        dims = plain_dims(shape, MOST_DIMS)
-        if dims is None:
-            tight = [size for size in shape if size != 1]
-            cut = len(tight) - MOST_DIMS + 1
-            dims = (math.prod(tight[:cut]), *tight[cut:])
-        return dims
 
     def blob(self, value: Value) -> Blob:
         """The blob of ``value``, in whatever dims it is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -17,14 +16,11 @@ from retarget.targets import legal, ncnn, tensor_map
 from retarget.targets.ncnn import cpp, files, sidecar
 from retarget.targets.ncnn.executed import Executed, executed
 from retarget.targets.ncnn.fusing import fused
-from retarget.targets.ncnn.lowering import Lowering, lowered
+from retarget.targets.ncnn.lowering import Arrays, Lowering, lowered
 from retarget.targets.ncnn.open_sizes import opened
 from retarget.targets.ncnn.ops import OPS
 from retarget.targets.ncnn.program import Program, word
 from retarget.targets.ncnn.requantizing import requantized, turned_late
-
-if TYPE_CHECKING:
-    from retarget.protocols import Array
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 
@@ -41,7 +37,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     """``out/model.ncnn.param``, ``out/model.ncnn.bin``, ``out/model.ncnn.json`` and ``out/tensors.json``; where the
     options ask for it, ``out/model.ncnn.cpp``."""
     assert isinstance(job.options, ncnn.Options)
-    arrays: dict[int, Array] = {}
+    arrays = Arrays()
     first = lowered(model, job, _opt(job), OPS, arrays)
     if first.refusals:
         raise unsupported("ncnn", first.refusals)

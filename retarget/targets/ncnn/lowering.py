@@ -20,9 +20,9 @@ from retarget import graph
 from retarget.protocols import EmitJob
 from retarget.targets import legal
 from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Kind, Layer, Param, Program, Weight
+from retarget.targets.ncnn.program import Blob, Dims, Kind, Layer, Param, Program, Weight
 from retarget.targets.ncnn.rows import SIZES, regrouped
-from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, plain_dims
+from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, border_dims, plain_dims
 from retarget.targets.walk import Walk, folded_arrays
 
 if TYPE_CHECKING:
@@ -33,6 +33,19 @@ RAW = 1
 
 MULTIPLY = 2
 """``0`` of BinaryOp."""
+
+
+class Arrays:
+    """The elements of a model's tensors, each read once: onnx_ir copies them whenever it is asked."""
+
+    def __init__(self) -> None:
+        # With the tensors themselves: one that is gone could leave its id to another.
+        self._read: dict[int, tuple[ir.TensorProtocol, Array]] = {}
+
+    def of(self, tensor: ir.TensorProtocol) -> Array:
+        if id(tensor) not in self._read:
+            self._read[id(tensor)] = tensor, np.asarray(tensor.numpy())
+        return self._read[id(tensor)][1]
 
 
 @dataclass(eq=False)
@@ -52,8 +65,7 @@ class Lowering(Walk[Operand]):
     """Reshapes that move rows."""
     _views: dict[tuple[Blob, Dims], Blob] = field(default_factory=dict)
     _memory: dict[tuple[int, Dims], tuple[Array, Blob]] = field(default_factory=dict)
-    arrays: dict[int, Array] = field(default_factory=dict)
-    """The ``id`` of a tensor of the model → its elements, of which onnx_ir makes a copy each time that it is asked."""
+    arrays: Arrays = field(default_factory=Arrays)
     _constants: dict[Blob, Array] = field(default_factory=dict)
     _fed: dict[tuple[str, Kind], Blob] = field(default_factory=dict)
     _rounded: dict[Blob, Blob] = field(default_factory=dict)
@@ -74,9 +86,7 @@ class Lowering(Walk[Operand]):
     # ---- nodes
 
     def operand_of(self, tensor: ir.TensorProtocol) -> Operand:
-        if id(tensor) not in self.arrays:
-            self.arrays[id(tensor)] = np.asarray(tensor.numpy())
-        return self.arrays[id(tensor)]
+        return self.arrays.of(tensor)
 
     def write(self, node: ir.Node, operands: Sequence[Operand | None]) -> None:
         made: Result | Sequence[Result] = folded_arrays(node, operands)
@@ -104,7 +114,7 @@ class Lowering(Walk[Operand]):
             if shape is None or 0 in shape or value.dtype is None or graph.dtype_name(value.dtype) not in ANY:
                 self.env[value] = None
                 continue
-            dims = plain_dims(shape, MOST_DIMS) or (math.prod(shape),)
+            dims = plain_dims(shape)
             made = Blob(dims)
             self.program.layers.append(Layer("Noop", (), (made,), origin=node.name or ""))
             self.env[value] = Value(shape, value.dtype.numpy(), made, largest=WHOLE)
@@ -153,7 +163,7 @@ class Lowering(Walk[Operand]):
         (value,) = [value for value in self.model.graph.inputs if value.name == name]
         given = self.env[value]
         assert isinstance(given, Value)
-        return Call(self, ir.Node("", "Identity", [value]), Op(_nothing), (given,)).dims(given.row)
+        return border_dims(given.row)
 
     def _output(self, value: ir.Value) -> None:
         held = self.env[value]
@@ -161,7 +171,7 @@ class Lowering(Walk[Operand]):
         call = Call(self, ir.Node("", "Identity", [value], name=f"output {value.name}"), Op(_nothing), (held,))
         try:
             given = call.value(0)
-            blob = call.view(given, call.dims(given.row))
+            blob = call.view(given, border_dims(given.row))
         except Refusal as refusal:
             self.refusals.append((value.name or "", "output", str(refusal)))
             return
@@ -256,13 +266,13 @@ def lowered(
     job: EmitJob,
     sizes: Mapping[str, int],
     ops: Mapping[str, Op],
-    arrays: dict[int, Array] | None = None,
+    arrays: Arrays | None = None,
 ) -> Lowering:
     """The model at ``sizes`` with those rows that leave the fewest nodes out, and then move the least.
 
-    ``arrays``: the model's constants by what they are in it (`Lowering.arrays`), for others that lower the same model.
+    ``arrays``: shared by those who lower the same model.
     """
-    arrays = {} if arrays is None else arrays
+    arrays = Arrays() if arrays is None else arrays
     found: list[Lowering] = []
     for batch in batches(model):
         lowering = Lowering(model, job, sizes, ops, batch, arrays=arrays)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Layer, Param
-from retarget.targets.ncnn.values import Refusal, Value, row_shape
+from retarget.targets.ncnn.values import Refusal, Value, plain_dims, row_shape
 
 if TYPE_CHECKING:
     from retarget.targets.ncnn.call import Call
@@ -28,7 +28,7 @@ def with_rows(call: Call, value: Value, count: int) -> Value:
     if not value.shape or value.shape[0] % count:
         raise Refusal(f"axis 0 of {list(value.shape)} cannot be held as {count} rows")
     source = call.blob(value)
-    dims = call.dims(row_shape(value.shape, count))
+    dims = plain_dims(row_shape(value.shape, count))
     made = call.lowering.moved_rows(source, dims, count, call.node.name or "")
     return Value(value.shape, value.dtype, made, count, largest=value.largest)
 

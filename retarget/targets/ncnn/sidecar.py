@@ -149,7 +149,7 @@ def _groups(row: Mapping[int, int], dims: Sequence[int]) -> Iterator[tuple[int, 
     left = list(row)
     for place, size in enumerate(dims):
         # One dim for each axis that is left is as it should be; of more axes those of size 1 go first.
-        while left and len(left) > len(dims) - place and row[left[0]] == 1 and size != 1:
+        while len(left) > max(1, len(dims) - place) and row[left[0]] == 1 and (size != 1 or row[left[1]] == 1):
             del left[0]
         axes: list[int] = []
         while left and (not axes or math.prod(row[axis] for axis in axes) < size):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from retarget.targets.ncnn.program import Blob
+from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims
 from retarget.targets.walk import Refusal as Refusal
 
 if TYPE_CHECKING:
@@ -120,11 +120,20 @@ def row_shape(shape: Sequence[int], rows: int) -> Shape:
     return (shape[0] // rows, *shape[1:])
 
 
-def plain_dims(shape: Sequence[int], most: int) -> Shape | None:
-    """``shape`` as the dims of a blob: without leading 1s, and without the others where it is too long all the same."""
+def plain_dims(shape: Sequence[int]) -> Dims:
+    """``shape`` as the dims of a blob: without leading 1s, and where it is too long all the same without the others,
+    the first axes joined."""
     dims = list(shape)
     while len(dims) > 1 and dims[0] == 1:
         del dims[0]
-    while len(dims) > most and 1 in dims:
+    while len(dims) > MOST_DIMS and 1 in dims:
         dims.remove(1)
-    return tuple(dims) or (1,) if len(dims) <= most else None
+    cut = max(0, len(dims) - MOST_DIMS + 1)
+    return (math.prod(dims[:cut]), *dims[cut:]) if cut > 1 else tuple(dims) or (1,)
+
+
+def border_dims(row: Sequence[int]) -> Dims:
+    """The dims of an input or output, one row of which is ``row``: all its axes but that of the batch, also those of
+    size 1, as an image of one channel has. What ncnn's own functions make of an image is such a blob."""
+    own = row[1:] if len(row) > 1 and row[0] == 1 else row
+    return tuple(own) or (1,) if len(own) <= MOST_DIMS else plain_dims(own)

@@ -115,3 +115,16 @@ def test_a_constant_that_is_the_same_for_every_row_is_there_once() -> None:
     model = target_testing.model(text)
     check(model, *(target_testing.feeds(model, size) for size in (1, 4, 6)))
     assert layers(model) == ["Concat"]
+
+
+@pytest.mark.parametrize("batch", ["1", "3", "N"])
+def test_an_image_of_one_channel_is_a_blob_of_three_dims(batch: str, tmp_path: Path) -> None:
+    """As `ncnn::Mat::from_pixels` makes it; and a mask comes back so."""
+    model = target_testing.model(f"""g (float[{batch},1,6,5] x, float[1,1,3,3] w_conv) => (float[{batch},1,6,5] y) {{
+        y = Conv<pads = [1, 1, 1, 1]>(x, w_conv)
+    }}""")
+    written(model, tmp_path)
+    lines = files.read(tmp_path / PARAM)
+    assert [line.type for line in lines] == ["Input", "Convolution"]
+    assert lines[0].params == {0: "5", 1: "6", 2: "1"}
+    check(model, target_testing.feeds(model, 4))

@@ -19,7 +19,7 @@ def along(call: Call, value: Value, axes: Collection[int]) -> tuple[Blob, tuple[
     No dims where each of ``axes`` has size 1. Raises ``Refusal`` where there are more dims than ncnn's blobs have.
     """
     row, blob = value.row, call.blob(value)
-    for dims in (blob.dims, plain_dims(row, MOST_DIMS), _joined(row, axes)):
+    for dims in (blob.dims, plain_dims(row), _joined(row, axes)):
         found = None if dims is None else held(row, dims, axes)
         if dims is not None and found is not None:
             return call.view(value, dims), found
@@ -79,7 +79,7 @@ def beside(call: Call, values: Sequence[Value]) -> list[Blob]:
     shapes = [(1,) * (rank - len(value.row)) + value.row for value in values]
     result = tuple(np.broadcast_shapes(*shapes))
     blobs = [call.blob(value) for value in values]
-    plain = plain_dims(result, MOST_DIMS)
+    plain = plain_dims(result)
     best: tuple[tuple[int, bool], list[Dims]] | None = None
     for groups in _groupings(result):
         sizes = [tuple(math.prod(shape[axis] for axis in group) for group in groups) for shape in shapes]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from retarget.targets.ncnn.call import ANY, INTEGERS, Call, Op
 from retarget.targets.ncnn.ops.comparison import equals, opposite
 from retarget.targets.ncnn.ops.elementwise import FLOOR, FROM, MUL, TRUNC, binary, by_number, function
-from retarget.targets.ncnn.values import WHOLE, Refusal, Result, Value
+from retarget.targets.ncnn.values import WHOLE, Refusal, Result, Value, plain_dims
 
 
 def cast(call: Call) -> Result:
@@ -69,7 +69,7 @@ def bit_shift(call: Call) -> Result:
     if (shifts >= bits).any():
         raise Refusal("it shifts further than there are bits, which ONNX leaves open")
     factors = np.exp2(-shifts if right else shifts).astype(np.float32)
-    held = Value(factors.shape, factors.dtype, call.lowering.memory(factors, call.dims(factors.shape)))
+    held = Value(factors.shape, factors.dtype, call.lowering.memory(factors, plain_dims(factors.shape)))
     blob, shape = binary(call, MUL, call.value(0), held)
     largest = call.largest(0) * float(factors.max())
     return call.made(function(call, FLOOR, blob) if right else blob, shape, largest=largest)

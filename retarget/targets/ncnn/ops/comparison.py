@@ -30,7 +30,7 @@ from retarget.targets.ncnn.ops.elementwise import (
     number_beside,
 )
 from retarget.targets.ncnn.program import Blob
-from retarget.targets.ncnn.values import Refusal, Result, Value
+from retarget.targets.ncnn.values import Refusal, Result, Value, plain_dims
 
 BOOL = frozenset({"bool"})
 
@@ -233,7 +233,7 @@ def _is_lowest(call: Call, index: int) -> bool:
 
 
 def _constant(call: Call, array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Value:
-    return Value(array.shape, array.dtype, call.lowering.memory(array, call.dims(array.shape)))
+    return Value(array.shape, array.dtype, call.lowering.memory(array, plain_dims(array.shape)))
 
 
 def _bounded(call: Call, index: int, value: Value, bound: Value) -> Value:

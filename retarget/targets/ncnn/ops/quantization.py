@@ -18,7 +18,7 @@ from retarget.targets.ncnn.call import FLOATS, INTEGERS, Call, Op
 from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MUL, SUB, binary, with_number
 from retarget.targets.ncnn.program import Blob
 from retarget.targets.ncnn.rows import aligned
-from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Result, Shape, Value
+from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Result, Shape, Value, plain_dims
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -124,7 +124,7 @@ def _with(call: Call, op: int, value: Value, numbers: Array | Value) -> Value:
         return _as(value, with_number(call, op, value, float(numbers.reshape(()))))
     if numbers.shape[0] != 1:
         value = call.with_rows(value, 1)
-    memory = call.lowering.memory(numbers, call.dims(numbers.shape))
+    memory = call.lowering.memory(numbers, plain_dims(numbers.shape))
     return _as(value, binary(call, op, value, Value(numbers.shape, numbers.dtype, memory))[0])
 
 

@@ -32,7 +32,7 @@ from retarget.targets.ncnn.ops.shape import held, in_shape, is_open
 from retarget.targets.ncnn.ops.slices import concatenated, cut
 from retarget.targets.ncnn.program import Blob
 from retarget.targets.ncnn.rows import aligned
-from retarget.targets.ncnn.values import WHOLE, Refusal, Value
+from retarget.targets.ncnn.values import WHOLE, Refusal, Value, plain_dims
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -62,7 +62,7 @@ def scatter_elements(call: Call) -> Result:
     others = np.ravel_multi_index(tuple(places), shape).astype(np.float32)
     indices = from_front(call, 1, call.whole(1), shape[axis], is_open=is_open(call, 0, [axis]))
     scaled = with_number(call, MUL, indices, math.prod(shape[axis + 1 :]))
-    dims = call.dims(wanted)
+    dims = plain_dims(wanted)
     beside = call.lowering.reshaped(scaled, dims, call.node.name or ""), call.lowering.memory(others, dims)
     return _where_compared(call, held(indices, joined(call, ADD, *beside), wanted), 1)
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from retarget.targets.ncnn.call import ANY, Call, Lower, Op
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims
-from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Shape, Value
+from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Shape, Value, plain_dims
 from retarget.targets.walk import folded_arrays
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def standing(call: Call, value: Value, axes: Sequence[int]) -> tuple[Blob, list[
     None where that takes too many dims, which it never does for one axis.
     """
     row = value.row
-    for dims in (call.blob(value).dims, call.dims(row), apart(row, axes)):
+    for dims in (call.blob(value).dims, plain_dims(row), apart(row, axes)):
         if len(dims) <= MOST_DIMS and (found := dims_of(dims, row, axes)) is not None:
             return call.view(value, dims), found
     return None
@@ -105,7 +105,7 @@ def transposed(call: Call, value: Value, perm: Sequence[int]) -> Value:
     moved = [axis for axis in perm if row[axis] != 1]
     if moved == sorted(moved):
         return in_shape(call, value, shape)
-    for dims in (call.blob(value).dims, call.dims(row), joined(row, perm)):
+    for dims in (call.blob(value).dims, plain_dims(row), joined(row, perm)):
         order = order_of(dims, row, perm)
         if order is not None and len(dims) <= MOST_DIMS:
             return held(value, permuted(call, call.view(value, dims), order), shape)

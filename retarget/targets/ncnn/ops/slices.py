@@ -11,7 +11,7 @@ import numpy as np
 from retarget.targets.ncnn.call import ANY, Call, Op
 from retarget.targets.ncnn.ops.shape import apart, dims_of, held, in_shape, is_open, moving, standing
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Param
-from retarget.targets.ncnn.values import Refusal, Value
+from retarget.targets.ncnn.values import Refusal, Value, plain_dims
 
 if TYPE_CHECKING:
     from retarget.targets.ncnn.values import Result
@@ -208,7 +208,7 @@ def _alike(call: Call, values: Sequence[Value], axis: int) -> tuple[list[Blob], 
     rows = [value.row for value in values]
     ways: list[list[Dims]] = [
         [call.blob(value).dims for value in values],
-        [call.dims(row) for row in rows],
+        [plain_dims(row) for row in rows],
         [apart(row, [axis]) for row in rows],
     ]
     for way in ways:
@@ -242,7 +242,7 @@ def tiled(call: Call, value: Value, repeats: Sequence[int]) -> Value:
         last = max(axis for axis, times in enumerate(repeats) if times > 1)
         value = tiled(call, value, [times if axis == last else 1 for axis, times in enumerate(repeats)])
         return tiled(call, value, [1 if axis == last else times for axis, times in enumerate(repeats)])
-    for dims in (call.blob(value).dims, call.dims(row), _cut_at(math.prod(row), list(blocks))):
+    for dims in (call.blob(value).dims, plain_dims(row), _cut_at(math.prod(row), list(blocks))):
         starts = {math.prod(dims[:place]): place for place in reversed(range(len(dims)))}
         if len(dims) <= MOST_DIMS and all(outer in starts for outer in blocks):
             counts = [1] * len(dims)
