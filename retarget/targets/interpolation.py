@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.walk import Refusal
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -92,6 +94,36 @@ def along(axis: Scaled, how: How) -> Along:
     if how.mode == "nearest":
         return Along(axis, indices=nearest(axis, at, how.rounding), inside=inside)
     return Along(axis, matrix=weights(axis, at, how), inside=inside)
+
+
+def requested(
+    node: ir.Node,
+    shape: Sequence[int],
+    sizes: Sequence[int] | None,
+    scales: Sequence[float] | None,
+    regions: Sequence[float] | None,
+) -> list[Scaled]:
+    """Each axis of ``shape`` as a Resize asks for it, by ``sizes``, or by ``scales`` where these are given.
+
+    ``regions``: of ``tf_crop_and_resize``, all starts and then all ends. Raises ``Refusal`` where the result is empty,
+    and where the runtimes do not agree on it.
+    """
+    axes = [axis % len(shape) for axis in node.attributes.get_ints("axes") or range(len(shape))]
+    own = [shape[axis] for axis in axes]
+    if scales is None:
+        factors, outs = of_sizes(node, own, sizes or ())
+    else:
+        factors, outs = list(scales), of_scales(own, scales)
+    if any(out < 1 for out in outs):
+        raise Refusal("the result has no elements")
+    found = [Scaled(size, size, 1.0) for size in shape]
+    antialias = bool(node.attributes.get_int("antialias", 0))
+    for index, axis in enumerate(axes):
+        part = (0.0, 1.0) if regions is None else (float(regions[index]), float(regions[index + len(axes)]))
+        if part != (0.0, 1.0) and (factors[index] == 1 or antialias):
+            raise Refusal("roi of an axis that keeps its size, or with antialias: ONNX Runtime differs from ONNX in it")
+        found[axis] = Scaled(shape[axis], outs[index], factors[index], *part)
+    return found
 
 
 def of_sizes(node: ir.Node, shape: Sequence[int], sizes: Sequence[int]) -> tuple[list[float], list[int]]:

@@ -28,9 +28,8 @@ from retarget.targets.interpolation import (
     How,
     Scaled,
     along,
-    of_scales,
-    of_sizes,
     places,
+    requested,
     weights,
 )
 from retarget.targets.ncnn.call import FLOATS, NUMBERS, Call, Op
@@ -127,24 +126,10 @@ def resize(call: Call) -> Result:
 
 def _steps(call: Call, how: How) -> list[Along]:
     """What happens along each axis."""
-    shape = call.shape(0)
-    axes = [axis % len(shape) for axis in call.attributes.get_ints("axes") or range(len(shape))]
-    own = [shape[axis] for axis in axes]
-    if call.has(3):
-        scales, outs = of_sizes(call.node, own, call.numbers(3, "the size"))
-    else:
-        scales = [float(scale) for scale in call.array(2, "the scale").reshape(-1)]
-        outs = of_scales(own, scales)
-    rois = call.array(1, "the region").reshape(-1) if how.coordinates == "tf_crop_and_resize" else None
-    steps = [Along(Scaled(size, size, 1.0)) for size in shape]
-    for index, axis in enumerate(axes):
-        part = (0.0, 1.0) if rois is None else (float(rois[index]), float(rois[index + len(axes)]))
-        if outs[index] < 1:
-            raise Refusal("the result has no elements")
-        if part != (0.0, 1.0) and (scales[index] == 1 or how.antialias):
-            raise Refusal("roi of an axis that keeps its size, or with antialias: ONNX Runtime differs from ONNX in it")
-        steps[axis] = along(Scaled(shape[axis], outs[index], scales[index], *part), how)
-    return steps
+    sizes = call.numbers(3, "the size") if call.has(3) else None
+    scales = None if sizes else call.array(2, "the scale").reshape(-1).tolist()
+    regions = call.array(1, "the region").reshape(-1).tolist() if how.coordinates == "tf_crop_and_resize" else None
+    return [along(axis, how) for axis in requested(call.node, call.shape(0), sizes, scales, regions)]
 
 
 # ---- by Interp

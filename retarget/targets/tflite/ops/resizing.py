@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from retarget.targets.interpolation import CLOSE, Along, How, Scaled, along, of_scales, of_sizes
+from retarget.targets.interpolation import CLOSE, Along, How, Scaled, along, requested
 from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Layout, Way
 from retarget.targets.tflite.ops import interpolation
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, VOLUME
 from retarget.targets.tflite.ops.windows import kept
 from retarget.targets.tflite.program import Constant, Options
-from retarget.targets.tflite.values import Refusal, Value
+from retarget.targets.tflite.values import Value
 
 if TYPE_CHECKING:
     pass
@@ -50,30 +50,10 @@ def resize(call: Call) -> Value:
 def _along(call: Call) -> list[Along]:
     """What happens along each axis of operand 0."""
     how = How.of(call.node)
-    return [along(axis, how) for axis in _scaled(call, how)]
-
-
-def _scaled(call: Call, how: How) -> list[Scaled]:
-    shape = call.operand(0).shape
-    axes = [axis % len(shape) for axis in call.attributes.get_ints("axes") or range(len(shape))]
-    rois = call.array(1, "the region").reshape(-1) if how.coordinates == "tf_crop_and_resize" else None
+    regions = call.array(1, "the region").reshape(-1).tolist() if how.coordinates == "tf_crop_and_resize" else None
     sizes = call.numbers(3, "the size") if call.has(3) else None
-    if sizes:
-        scales, outs = of_sizes(call.node, [shape[axis] for axis in axes], sizes)
-    else:
-        scales = [float(scale) for scale in call.array(2, "the scale").reshape(-1)]
-        outs = of_scales([shape[axis] for axis in axes], scales)
-    if any(out < 1 for out in outs):
-        raise Refusal("the result has no elements")
-    found = [Scaled(size, size, 1.0) for size in shape]
-    for index, axis in enumerate(axes):
-        part = (0.0, 1.0)
-        if rois is not None:
-            part = float(rois[index]), float(rois[index + len(axes)])
-        if part != (0.0, 1.0) and (scales[index] == 1 or how.antialias):
-            raise Refusal("roi of an axis that keeps its size, or with antialias: ONNX Runtime differs from ONNX in it")
-        found[axis] = Scaled(shape[axis], outs[index], scales[index], *part)
-    return found
+    scales = None if sizes else call.array(2, "the scale").reshape(-1).tolist()
+    return [along(axis, how) for axis in requested(call.node, call.operand(0).shape, sizes, scales, regions)]
 
 
 # ---- writing
