@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget.targets.equation import Contraction
 from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.program import Constant, Options, Tensor
 from retarget.targets.tflite.values import Operand, Refusal, Value
@@ -229,23 +230,20 @@ def einsum(call: Call) -> Value:
         value, term = values[0]
         return transposed(call, value, [term.index(letter) for letter in result])
     (left, left_term), (right, right_term) = values
-    shared = [letter for letter in left_term if letter in right_term]
-    batch = [letter for letter in shared if letter in result]
-    inner = [letter for letter in shared if letter not in result]
-    rows = [letter for letter in left_term if letter not in shared]
-    columns = [letter for letter in right_term if letter not in shared]
+    into = Contraction.of(left_term, right_term, result)
 
-    def matrix(value: Value, term: str, groups: Sequence[Sequence[str]]) -> Value:
+    def matrix(value: Value, term: str, groups: Sequence[str]) -> Value:
         order = [term.index(letter) for group in groups for letter in group]
         shape = [math.prod(sizes[letter] for letter in group) for group in groups]
         return call.reshape(transposed(call, value, order), shape)
 
     product = batched(
-        call, matrix(left, left_term, (batch, rows, inner)), matrix(right, right_term, (batch, inner, columns))
+        call,
+        matrix(left, left_term, (into.batch, into.rows, into.inner)),
+        matrix(right, right_term, (into.batch, into.inner, into.columns)),
     )
-    made = [*batch, *rows, *columns]
-    spread = call.reshape(product, [sizes[letter] for letter in made])
-    return transposed(call, spread, [made.index(letter) for letter in result])
+    spread = call.reshape(product, [sizes[letter] for letter in into.letters])
+    return transposed(call, spread, [into.letters.index(letter) for letter in result])
 
 
 def _summed(call: Call, value: Value, term: str, kept: set[str]) -> tuple[Value, str]:
