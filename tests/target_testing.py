@@ -97,3 +97,14 @@ def assert_close(actual: Array, expected: Array, atol: float = 1e-5) -> None:
     right = expected.astype(np.float64)
     assert right.std() > 0.05
     np.testing.assert_allclose(actual.astype(np.float64), right, rtol=0, atol=atol)
+
+
+def assert_near(found: Array, right: Array, atol: float) -> None:
+    """Equal, floats within ``atol`` times the largest that is finite; NaN and infinities where they should be."""
+    assert found.dtype == right.dtype
+    if right.dtype.kind != "f":
+        np.testing.assert_array_equal(found, right)
+        return
+    wide = right.astype(np.float64)
+    largest = np.abs(wide[np.isfinite(wide)]).max(initial=1.0)
+    np.testing.assert_allclose(found.astype(np.float64), wide, rtol=0, atol=atol * largest)

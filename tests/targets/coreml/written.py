@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 import target_testing
 
@@ -17,7 +16,7 @@ from retarget.spec import DimRange
 from retarget.targets.coreml import DeploymentTarget, Options
 
 if TYPE_CHECKING:
-    from retarget.protocols import Array, Feeds, Outputs
+    from retarget.protocols import Feeds, Outputs
 
 TARGETS: tuple[DeploymentTarget, ...] = ("iOS15", "iOS16", "iOS17", "iOS18")
 
@@ -51,18 +50,7 @@ def check(
         expected = target_testing.oracle(model, feeds)
         assert list(found) == list(expected)
         for name, right in expected.items():
-            assert_near(found[name], right, atol)
-
-
-def assert_near(found: Array, right: Array, atol: float) -> None:
-    """Equal, floats within ``atol`` times the largest that is finite; NaN and infinities where they should be."""
-    assert found.dtype == right.dtype
-    if right.dtype.kind != "f":
-        np.testing.assert_array_equal(found, right)
-        return
-    wide = right.astype(np.float64)
-    largest = np.abs(wide[np.isfinite(wide)]).max(initial=1.0)
-    np.testing.assert_allclose(found.astype(np.float64), wide, rtol=0, atol=atol * largest)
+            target_testing.assert_near(found[name], right, atol)
 
 
 def check_open(
@@ -76,4 +64,4 @@ def check_open(
             feeds = target_testing.feeds(model, size)
             found = target_testing.run("coreml", Path(folder), facts, feeds)
             for name, right in target_testing.oracle(model, feeds).items():
-                assert_near(found[name], right, atol)
+                target_testing.assert_near(found[name], right, atol)

@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 import target_testing
 
@@ -19,7 +18,7 @@ from retarget.targets.ncnn import Options, files
 from retarget.targets.ncnn.emit import PARAM
 
 if TYPE_CHECKING:
-    from retarget.protocols import Array, Feeds, Outputs
+    from retarget.protocols import Feeds, Outputs
 
 
 def job(model: ir.Model, precision: str = "fp32", **shapes: DimRange) -> EmitJob:
@@ -54,7 +53,7 @@ def check(model: ir.Model, *fed: Feeds, atol: float = 1e-5, **shapes: DimRange) 
         expected = target_testing.oracle(model, feeds)
         assert list(found) == list(expected)
         for name, right in expected.items():
-            assert_near(found[name], right, atol)
+            target_testing.assert_near(found[name], right, atol)
 
 
 def refused(model: ir.Model, **shapes: DimRange) -> str:
@@ -65,14 +64,3 @@ def refused(model: ir.Model, **shapes: DimRange) -> str:
         except Unsupported as error:
             return str(error)
     raise AssertionError("it was not refused")
-
-
-def assert_near(found: Array, right: Array, atol: float) -> None:
-    """Equal, floats within ``atol`` times the largest that is finite; NaN and infinities where they should be."""
-    assert found.dtype == right.dtype
-    if right.dtype.kind != "f":
-        np.testing.assert_array_equal(found, right)
-        return
-    wide = right.astype(np.float64)
-    largest = np.abs(wide[np.isfinite(wide)]).max(initial=1.0)
-    np.testing.assert_allclose(found.astype(np.float64), wide, rtol=0, atol=atol * largest)

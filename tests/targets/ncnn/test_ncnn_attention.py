@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from ncnn_written import assert_near, check, executed, layers, refused
+from ncnn_written import check, executed, layers, refused
 from node_models import Attribute, Node, floats, model, truths
+from target_testing import assert_near
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

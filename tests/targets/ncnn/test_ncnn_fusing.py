@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import ncnn
 import numpy as np
 import pytest
-from ncnn_written import assert_near
 from node_models import floats
+from target_testing import assert_near
 
 from retarget.targets.ncnn import files
 from retarget.targets.ncnn.fusing import fused

@@ -43,7 +43,7 @@ def check(text: str | ir.Model, *points: dict[str, int], atol: float = 1e-5, **s
                 assert list(found) == list(expected)
                 for name, right in expected.items():
                     assert found[name].shape == right.shape, sizes
-                    written.assert_near(found[name], right, atol)
+                    testing.assert_near(found[name], right, atol)
         return files.read(Path(folder) / PARAM)
 
 

@@ -109,7 +109,7 @@ def test_norms_of_all_that_there_is(batch: int) -> None:
         power = node.attributes.get_int("p", 2)
         x = np.abs(feeds[node.inputs[0].name or ""].astype(np.float64))  # type: ignore[union-attr]
         right = (x**power).sum(axis=tuple(range(2, x.ndim)), keepdims=True) ** (1 / power)
-        written.assert_near(result, right.astype(np.float32), 1e-5)
+        target_testing.assert_near(result, right.astype(np.float32), 1e-5)
         assert name
 
 
@@ -147,7 +147,7 @@ def test_the_reference_agrees_where_windows_round_up() -> None:
     model, feeds = node_models.model(*pools("AveragePool", (1, 2, 8, 8), kind))
     (right,) = ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feeds))
     (found,) = written.executed(model, feeds)
-    written.assert_near(found["y0_0"], np.asarray(right), 1e-6)
+    target_testing.assert_near(found["y0_0"], np.asarray(right), 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import target_testing
-from ncnn_written import assert_near, check, executed, job, written
+from ncnn_written import check, executed, job, written
 
 from retarget import catalog
 from retarget.errors import NotExecutable, RetargetError, ToolchainFailure
@@ -64,7 +64,7 @@ def test_other_floats_are_float32_inside(dtype: str) -> None:
     model = target_testing.model(f"g ({dtype}[N,4] x) => ({dtype}[N,4] y) {{ y = Relu(x) }}")
     feeds = target_testing.feeds(model, 3)
     (found,) = executed(model, feeds, N=THREE)
-    assert_near(found["y"], np.maximum(feeds["x"], 0), 1e-6)
+    target_testing.assert_near(found["y"], np.maximum(feeds["x"], 0), 1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "int8", "bool"])

@@ -10,6 +10,7 @@ import node_models
 import numpy as np
 import onnx_ir as ir
 import pytest
+import target_testing
 from node_models import Attribute, Node, floats
 from onnx.reference import ReferenceEvaluator
 
@@ -87,7 +88,7 @@ def test_boxes(count: int, mode: str) -> None:
     model, feeds = node_models.model(Node("RoiAlign", operands, how, constants=(2,)))
     (right,) = ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feeds))
     (found,) = written.executed(model, feeds)
-    written.assert_near(found["y0_0"], np.asarray(right), 1e-5)
+    target_testing.assert_near(found["y0_0"], np.asarray(right), 1e-5)
 
 
 def test_layers() -> None:
