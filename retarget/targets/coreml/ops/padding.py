@@ -10,6 +10,7 @@ from retarget.targets.coreml.call import ANY, Call, Op
 from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.parts import concatenated, part
 from retarget.targets.coreml.values import Dim, dtype_of, is_known
+from retarget.targets.pads import Pair, of_center_crop_pad, of_pad
 
 MIRRORED_AXES = 2
 """Core ML mirrors or repeats elements along the last ones alone."""
@@ -26,24 +27,16 @@ def pad(call: Call) -> Var:
     return _continued(call, x, pairs, mode)
 
 
-def _pairs(call: Call) -> list[tuple[int, int]]:
+def _pairs(call: Call) -> list[Pair]:
     """The pads of a Pad in front of and behind each axis."""
-    rank, pads = call.rank(0), call.numbers(1, "the padding")
-    axes = [axis % rank for axis in call.numbers(3, "the axes")] if call.has(3) else list(range(rank))
-    pairs = [(0, 0)] * rank
-    for index, axis in enumerate(axes):
-        pairs[axis] = pads[index], pads[index + len(axes)]
-    return pairs
+    axes = call.numbers(3, "the axes") if call.has(3) else None
+    return of_pad(call.rank(0), call.numbers(1, "the padding"), axes)
 
 
 def center_crop_pad(call: Call) -> Var:
     wanted, rank = call.numbers(1, "the shape"), call.rank(0)
     axes = [axis % rank for axis in call.attributes.get_ints("axes", range(rank))]
-    pairs = [(0, 0)] * rank
-    for axis, size, own in zip(axes, wanted, call.sizes(0, axes), strict=True):
-        more = size - own
-        front = more // 2 if more > 0 else -(-more // 2)
-        pairs[axis] = front, more - front
+    pairs = of_center_crop_pad(rank, axes, call.sizes(0, axes), wanted)
     x = cropped(call, call.var(0), pairs)
     return framed(call, x, [(max(front, 0), max(back, 0)) for front, back in pairs], 0)
 

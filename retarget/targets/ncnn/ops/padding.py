@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +14,10 @@ from retarget.targets.ncnn.ops.shape import held, standing
 from retarget.targets.ncnn.ops.slices import cut, whole_along
 from retarget.targets.ncnn.program import MASK, MOST_DIMS, NO_HALF, Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Value
+from retarget.targets.pads import Pair, of_center_crop_pad, of_pad
 
 if TYPE_CHECKING:
     from retarget.targets.ncnn.values import Result
-
-Pair: TypeAlias = tuple[int, int]
-"""Of an axis: how much goes in front of it, and behind it."""
 
 CONSTANT, REPLICATE, REFLECT = 0, 1, 2
 """``4`` of Padding."""
@@ -37,7 +35,9 @@ PADS: Mapping[int, Sequence[Pair | None]] = {
 
 
 def pad(call: Call) -> Result:
-    pairs, mode = _pairs(call), call.attributes.get_string("mode", "constant") or "constant"
+    axes = call.numbers(3, "the axes") if call.has(3) else None
+    pairs = of_pad(call.rank(0), call.numbers(1, "the padding"), axes)
+    mode = call.attributes.get_string("mode", "constant") or "constant"
     value = cropped(call, call.value(0), pairs)
     pairs = [(max(front, 0), max(back, 0)) for front, back in pairs]
     if mode != "constant":
@@ -50,11 +50,7 @@ def pad(call: Call) -> Result:
 def center_crop_pad(call: Call) -> Result:
     wanted, shape = call.numbers(1, "the shape"), call.shape(0)
     axes = [axis % len(shape) for axis in call.attributes.get_ints("axes", range(len(shape)))]
-    pairs = [(0, 0)] * len(shape)
-    for axis, size in zip(axes, wanted, strict=True):
-        more = size - shape[axis]
-        front = more // 2 if more > 0 else -(-more // 2)
-        pairs[axis] = front, more - front
+    pairs = of_center_crop_pad(len(shape), axes, [shape[axis] for axis in axes], wanted)
     value = cropped(call, call.value(0), pairs)
     made = framed(call, value, [(max(front, 0), max(back, 0)) for front, back in pairs], 0)
     return _result(call, made, call.largest(0))
@@ -62,16 +58,6 @@ def center_crop_pad(call: Call) -> Result:
 
 def _result(call: Call, value: Value, largest: float) -> Result:
     return call.made(call.blob(value), value.shape, largest=largest)
-
-
-def _pairs(call: Call) -> list[Pair]:
-    """The pads of a Pad in front of and behind each axis."""
-    rank, pads = call.rank(0), call.numbers(1, "the padding")
-    axes = [axis % rank for axis in call.numbers(3, "the axes")] if call.has(3) else list(range(rank))
-    pairs = [(0, 0)] * rank
-    for index, axis in enumerate(axes):
-        pairs[axis] = pads[index], pads[index + len(axes)]
-    return pairs
 
 
 def cropped(call: Call, value: Value, pairs: Sequence[Pair]) -> Value:

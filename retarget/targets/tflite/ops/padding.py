@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from retarget.targets.pads import Pair, of_center_crop_pad, of_pad
 from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.ops.parts import around, cut, three, up_to
 from retarget.targets.tflite.ops.shape import reshaped
@@ -18,13 +19,10 @@ PADDED_AXES = 5
 
 def pad(call: Call) -> Operand:
     operand = call.operand(0)
-    rank, pads = len(operand.shape), call.numbers(1, "the padding")
-    axes = [axis % rank for axis in call.numbers(3, "the axes")] if call.has(3) else list(range(rank))
-    fronts, backs = [0] * rank, [0] * rank
-    for index, axis in enumerate(axes):
-        fronts[axis], backs[axis] = pads[index], pads[index + len(axes)]
-    inside = _cropped(call, operand, fronts, backs)
-    fronts, backs = [max(front, 0) for front in fronts], [max(back, 0) for back in backs]
+    axes = call.numbers(3, "the axes") if call.has(3) else None
+    pairs = of_pad(len(operand.shape), call.numbers(1, "the padding"), axes)
+    inside = _cropped(call, operand, pairs)
+    fronts, backs = [max(front, 0) for front, _ in pairs], [max(back, 0) for _, back in pairs]
     mode = call.attributes.get_string("mode", "constant")
     if mode == "constant":
         return _framed(call, inside, fronts, backs, _value(call))
@@ -35,20 +33,16 @@ def center_crop_pad(call: Call) -> Operand:
     operand = call.operand(0)
     wanted, rank = call.numbers(1, "the shape"), len(operand.shape)
     axes = [axis % rank for axis in call.attributes.get_ints("axes", range(rank))]
-    fronts, backs = [0] * rank, [0] * rank
-    for axis, size in zip(axes, wanted, strict=True):
-        more = size - operand.shape[axis]
-        fronts[axis] = more // 2 if more > 0 else -(-more // 2)
-        backs[axis] = more - fronts[axis]
-    inside = _cropped(call, operand, fronts, backs)
-    fronts, backs = [max(front, 0) for front in fronts], [max(back, 0) for back in backs]
+    pairs = of_center_crop_pad(rank, axes, [operand.shape[axis] for axis in axes], wanted)
+    inside = _cropped(call, operand, pairs)
+    fronts, backs = [max(front, 0) for front, _ in pairs], [max(back, 0) for _, back in pairs]
     return _framed(call, inside, fronts, backs, Constant.of(np.zeros((), operand.dtype)))
 
 
-def _cropped(call: Call, operand: Operand, fronts: Sequence[int], backs: Sequence[int]) -> Operand:
+def _cropped(call: Call, operand: Operand, pairs: Sequence[Pair]) -> Operand:
     """``operand`` without what negative padding cuts off."""
     cuts: dict[int, slice] = {}
-    for axis, (front, back) in enumerate(zip(fronts, backs, strict=True)):
+    for axis, (front, back) in enumerate(pairs):
         if min(front, back) < 0:
             cuts[axis] = slice(max(-front, 0), back if back < 0 else None)
     return cut(call, operand, cuts)
