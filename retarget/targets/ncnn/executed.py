@@ -111,9 +111,15 @@ def executed(layers: list[Line], weights: Path | None, says: sidecar.Sidecar | N
     io: tuple[str, ...] = ()
     if says is not None:
         io = tuple(held.dtype for value in (*says.inputs, *says.outputs) for held in value.blobs)
-    entries = [] if shapes is None else json.loads(shapes.read_text(encoding="utf-8"))["tensors"]
     held = [] if weights is None else list(stored(layers, weights))
-    return Executed(layers, held, {each["name"]: tuple(each["shape"]) for each in entries}, io)
+    return Executed(layers, held, {} if shapes is None else _shapes(shapes), io)
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        return {each["name"]: tuple(each["shape"]) for each in json.loads(path.read_bytes())["tensors"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RetargetError(f"{path}: not read: {error}", "build the artifact again") from error
 
 
 # ---- weights
@@ -124,7 +130,7 @@ def stored(layers: list[Line], weights: Path) -> Iterator[Stored]:
     with weights.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         for layer in layers:
-            for count, tagged in LOADS[layer.type](layer) if layer.type in LOADS else ():
+            for count, tagged in _loads(layer, weights):
                 dtype = _tag(file, layer, weights) if tagged else "float32"
                 if dtype == "float32":
                     file.seek(count * 4, os.SEEK_CUR)
@@ -136,6 +142,16 @@ def stored(layers: list[Line], weights: Path) -> Iterator[Stored]:
                 yield Stored(layer, dtype, count, "constant" if constant else "weights" if tagged else "other")
         if file.tell() != size:
             raise _mismatch(weights, f"{size - file.tell()} bytes are left over")
+
+
+def _loads(layer: Line, weights: Path) -> list[Load]:
+    try:
+        loads = list(LOADS[layer.type](layer)) if layer.type in LOADS else []
+    except (ValueError, ArithmeticError, LookupError) as error:
+        raise _mismatch(weights, f"the numbers of '{layer.name}' ({layer.type}) say of none: {error}") from error
+    if any(count < 0 for count, _ in loads):
+        raise _mismatch(weights, f"'{layer.name}' ({layer.type}) says that it takes less than nothing")
+    return loads
 
 
 def _tag(file: BinaryIO, layer: Line, weights: Path) -> str:

@@ -136,11 +136,13 @@ def read(param: Path) -> list[Line]:
         raise _unread(param, f"it does not begin with {MAGIC}")
     try:
         layers = [_line(text) for text in lines[2:] if text.strip()]
-        count = int(lines[1].split()[0])
+        count, blobs = map(int, lines[1].split())
     except (IndexError, ValueError) as error:
         raise _unread(param, str(error)) from error
     if len(layers) != count:
         raise _unread(param, f"it has {len(layers)} layers, and says {count}")
+    if (made := sum(len(layer.tops) for layer in layers)) > blobs:
+        raise _unread(param, f"it has {made} blobs, and says {blobs}")
     return layers
 
 
@@ -151,6 +153,8 @@ def _unread(param: Path, reason: str) -> RetargetError:
 def _line(text: str) -> Line:
     kind, name, into, out, *rest = text.split()
     bottoms, tops = int(into), int(out)
+    if bottoms < 0 or tops < 0 or len(rest) < bottoms + tops:
+        raise ValueError(f"'{name}' has not as many blobs as it says")
     params: dict[int, str] = {}
     for pair in rest[bottoms + tops :]:
         key, _, value = pair.partition("=")

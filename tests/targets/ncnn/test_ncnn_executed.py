@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,30 @@ def test_each_layer_takes_of_the_file_what_we_say(text: str, tmp_path: Path) -> 
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(RetargetError, match="it ends within what 'last'"):
         list(executed.stored(files.read(param), weights))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Convolution 0=4 1=3 6=many", "the numbers of 'it' (Convolution) say of none: invalid literal"),
+        ("Convolution 0=4 1=3 6=-108", "'it' (Convolution) says that it takes less than nothing"),
+        ("MultiHeadAttention 1=2 2=48", "the numbers of 'it' (MultiHeadAttention) say of none: integer division"),
+        ("Gemm 5=1 6=1 8=4 9=5 10=7", "the numbers of 'it' (Gemm) say of none: 7"),
+    ],
+)
+def test_numbers_that_say_of_no_weights_are_a_clear_line(text: str, reason: str, tmp_path: Path) -> None:
+    kind, _, params = text.partition(" ")
+    (tmp_path / "a.param").write_text(f"7767517\n2 2\nInput a 0 1 a\n{kind} it 1 1 a out {params}\n")
+    (tmp_path / "a.bin").write_bytes(bytes(64))
+    with pytest.raises(RetargetError, match=re.escape(reason)):
+        list(executed.stored(files.read(tmp_path / "a.param"), tmp_path / "a.bin"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tensors": [{"name": "a"}]}', '{"tensors": 1}', "\xff"])
+def test_shapes_that_are_not_read_are_a_clear_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tensors.json").write_text(text, encoding="latin-1")
+    with pytest.raises(RetargetError, match=r"tensors.json: not read: "):
+        executed.executed([], None, None, tmp_path / "tensors.json")
 
 
 def test_every_layer_that_has_weights_is_tried() -> None:

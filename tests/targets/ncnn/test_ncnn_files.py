@@ -143,7 +143,11 @@ def test_large_weights_are_written_in_pieces_that_change_nothing(
         ("7767517\n2 1\nInput x 0 1 x\n", "it has 1 layers, and says 2"),
         ("7767517\n1 1\nInput x 0\n", "not enough values to unpack"),
         ("7767517\n1 1\nInput x 0 1 x a=b\n", "invalid literal"),
-        ("7767517\nx\nInput x 0 1 x\n", "invalid literal"),
+        ("7767517\n1\nInput x 0 1 x\n", "not enough values to unpack"),
+        ("7767517\n1 x\nInput x 0 1 x\n", "invalid literal"),
+        ("7767517\n1 1\nSplit x 0 2 x y\n", "it has 2 blobs, and says 1"),
+        ("7767517\n1 1\nInput x 0 1\n", "'x' has not as many blobs as it says"),
+        ("7767517\n1 1\nInput x -1 1 x\n", "'x' has not as many blobs as it says"),
     ],
 )
 def test_what_is_no_param_file_is_a_clear_line(text: str, reason: str, tmp_path: Path) -> None:
