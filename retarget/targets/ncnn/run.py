@@ -71,12 +71,7 @@ class Loaded:
 
         Raises ``RetargetError`` for sizes that the files are not for, ``ToolchainFailure`` where a layer fails.
         """
-        symbols = self._says.sizes | {
-            dim: size
-            for value in self._says.inputs
-            for dim, size in zip(value.shape, _fed(value, feeds).shape, strict=True)
-            if isinstance(dim, str)
-        }
+        symbols = self._says.sizes | _sizes(feeds, self._says)
         _check(symbols, self._says)
         mats = {held.name: self._mat(_fed(value, feeds), held) for value in self._says.inputs for held in value.blobs}
         found: Outputs = {}
@@ -101,6 +96,11 @@ class Loaded:
 
     def _mat(self, array: Array, held: sidecar.Held) -> Any:
         """``array`` as ncnn's blob ``held``."""
+        if held.dtype == "int32" and (least := int(array.min())) < 0:
+            raise RetargetError(
+                f"'{held.name}' holds {least}: the model counts from the end, and ncnn looks up what stands first",
+                "feed numbers that are not negative",
+            )
         sizes = [math.prod(array.shape[axis] for axis in dim.axes) for dim in held.dims]
         rows = sizes if held.rows is not None else [1, *sizes]
         fed = np.ascontiguousarray(array).astype(held.dtype)
@@ -136,6 +136,18 @@ class Loaded:
 
 def _fed(value: sidecar.Value, feeds: Feeds) -> Array:
     return next(feeds[held.name] for held in value.blobs if held.name in feeds)
+
+
+def _sizes(feeds: Feeds, says: sidecar.Sidecar) -> dict[str, int]:
+    """The symbols' sizes, one each: not every layer looks whether its operands fit, and some read beyond them."""
+    found: dict[str, tuple[int, str]] = {}
+    for value in says.inputs:
+        for dim, size in zip(value.shape, _fed(value, feeds).shape, strict=True):
+            if isinstance(dim, str) and (known := found.setdefault(dim, (size, value.name)))[0] != size:
+                raise RetargetError(
+                    f"{dim} is {known[0]} in '{known[1]}' and {size} in '{value.name}'", "feed inputs of one size"
+                )
+    return {dim: size for dim, (size, _) in found.items()}
 
 
 def _check(symbols: Mapping[str, int], says: sidecar.Sidecar) -> None:

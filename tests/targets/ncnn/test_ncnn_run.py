@@ -87,6 +87,28 @@ def test_integers_that_a_float_does_not_hold_are_no_feed(tmp_path: Path) -> None
     assert (found["y"] == 2**24).all()
 
 
+def test_inputs_that_share_a_dimension_have_one_size_of_it(tmp_path: Path) -> None:
+    """ncnn's product of matrices reads beyond the end of one that is too short."""
+    model = target_testing.model("g (float[N,2,T] a, float[N,T,3] b) => (float[N,2,3] y) { y = MatMul(a, b) }")
+    facts = written(model, tmp_path, N=DimRange(1, 2, 4), T=DimRange(1, 5, 9))
+    feeds = {"a": target_testing.normal(2, 2, 5), "b": target_testing.normal(2, 5, 3)}
+    assert target_testing.run("ncnn", tmp_path, facts, feeds)["y"].shape == (2, 2, 3)
+    with pytest.raises(RetargetError, match="T is 5 in 'a' and 4 in 'b'"):
+        target_testing.run("ncnn", tmp_path, facts, {**feeds, "b": target_testing.normal(2, 4, 3)})
+    with pytest.raises(RetargetError, match="N is 2 in 'a' and 1 in 'b'"):
+        target_testing.run("ncnn", tmp_path, facts, {**feeds, "b": target_testing.normal(1, 5, 3)})
+
+
+def test_what_is_looked_up_is_not_negative(tmp_path: Path) -> None:
+    model = target_testing.model("g (int64[N,2] x, float[5,3] w_a) => (float[N,2,3] y) { y = Gather(w_a, x) }")
+    facts = written(model, tmp_path, N=THREE)
+    feeds = {"x": np.array([[0, 1], [4, 3], [2, 0]])}
+    found, right = target_testing.run("ncnn", tmp_path, facts, feeds), target_testing.oracle(model, feeds)
+    np.testing.assert_array_equal(found["y"], right["y"])
+    with pytest.raises(RetargetError, match="'x' holds -2: the model counts from the end"):
+        target_testing.run("ncnn", tmp_path, facts, {"x": feeds["x"] - 2})
+
+
 def edited(param: Path, layer: str, before: str, after: str, more: str = "") -> None:
     """Replace ``before`` in the line of the one layer of the type ``layer``, and write ``more`` at its end."""
     lines = param.read_text().splitlines()
