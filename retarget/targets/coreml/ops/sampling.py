@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from retarget.targets import affine
 from retarget.targets.coreml.call import Call, Op
 from retarget.targets.coreml.compressed import expanded
 from retarget.targets.coreml.library import Var
@@ -187,13 +188,7 @@ def affine_grid(call: Call) -> Var:
     """The places of all results, a constant, times the matrices."""
     matrices = call.var(0)
     sizes = call.numbers(1, "the size")[2:]
-    corners = call.attributes.get_int("align_corners", 0) != 0
-    if corners and 1 in sizes:
-        raise Refusal("align_corners=1 along an axis of one element: ONNX does not say where it lies")
-    axes = [np.linspace(-1, 1, size) if corners else (2 * np.arange(size) + 1) / size - 1 for size in sizes]
-    # The last axis is the first number of a place.
-    places = [each.reshape(-1) for each in np.meshgrid(*axes, indexing="ij")][::-1]
-    base = np.stack([*places, np.ones(math.prod(sizes))], axis=1).astype(dtype_of(matrices))
+    base = affine.places(call.node, sizes).astype(dtype_of(matrices))
     made = call.mil.matmul(x=call.mil.const(val=base[None]), y=matrices, transpose_y=True)
     return reshaped(call, made, (matrices.shape[0], *sizes, len(sizes)))
 

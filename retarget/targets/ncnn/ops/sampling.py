@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from retarget.targets import affine
 from retarget.targets.ncnn.call import Call, Op
 from retarget.targets.ncnn.ops.comparison import above, opposite
 from retarget.targets.ncnn.ops.convolution import (
@@ -148,13 +149,7 @@ def affine_grid(call: Call) -> Result:
     """The places of all results, a constant, times the matrices."""
     matrices = call.spread(0)
     sizes = call.numbers(1, "the size")[2:]
-    corners = call.attributes.get_int("align_corners", 0) != 0
-    if corners and 1 in sizes:
-        raise Refusal("align_corners=1 along an axis of one element: ONNX does not say where it lies")
-    axes = [np.linspace(-1, 1, size) if corners else (2 * np.arange(size) + 1) / size - 1 for size in sizes]
-    # The last axis is the first number of a place.
-    places = [each.reshape(-1) for each in np.meshgrid(*axes, indexing="ij")][::-1]
-    base = _constant(call, np.stack([*places, np.ones(math.prod(sizes))], axis=1), (-1, len(sizes) + 1))
+    base = _constant(call, affine.places(call.node, sizes), (-1, len(sizes) + 1))
     other = call.view(matrices, matrices.shape[1:])
     made = call.add("MatMul", (base, other), (base.dims[0], len(sizes)), {0: 1})  # the second one turned over
     return call.made(made, (matrices.shape[0], *sizes, len(sizes)))

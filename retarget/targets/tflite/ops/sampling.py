@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retarget.targets import affine
 from retarget.targets.tflite.call import FUSING, Call, Op
 from retarget.targets.tflite.layout import Layout, Way, stored
 from retarget.targets.tflite.ops.convolution import IMAGE
@@ -70,13 +71,7 @@ def affine_grid(call: Call) -> Value:
     """The places of all results, a constant, times the matrices."""
     matrices = call.value(0)
     sizes = call.numbers(1, "the size")[2:]
-    corners = bool(call.attributes.get_int("align_corners", 0))
-    if corners and 1 in sizes:
-        raise Refusal("align_corners=1 along an axis of one element: ONNX does not say where it lies")
-    axes = [np.linspace(-1, 1, size) if corners else (2 * np.arange(size) + 1) / size - 1 for size in sizes]
-    # The last axis is the first number of a place.
-    places = [each.reshape(-1) for each in np.meshgrid(*axes, indexing="ij")][::-1]
-    base = np.stack([*places, np.ones(math.prod(sizes))], axis=1).astype(np.float32)
+    base = affine.places(call.node, sizes).astype(np.float32)
     left = call.lowering.constant(Constant.of(base[None]))
     shape = (matrices.shape[0], base.shape[0], len(sizes))
     options = Options("BatchMatMulOptions", {"adjY": True})
