@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from retarget.targets.activations import numbers_of
 from retarget.targets.coreml.call import FLOATS, Call, Op
 from retarget.targets.coreml.compressed import expanded
 from retarget.targets.coreml.library import Var
@@ -28,19 +28,19 @@ Activation: TypeAlias = "Callable[[Var], Var]"
 Cell: TypeAlias = "Callable[[Var, Sequence[Var]], Sequence[Var]]"
 """(what the input adds to the gates [batch, gates * size], state) -> the next state, what is shown first in it."""
 
-_FUNCTIONS: Mapping[str, tuple[str, tuple[float | None, ...]]] = {
-    "affine": ("linear_activation", (None, None)),
-    "elu": ("elu", (1.0,)),
-    "hardsigmoid": ("sigmoid_hard", (0.2, 0.5)),
-    "leakyrelu": ("leaky_relu", (0.01,)),
-    "relu": ("relu", ()),
-    "scaledtanh": ("scaled_tanh", (None, None)),
-    "sigmoid": ("sigmoid", ()),
-    "softplus": ("softplus", ()),
-    "softsign": ("softsign", ()),
-    "tanh": ("tanh", ()),
+_FUNCTIONS: Mapping[str, str] = {
+    "affine": "linear_activation",
+    "elu": "elu",
+    "hardsigmoid": "sigmoid_hard",
+    "leakyrelu": "leaky_relu",
+    "relu": "relu",
+    "scaledtanh": "scaled_tanh",
+    "sigmoid": "sigmoid",
+    "softplus": "softplus",
+    "softsign": "softsign",
+    "tanh": "tanh",
 }
-"""ONNX's functions → MIL's, and what alpha and beta are where they are not given; None: they must be."""
+"""ONNX's functions → MIL's."""
 
 _FUSED_SINCE = 17
 """The first iOS whose operators take float16."""
@@ -276,21 +276,12 @@ def _run(call: Call, functions: Sequence[str], write: Callable[[_Layer], Sequenc
 
 
 def _named(call: Call, names: Sequence[str]) -> list[tuple[str, Mapping[str, float]]]:
-    """MIL's functions and their parameters. The attributes have numbers only for the functions that take some."""
-    alphas, betas = (iter(call.attributes.get_floats(f"activation_{name}", ())) for name in ("alpha", "beta"))
-    found: list[tuple[str, Mapping[str, float]]] = []
+    """MIL's functions and their parameters."""
     for name in names:
         if name.lower() not in _FUNCTIONS:
             raise Refusal(f"activations={name}: MIL has no such function")
-        function, defaults = _FUNCTIONS[name.lower()]
-        parameters = {}
-        for key, given, default in zip(("alpha", "beta"), (alphas, betas), defaults, strict=False):
-            number = next(islice(given, 1), default)
-            if number is None:
-                raise Refusal(f"activations={name}: activation_{key} is not given")
-            parameters[key] = number
-        found.append((function, parameters))
-    return found
+    functions = [_FUNCTIONS[name.lower()] for name in names]
+    return list(zip(functions, numbers_of(call.node, names), strict=True))
 
 
 def _ordered(rows: Array, order: Sequence[int]) -> Array:

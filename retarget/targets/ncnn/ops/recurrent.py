@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from retarget.targets.activations import numbers_of
 from retarget.targets.ncnn.call import FLOATS, Call, Op
 from retarget.targets.ncnn.ops.elementwise import ABS, ADD, DIV, FROM, MUL, by_number, function, joined, mapped
 from retarget.targets.ncnn.ops.matmul import linear
@@ -35,20 +35,6 @@ MOST_STEPS = 256
 
 Step: TypeAlias = "Callable[[Blob, Sequence[Blob]], Sequence[Blob]]"
 """(what the input adds to the gates, state) -> the next state, what is shown first in it."""
-
-_DEFAULTS: Mapping[str, tuple[float | None, ...]] = {
-    "affine": (None, None),
-    "elu": (1.0,),
-    "hardsigmoid": (0.2, 0.5),
-    "leakyrelu": (0.01,),
-    "relu": (),
-    "scaledtanh": (None, None),
-    "sigmoid": (),
-    "softplus": (),
-    "softsign": (),
-    "tanh": (),
-}
-"""Activation functions, and what alpha and beta are where they are not given; None: they must be."""
 
 
 @dataclass(frozen=True)
@@ -139,20 +125,7 @@ class _Recurrent:
         if len(names) != len(self.functions) * len(self.reversals):
             count = len(self.functions) * len(self.reversals)
             raise Refusal(f"activations: there are {len(names)}, and {count} are needed")
-        alphas, betas = (iter(call.attributes.get_floats(f"activation_{key}", ())) for key in ("alpha", "beta"))
-        found: list[tuple[str, Mapping[str, float]]] = []
-        for name in names:
-            defaults = _DEFAULTS.get(name.lower())
-            if defaults is None:
-                raise Refusal(f"activations={name}: it is not known")
-            parameters = {}
-            for key, given, default in zip(("alpha", "beta"), (alphas, betas), defaults, strict=False):
-                number = next(islice(given, 1), default)
-                if number is None:
-                    raise Refusal(f"activations={name}: activation_{key} is not given")
-                parameters[key] = number
-            found.append((name.lower(), parameters))
-        return found
+        return [(name.lower(), numbers) for name, numbers in zip(names, numbers_of(call.node, names), strict=True)]
 
     @property
     def clip(self) -> float:
@@ -307,7 +280,7 @@ class _Direction:
 
 
 def activated(call: Call, name: str, parameters: Mapping[str, float], blob: Blob) -> Blob:
-    """The activation function ``name`` of `_DEFAULTS`."""
+    """The activation function ``name`` of `activations.DEFAULTS`."""
     alpha, beta = parameters.get("alpha", 0.0), parameters.get("beta", 0.0)
     if name == "affine":
         return by_number(call, ADD, by_number(call, MUL, blob, alpha), beta)
