@@ -63,6 +63,10 @@ class Sliding:
         less, more = total // 2, total - total // 2
         return (less, more) if self.auto == "SAME_UPPER" else (more, less)
 
+    def unpooled(self, axis: int, size: int, taps: int) -> int:
+        """How large the result of a MaxUnpool of windows of ``taps`` is along an axis of ``size``."""
+        return (size - 1) * self.strides[axis] - sum(self.given(axis)) + taps
+
     def blocks(self, axis: int, size: int, span: int) -> int:
         """How many blocks Col2Im lays along an axis of an image of ``size``."""
         return (size + sum(self.given(axis)) - span) // self.strides[axis] + 1

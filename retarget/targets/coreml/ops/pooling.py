@@ -14,6 +14,7 @@ from retarget.targets.coreml.library import Var
 from retarget.targets.coreml.ops.parts import part
 from retarget.targets.coreml.ops.windows import Window, Windows, windows, zero_padded
 from retarget.targets.coreml.values import Refusal, Result, dtype_of, is_known
+from retarget.targets.sliding import Sliding
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -83,20 +84,15 @@ def max_unpool(call: Call) -> Var:
     """Zeros, and each element at the place that it had."""
     attributes = call.attributes
     kernel = attributes.get_ints("kernel_shape") or []
-    strides = attributes.get_ints("strides") or [1] * len(kernel)
-    pads = attributes.get_ints("pads") or [0] * (2 * len(kernel))
+    sliding = Sliding.of(call.node, len(kernel))
+    strides = sliding.strides
     if call.has(2):
         raise Refusal("the size of the result is given: places are numbered for another one")
     if any(stride < taps for stride, taps in zip(strides, kernel, strict=True)):
         raise Refusal(f"strides={list(strides)}: windows overlap, and several elements would have one place")
     sizes = call.sizes(0)
-    shape = [
-        *sizes[:2],
-        *(
-            (size - 1) * strides[axis] - pads[axis] - pads[axis + len(kernel)] + kernel[axis]
-            for axis, size in enumerate(sizes[2:])
-        ),
-    ]
+    spatial = [sliding.unpooled(axis, size, kernel[axis]) for axis, size in enumerate(sizes[2:])]
+    shape = [*sizes[:2], *spatial]
     zeros = np.zeros(math.prod(shape), call.dtype(0))
     places = call.mil.reshape(x=call.var(1), shape=[math.prod(sizes)])
     values = call.mil.reshape(x=call.var(0), shape=[math.prod(sizes)])

@@ -20,6 +20,7 @@ from retarget.targets.ncnn.ops.slices import cut
 from retarget.targets.ncnn.ops.windows import SUFFIX, Window, Windows, by_axis, numbered, windows
 from retarget.targets.ncnn.program import Blob, Dims, Param, Weight
 from retarget.targets.ncnn.values import WHOLE, Refusal, Value
+from retarget.targets.sliding import Sliding
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -216,8 +217,8 @@ def max_unpool(call: Call) -> Result:
     """Each element, all over the window that it is of, where its place is that of the result, and zeros elsewhere."""
     attributes, x, places = call.attributes, call.spread(0), call.spread(1)
     kernel = attributes.get_ints("kernel_shape") or []
-    strides = attributes.get_ints("strides") or [1] * len(kernel)
-    pads = attributes.get_ints("pads") or [0] * (2 * len(kernel))
+    sliding = Sliding.of(call.node, len(kernel))
+    strides = sliding.strides
     if call.has(2):
         raise Refusal("the size of the result is given: places are numbered for another one")
     if any(stride < taps for stride, taps in zip(strides, kernel, strict=True)):
@@ -225,8 +226,8 @@ def max_unpool(call: Call) -> Result:
     count, channels, *sizes = x.shape
     outs = []
     for axis, (size, taps, stride) in enumerate(zip(sizes, kernel, strides, strict=True)):
-        outs.append((size - 1) * stride - pads[axis] - pads[axis + len(kernel)] + taps)
-        windows_of = [int(place) for place in (np.arange(outs[-1]) + pads[axis]) // stride]
+        outs.append(sliding.unpooled(axis, size, taps))
+        windows_of = [int(place) for place in (np.arange(outs[-1]) + sliding.pads[axis]) // stride]
         x, places = taken(call, x, axis + 2, windows_of), taken(call, places, axis + 2, windows_of)
     total = math.prod(outs)
     if count * channels * total > WHOLE:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from retarget.targets.sliding import Sliding
 from retarget.targets.tflite.call import Call, Int8, Op
 from retarget.targets.tflite.layout import Way
 from retarget.targets.tflite.ops.convolution import IMAGE, LINE, POINT, VOLUME, as_image, as_line
@@ -72,16 +73,13 @@ def max_unpool(call: Call) -> Value:
     """Zeros, and each element at the place that it had."""
     value, places, attributes = call.value(0), call.value(1), call.attributes
     kernel = attributes.get_ints("kernel_shape") or []
-    strides = attributes.get_ints("strides") or [1] * len(kernel)
-    pads = attributes.get_ints("pads") or [0] * (2 * len(kernel))
+    sliding = Sliding.of(call.node, len(kernel))
+    strides = sliding.strides
     if call.has(2):
         raise Refusal("the size of the result is given: places are numbered for another one")
     if any(stride < taps for stride, taps in zip(strides, kernel, strict=True)):
         raise Refusal(f"strides={strides}: windows overlap, and the kernel would add what has the same place")
-    spatial = [
-        (size - 1) * strides[axis] - pads[axis] - pads[axis + len(kernel)] + kernel[axis]
-        for axis, size in enumerate(value.shape[2:])
-    ]
+    spatial = [sliding.unpooled(axis, size, kernel[axis]) for axis, size in enumerate(value.shape[2:])]
     shape, count = (*value.shape[:2], *spatial), math.prod(value.shape)
     numbers = call.reshape(places, (count, 1))
     updates = call.reshape(value, (count,))
