@@ -16,6 +16,7 @@ from retarget.facts import EmitFacts
 from retarget.protocols import Runner
 from retarget.targets import ncnn as target
 from retarget.targets.ncnn import files, sidecar
+from retarget.targets.ncnn.executed import stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,8 @@ def open(artifact: Path, facts: EmitFacts, *, parity: bool, threads: int) -> Run
 class Loaded:
     """The files in ncnn, by the artifact's own names; a ``Runner``.
 
-    Raises ``ToolchainFailure`` where ncnn does not load them, ``NotExecutable`` without a GPU that is asked for.
+    Raises ``RetargetError`` where they are not of one network, ``ToolchainFailure`` where ncnn does not load them,
+    ``NotExecutable`` without a GPU that is asked for.
     """
 
     def __init__(self, artifact: Path, *, parity: bool, threads: int, vulkan: bool = False) -> None:
@@ -47,6 +49,9 @@ class Loaded:
         self._ncnn = ncnn
         self._says = sidecar.read(artifact / sidecar.FILE)
         self._layers = files.read(artifact / self._says.param)
+        # ncnn itself takes what is there, whatever its tags say.
+        for _ in stored(self._layers, artifact / self._says.bin):
+            pass
         if vulkan and not ncnn.get_gpu_count():
             raise NotExecutable("`vulkan` asks for a GPU, and ncnn finds none with a Vulkan driver on this machine")
         self._net: Any = ncnn.Net()

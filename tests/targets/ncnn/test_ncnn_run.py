@@ -146,6 +146,15 @@ def test_files_that_do_not_load_say_so(tmp_path: Path) -> None:
         target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(1, 3, 8, 4)})
 
 
+@pytest.mark.parametrize("weights", [b"", b"abcd" + bytes(4 * 64 * 32), bytes(4 + 4 * 64 * 32) + b"more"])
+def test_weights_that_are_not_of_the_layers_are_not_executed(weights: bytes, tmp_path: Path) -> None:
+    """ncnn loads the last two."""
+    facts = written(target_testing.model(FC.format(t="float")), tmp_path, N=THREE)
+    (tmp_path / emit.BIN).write_bytes(weights)
+    with pytest.raises(RetargetError, match=r"model.ncnn.bin: not the weights of the param file"):
+        target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(3, 64)})
+
+
 def test_vulkan_without_a_gpu_is_a_limit_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ncnn
 
