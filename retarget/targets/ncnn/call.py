@@ -13,7 +13,18 @@ import onnx_ir as ir
 from retarget import graph
 from retarget.targets.ncnn import rows
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Kind, Layer, Param, Weight
-from retarget.targets.ncnn.values import WHOLE, Codes, Operand, Quantized, Refusal, Result, Shape, Value, plain_dims
+from retarget.targets.ncnn.values import (
+    BEYOND_WHOLE,
+    WHOLE,
+    Codes,
+    Operand,
+    Quantized,
+    Refusal,
+    Result,
+    Shape,
+    Value,
+    plain_dims,
+)
 from retarget.targets.walk import OneNode
 
 if TYPE_CHECKING:
@@ -197,7 +208,7 @@ class Call(OneNode[Operand]):
             if largest > np.iinfo(dtype.name).max:
                 raise Refusal(f"{dtype.name} may wrap around in it, and floats do not")
             if largest > WHOLE:
-                raise Refusal("its integers may be beyond 2^24, up to which float32 holds all")
+                raise Refusal(f"its integers {BEYOND_WHOLE}")
         return Value(tuple(shape), dtype, blob, blob.rows, largest=1.0 if dtype == np.bool_ else largest)
 
     def result_dtype(self, index: int = 0) -> np.dtype[np.generic]:
