@@ -167,6 +167,32 @@ def test_vulkan_without_a_gpu_is_a_limit_of_the_machine(tmp_path: Path, monkeypa
         target_testing.run("ncnn", tmp_path, facts, {"x": target_testing.normal(3, 64)})
 
 
+TABLES = """g (int64[N,6] ids, float[900,8] w_one, float[900,8] w_other, float[8,16] w_x) => (float[N,6,16] y) {{
+    one = Gather(w_one, ids)
+    other = Gather(w_other, ids)
+    both = Add(one, other)
+    share = Softmax(both)
+    y = MatMul(share, w_x)
+}}"""
+
+
+@pytest.mark.parametrize("text", [target_testing.CNN, TABLES])
+def test_vulkan(text: str, tmp_path: Path) -> None:
+    """On whatever Vulkan driver there is: one for CPUs, such as Mesa's, does."""
+    import ncnn
+
+    if not ncnn.get_gpu_count():
+        pytest.skip("no Vulkan driver is installed here")
+    model = target_testing.model(text.format(t="float"))
+    asked: EmitJob = dataclasses.replace(job(model), options=Options(vulkan=True))
+    facts = catalog.target_emit("ncnn").emit(model, asked, tmp_path)
+    for size in (1, 3):
+        feeds = target_testing.feeds(model, size)
+        found = target_testing.run("ncnn", tmp_path, facts, feeds)
+        for name, right in target_testing.oracle(model, feeds).items():
+            target_testing.assert_near(found[name], right, 1e-5)
+
+
 def output(shape: tuple[int | str, ...], dims: tuple[tuple[int, ...], ...], rows: bool) -> sidecar.Value:
     names: tuple[Literal["n", "w", "h", "d", "c"], ...] = (
         *(("n",) if rows else ()),
