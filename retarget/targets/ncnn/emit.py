@@ -19,7 +19,7 @@ from retarget.targets.ncnn.fusing import fused
 from retarget.targets.ncnn.lowering import Arrays, Lowering, lowered
 from retarget.targets.ncnn.open_sizes import opened
 from retarget.targets.ncnn.ops import OPS
-from retarget.targets.ncnn.program import Program, word
+from retarget.targets.ncnn.program import Program, own_name, word
 from retarget.targets.ncnn.requantizing import requantized, turned_late
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
@@ -80,14 +80,9 @@ def _opt(job: EmitJob) -> dict[str, int]:
 
 def _words(names: Sequence[str]) -> dict[str, str]:
     """What each of ``names`` is called in the file, where a name is one word."""
-    found: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        plain = word(name)
-        wanted, number = plain, 1
-        while wanted in found.values() or (wanted != name and wanted in names):
-            wanted, number = f"{plain}_{number}", number + 1
-        found[name] = wanted
-    return found
+    kept = {name for name in names if word(name) == name}
+    taken = set(kept)
+    return {name: name if name in kept else own_name(name, taken) for name in dict.fromkeys(names)}
 
 
 def _sidecar(program: Program, job: EmitJob, sizes: Mapping[str, int], fixed: Mapping[str, int]) -> sidecar.Sidecar:

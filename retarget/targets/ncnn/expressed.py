@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Layer, Param
-from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, SIZES, TO_ROWS
+from retarget.targets.ncnn.ops.elementwise import MUL
+from retarget.targets.ncnn.program import MOST_DIMS, SIZES, Blob, Layer, Param, sized
+from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, TO_ROWS
 from retarget.targets.ncnn.unsized import (
     AXES,
     ENDS,
@@ -26,14 +27,10 @@ from retarget.targets.ncnn.unsized import (
     differs,
     readable,
     same,
-    sized,
 )
 
 WHOLE_AXIS = -233
 """As the end of a slice: the end of the axis. As the size of one: an equal share of what is left."""
-
-MULTIPLY = 2
-"""``0`` of BinaryOp."""
 
 NEAREST = 1
 """``0`` of Interp."""
@@ -163,7 +160,7 @@ def tile(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
     many = [vector for vector in ones if vector != once]
     times = common.part(np.ones(list(map(max, many)), np.float32), many, (bottom,), layer)
     times = common.viewed(times, tuple(ones), layer)
-    multiplied = Layer("BinaryOp", (repeated, times), (top,), {0: MULTIPLY}, origin=layer.origin)
+    multiplied = Layer("BinaryOp", (repeated, times), (top,), {0: MUL}, origin=layer.origin)
     made = tuple(tuple(map(math.prod, zip(left, right, strict=True))) for left, right in zip(own, ones, strict=True))
     if made == common.dims[top]:
         return multiplied

@@ -17,8 +17,8 @@ from retarget.targets.ncnn.ops.elementwise import ADD, MUL, NUMBER, SQRT, SQUARE
 from retarget.targets.ncnn.ops.matmul import BIAS_KIND, BIAS_OF_COLUMNS, HOLDS_RIGHT, NO_BIAS
 from retarget.targets.ncnn.ops.reduction import MEAN
 from retarget.targets.ncnn.ops.shape import ORDERS
-from retarget.targets.ncnn.program import Blob, Layer, Param, Program, Weight
-from retarget.targets.ncnn.rewriting import Found, Graph, Rule, is_plain_reshape, reshape_to
+from retarget.targets.ncnn.program import Blob, Layer, Param, Program, Weight, reshape_to
+from retarget.targets.ncnn.rewriting import Found, Graph, Rule, is_plain_reshape
 from retarget.targets.ncnn.rows import regrouped
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from retarget.targets.ncnn.ops.matmul import (
     TURNED_LEFT,
     TURNED_RIGHT,
 )
-from retarget.targets.ncnn.program import Blob, Layer, Param, Weight
-from retarget.targets.ncnn.rewriting import Found, Graph, is_plain_reshape, reshape_to
+from retarget.targets.ncnn.program import Blob, Layer, Param, Weight, memory_data, reshape_to
+from retarget.targets.ncnn.rewriting import Found, Graph, is_plain_reshape
 
 REST = -233
 """As the end of a Crop: all that is left."""
@@ -262,9 +262,7 @@ def _half(graph: Graph, angles: Blob, x: Blob, before: list[Layer]) -> Blob | No
     held = id(graph.maker[graph.source(angles)].weights[0].array)
     if held not in graph.halves:
         graph.halves[held] = Blob((positions, size // 2))
-        sizes: dict[int, Param] = {0: size // 2, 1: positions, 21: 1}
-        weight = Weight(np.ascontiguousarray(first), tagged=False)
-        before.append(Layer("MemoryData", (), (graph.halves[held],), sizes, (weight,)))
+        before.append(memory_data(np.ascontiguousarray(first), graph.halves[held]))
     return graph.halves[held]
 
 

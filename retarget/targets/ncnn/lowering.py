@@ -20,19 +20,14 @@ from retarget import graph
 from retarget.protocols import EmitJob
 from retarget.targets import legal
 from retarget.targets.ncnn.call import ANY, Call, Op
-from retarget.targets.ncnn.program import Blob, Dims, Kind, Layer, Param, Program, Weight
-from retarget.targets.ncnn.rows import SIZES, regrouped
+from retarget.targets.ncnn.ops.elementwise import MUL, NUMBER, WITH_NUMBER
+from retarget.targets.ncnn.program import Blob, Dims, Kind, Layer, Param, Program, memory_data, reshape_to, sized
+from retarget.targets.ncnn.rows import regrouped
 from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, border_dims, plain_dims
 from retarget.targets.walk import Walk, folded_arrays
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
-
-RAW = 1
-"""``21`` of MemoryData: no tag in front of its numbers."""
-
-MULTIPLY = 2
-"""``0`` of BinaryOp."""
 
 
 class Arrays:
@@ -152,8 +147,7 @@ class Lowering(Walk[Operand]):
             # In its own dims, of which sizes can be read, whatever is done with it.
             dims = self._own_dims(name)
             blob = Blob(dims, value.rows, kind, value=name)
-            sizes = dict(zip(SIZES[len(dims)], dims, strict=True))
-            self.program.layers.insert(len(self._fed), Layer("Input", (), (blob,), dict(sorted(sizes.items()))))
+            self.program.layers.insert(len(self._fed), Layer("Input", (), (blob,), sized(dims)))
             self.program.inputs[name].append(blob)
             self._fed[name, kind] = blob
         found = self._fed[name, kind]
@@ -201,9 +195,8 @@ class Lowering(Walk[Operand]):
         if blob in self._constants:
             return self.memory(self._constants[blob], dims)
         if (blob, dims) not in self._views:
-            params = dict(sorted(zip(SIZES[len(dims)], dims, strict=True)))
             made = Blob(dims, blob.rows, blob.kind)
-            self.program.layers.append(Layer("Reshape", (blob,), (made,), dict(params), origin=origin))
+            self.program.layers.append(reshape_to(blob, made, origin))
             self._views[blob, dims] = made
             self._views[made, blob.dims] = blob
         return self._views[blob, dims]
@@ -224,9 +217,7 @@ class Lowering(Walk[Operand]):
         key = (id(array), dims)
         if key not in self._memory:
             blob = Blob(dims)
-            params = dict(zip(SIZES[len(dims)], dims, strict=True)) | {21: RAW}
-            weight = Weight(array, tagged=False)
-            self.program.layers.append(Layer("MemoryData", (), (blob,), dict(sorted(params.items())), (weight,)))
+            self.program.layers.append(memory_data(array, blob))
             self._memory[key] = (array, blob)
             self._constants[blob] = array
         return self._memory[key][1]
@@ -241,7 +232,7 @@ class Lowering(Walk[Operand]):
         assert codes.blob is not None
         if codes.blob not in self._rounded:
             made = Blob(codes.blob.dims, codes.blob.rows)
-            params: dict[int, Param] = {0: MULTIPLY, 1: 1, 2: quantized.scale}
+            params: dict[int, Param] = {0: MUL, WITH_NUMBER: 1, NUMBER: quantized.scale}
             self.program.layers.append(Layer("BinaryOp", (codes.blob,), (made,), params, origin=origin))
             self._rounded[codes.blob] = made
         return Value(codes.shape, quantized.dtype, self._rounded[codes.blob], codes.rows)

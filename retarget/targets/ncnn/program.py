@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ Param: TypeAlias = int | float | str | Sequence[int] | Sequence[float]
 
 MOST_DIMS = 4
 """ncnn's blobs have no more, the rows aside."""
+
+SIZES = {1: (0,), 2: (1, 0), 3: (2, 1, 0), 4: (2, 11, 1, 0)}
+"""Of a Reshape (Input, MemoryData): the keys of so many dims, the outermost first."""
+
+LOAD, RAW = 21, 1
+"""``21`` of MemoryData: no tag in front of its numbers."""
 
 MASK = 31
 """A key that every layer has: what of ncnn's options does not hold for it."""
@@ -75,6 +81,21 @@ class Layer:
     """Unique in the file; `finished` names those without one."""
 
 
+def sized(dims: Dims) -> dict[int, Param]:
+    """``dims`` as params."""
+    return dict(sorted(zip(SIZES[len(dims)], dims, strict=True)))
+
+
+def reshape_to(source: Blob, top: Blob, origin: str) -> Layer:
+    """The Reshape of ``source`` to ``top``, which has as many rows."""
+    return Layer("Reshape", (source,), (top,), sized(top.dims), origin=origin)
+
+
+def memory_data(array: Array, blob: Blob) -> Layer:
+    """What gives the constant ``array`` as ``blob``."""
+    return Layer("MemoryData", (), (blob,), {**sized(blob.dims), LOAD: RAW}, (Weight(array, tagged=False),))
+
+
 @dataclass(eq=False)
 class Program:
     """Layers in the order in which they are executed."""
@@ -92,10 +113,9 @@ class Program:
         ``names``: the model's inputs and outputs → their names in the file, which no other blob gets.
         """
         used = self.used()
-        layers = _with_splits([layer for layer in self.layers if layer in used], self.outputs)
-        made = Program(
-            layers, {name: list(blobs) for name, blobs in self.inputs.items()}, dict(self.outputs), self.shapes
-        )
+        outputs = dict(self.outputs)
+        layers = _with_splits([layer for layer in self.layers if layer in used], outputs)
+        made = Program(layers, {name: list(blobs) for name, blobs in self.inputs.items()}, outputs, self.shapes)
         _name(made, names)
         return made
 
@@ -114,14 +134,13 @@ class Program:
 
 
 def _with_splits(layers: Sequence[Layer], outputs: dict[str, Blob]) -> list[Layer]:
-    """``layers`` with a Split behind every blob of many readers; the model's outputs are readers, and end at a copy."""
+    """``layers`` with a Split behind every blob of many readers; ``outputs`` are readers, and become copies."""
     readers = Counter(blob for layer in layers for blob in layer.bottoms) + Counter(outputs.values())
     copies: dict[Blob, list[Blob]] = {}
     found: list[Layer] = []
     for layer in layers:
         bottoms = tuple(copies[blob].pop() if blob in copies else blob for blob in layer.bottoms)
-        taken = Layer(layer.type, bottoms, layer.tops, dict(layer.params), layer.weights, layer.origin, layer.name)
-        found.append(_unchanged(taken))
+        found.append(_unchanged(replace(layer, bottoms=bottoms, params=dict(layer.params))))
         for blob in layer.tops:
             if readers[blob] > 1:
                 made = [Blob(blob.dims, blob.rows, blob.kind, value=blob.value) for _ in range(readers[blob])]
@@ -145,18 +164,18 @@ def _name(program: Program, names: Mapping[str, str]) -> None:
     taken = set(names.values())
     for name, blobs in program.inputs.items():
         for number, blob in enumerate(blobs):
-            blob.name = names[name] if not number else _own(f"{names[name]}_{blob.kind}", taken)
+            blob.name = names[name] if not number else own_name(f"{names[name]}_{blob.kind}", taken)
     for name, blob in program.outputs.items():
         # What is both is two blobs.
-        blob.name = _own(names[name], taken) if name in program.inputs else names[name]
+        blob.name = own_name(names[name], taken) if name in program.inputs else names[name]
     layer_names: set[str] = set()
     for layer in program.layers:
-        layer.name = _own(layer.name or layer.origin or layer.type.lower(), layer_names)
+        layer.name = own_name(layer.name or layer.origin or layer.type.lower(), layer_names)
         for blob in layer.tops:
-            blob.name = blob.name or _own(blob.value or layer.name, taken)
+            blob.name = blob.name or own_name(blob.value or layer.name, taken)
 
 
-def _own(wanted: str, taken: set[str]) -> str:
+def own_name(wanted: str, taken: set[str]) -> str:
     """A name that the file can hold and that is not taken, after ``wanted``."""
     plain = word(wanted)
     name, number = plain, 1

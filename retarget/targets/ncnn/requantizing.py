@@ -9,9 +9,8 @@ import numpy as np
 
 from retarget.targets.ncnn.int8 import AND_RESULT, BIAS, CONVOLUTIONS, SCALES, TURN, TURNED
 from retarget.targets.ncnn.ops.elementwise import WITH_NUMBER
-from retarget.targets.ncnn.program import Blob, Layer, Param, Program, Weight
+from retarget.targets.ncnn.program import Blob, Layer, Program, Weight, memory_data
 from retarget.targets.ncnn.rewriting import Graph, is_plain_reshape
-from retarget.targets.ncnn.rows import SIZES
 
 _ELEMENTWISE = frozenset({
     "CELU", "Clip", "ELU", "Erf", "Exp", "GELU", "HardSigmoid", "HardSwish", "Log", "Mish", "Power", "ReLU", "SELU",
@@ -50,18 +49,13 @@ def turned_late(program: Program) -> Program:
     layers: list[Layer] = []
     for given in graph.layers:
         bottoms = tuple(instead.get(blob, blob) for blob in given.bottoms)
-        layer = given if bottoms == given.bottoms else replace_bottoms(given, bottoms)
+        layer = given if bottoms == given.bottoms else replace(given, bottoms=bottoms)
         found = _follow(graph, layer, known)
         if isinstance(found, Blob):
             instead[layer.tops[0]] = found
             continue
         layers += found
     return replace(program, layers=layers)
-
-
-def replace_bottoms(layer: Layer, bottoms: tuple[Blob, ...]) -> Layer:
-    """``layer``, which reads other blobs."""
-    return Layer(layer.type, bottoms, layer.tops, layer.params, layer.weights, layer.origin, layer.name)
 
 
 def _follow(graph: Graph, layer: Layer, known: dict[Blob, _Turned]) -> list[Layer] | Blob:
@@ -109,9 +103,7 @@ def _moved(graph: Graph, layer: Layer, turned: _Turned) -> tuple[_Turned, list[L
         if row is None or not is_by_channel or not row.shape[-1] == row.size == source.dims[0]:
             return None
         operands.append(Blob((row.size, 1, 1)))
-        sizes: dict[int, Param] = {**dict(zip(SIZES[3], operands[1].dims, strict=True)), 21: 1}
-        weight = Weight(row, tagged=False)
-        made.append(Layer("MemoryData", (), (operands[1],), dict(sorted(sizes.items())), (weight,)))
+        made.append(memory_data(row, operands[1]))
     elif layer.type not in _ELEMENTWISE and not (layer.type == "BinaryOp" and layer.params.get(WITH_NUMBER)):
         return None
     result = Blob(source.dims, source.rows)
@@ -165,4 +157,4 @@ def _giving_codes(layer: Layer, factor: float) -> Layer:
     assert isinstance(scales, int)
     weights = (*layer.weights, Weight(np.asarray([factor], np.float32), tagged=False))
     params = {**layer.params, SCALES: scales + AND_RESULT}
-    return Layer(layer.type, layer.bottoms, layer.tops, params, weights, layer.origin, layer.name)
+    return replace(layer, params=params, weights=weights)

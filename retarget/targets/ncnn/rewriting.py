@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from retarget.targets.ncnn.program import Blob, Layer, Param, Program
-from retarget.targets.ncnn.rows import EXPRESSION, SIZES, TO_ROWS
+from retarget.targets.ncnn.program import SIZES, Blob, Layer, Program
+from retarget.targets.ncnn.rows import EXPRESSION, TO_ROWS
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -88,7 +88,7 @@ class Graph:
 
     def moved(self, layer: Layer, bottoms: tuple[Blob, ...]) -> Layer:
         """``layer`` as it is, but for what it reads, which is counted already."""
-        made = Layer(layer.type, bottoms, layer.tops, layer.params, layer.weights, layer.origin, layer.name)
+        made = replace(layer, bottoms=bottoms)
         self.maker.update((top, made) for top in made.tops)
         return made
 
@@ -109,9 +109,3 @@ def is_plain_reshape(layer: Layer) -> bool:
     sizes = [str(layer.params.get(key, 1)) for key in SIZES[4]] if written is None else written
     open_sizes = [size for size in sizes if not (size.isdigit() and int(size))]
     return open_sizes == (["-1"] if TO_ROWS in layer.params else [])
-
-
-def reshape_to(source: Blob, top: Blob, origin: str) -> Layer:
-    """The Reshape of ``source`` to ``top``, which has as many rows."""
-    params: dict[int, Param] = dict(sorted(zip(SIZES[len(top.dims)], top.dims, strict=True)))
-    return Layer("Reshape", (source,), (top,), params, origin=origin)

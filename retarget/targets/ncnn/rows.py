@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Layer, Param
+from retarget.targets.ncnn.program import MOST_DIMS, SIZES, Blob, Layer, Param
 from retarget.targets.ncnn.values import Refusal, Value, plain_dims, row_shape
 
 if TYPE_CHECKING:
     from retarget.targets.ncnn.call import Call
-
-SIZES = {1: (0,), 2: (1, 0), 3: (2, 1, 0), 4: (2, 11, 1, 0)}
-"""Of a Reshape (Input, MemoryData): the keys of so many dims, the outermost first."""
 
 EXPRESSION, FROM_ROWS, TO_ROWS = 6, 12, 13
 

@@ -14,8 +14,19 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Dims, Layer, Param, Program, Weight
-from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, SIZES, TO_ROWS
+from retarget.targets.ncnn.program import (
+    MOST_DIMS,
+    SIZES,
+    Blob,
+    Dims,
+    Layer,
+    Param,
+    Program,
+    Weight,
+    memory_data,
+    sized,
+)
+from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, TO_ROWS
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -37,9 +48,6 @@ MOST_BOTTOMS = 10
 
 GROWING = 1 << 26
 """Constants of at most so many bytes may grow with the dimensions."""
-
-LOAD, RAW = 21, 1
-"""``21`` of MemoryData: no tag in front of its numbers."""
 
 STARTS, ENDS, AXES = 19, 20, 21
 """Expressions of a Crop; 9, 10 and 11 are the same as numbers."""
@@ -210,7 +218,7 @@ class Common:
             if FROM_ROWS in reader.params or not has_rows:
                 return False
         made = Blob(top.dims)
-        self.made.append(constant(one, made))
+        self.made.append(memory_data(one, made))
         self.know(made, self.dims[top], (1,) * len(arrays))
         self._cut[top] = made
         return True
@@ -264,7 +272,7 @@ class Common:
             raise OneSize(f"{where_of(reader)} needs a constant of that size")
         memory = Blob(tuple(map(max, vectors)))
         top = Blob(tuple(vector[0] for vector in vectors))
-        self.made.append(constant(whole, memory))
+        self.made.append(memory_data(whole, memory))
         bottoms = [memory]
         starts, stops = [], []
         for axis, term in zip(axes, found, strict=True):
@@ -331,17 +339,6 @@ class Common:
             self.know(top, (outer, inner), (1,) * len(rows))
             self._carried[blob, letter] = top, "h" if letter == ROWS else "w"
         return self._carried[blob, letter]
-
-
-def constant(array: Array, blob: Blob) -> Layer:
-    """The MemoryData of ``array``."""
-    params: dict[int, Param] = {**sized(blob.dims), LOAD: RAW}
-    return Layer("MemoryData", (), (blob,), params, (Weight(array, tagged=False),))
-
-
-def sized(dims: Dims) -> dict[int, Param]:
-    """``dims`` as params."""
-    return dict(sorted(zip(SIZES[len(dims)], dims, strict=True)))
 
 
 def _product(vector: Vector, atoms: Sequence[Atom]) -> Term | None:

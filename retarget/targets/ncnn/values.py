@@ -42,8 +42,6 @@ class Value:
     """As ONNX has it: integers and truth values are floats in blobs."""
     blob: Blob | None
     rows: int = 1
-    index: Blob | None = None
-    """Its elements as int32 in one axis, where they are at hand as such."""
     source: str | None = None
     """The model's input that its elements are, in their order, while it is no more than that."""
     largest: float = math.inf

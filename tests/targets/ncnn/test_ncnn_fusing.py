@@ -16,8 +16,7 @@ from target_testing import assert_near
 from retarget.targets.ncnn import files
 from retarget.targets.ncnn.fusing import fused
 from retarget.targets.ncnn.ops.shape import NAMES, ORDERS
-from retarget.targets.ncnn.program import Blob, Dims, Layer, Param, Program, Weight
-from retarget.targets.ncnn.rows import SIZES
+from retarget.targets.ncnn.program import SIZES, Blob, Dims, Layer, Param, Program, Weight
 
 if TYPE_CHECKING:
     from retarget.protocols import Array

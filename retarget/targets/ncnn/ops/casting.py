@@ -40,7 +40,7 @@ def _cast(call: Call, to: ir.DataType) -> Result:
     if name == "bool":
         return _truths(call, value)
     if own == np.bool_ or dtype.kind not in "iu":
-        return replace(value, dtype=dtype, blob=call.blob(value), source=None, index=None, largest=largest)
+        return replace(value, dtype=dtype, blob=call.blob(value), source=None, largest=largest)
     limits = np.iinfo(name)
     if own.kind in "iu":
         is_signed, was_signed = dtype.kind == "i", own.kind == "i"
