@@ -6,19 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import digits_net
 import numpy as np
 import onnx_ir as ir
 import pytest
 import target_testing as t
 import written
-from zoo_prepared import prepared
+from simulated import simulation, whole
 
 from retarget import catalog, graph
-from retarget.calibration.methods import clip
-from retarget.calibration.observers import observe
 from retarget.compare import snr_db
-from retarget.passes.quantize import Quantize
 from retarget.protocols import EmitJob
 from retarget.schemes import COREML
 from retarget.spec import DimRange
@@ -28,17 +24,6 @@ from retarget.targets.coreml.interpreter.program import read
 if TYPE_CHECKING:
     from retarget.facts import EmitFacts
     from retarget.protocols import Feeds
-    from retarget.schemes import Grid
-
-
-def quantized(model: ir.Model, feeds: Sequence[Feeds]) -> ir.Model:
-    """``model`` by Core ML's scheme, of the ranges that ``feeds`` have."""
-    ranges = observe(model, feeds)
-
-    def choose(name: str, grid: Grid) -> tuple[float, float] | None:
-        return clip(ranges[name], grid, "minmax") if name in ranges else None
-
-    return Quantize(COREML, choose)(graph.clone(model)).model
 
 
 def emitted(model: ir.Model, shapes: Mapping[str, DimRange], out: Path, target: DeploymentTarget) -> EmitFacts:
@@ -56,15 +41,8 @@ TARGETS: tuple[DeploymentTarget, ...] = ("iOS17", "iOS18")
     ["digits", "bert", *(pytest.param(name, marks=pytest.mark.stress) for name in ("resnet", "mobilenet_v2", "vit"))],
 )
 def test_codes_are_those_of_the_simulation(name: str, tmp_path: Path) -> None:
-    if name == "digits":
-        images = digits_net.rows(digits_net.CALIBRATION, 0, 72)["image"]
-        feeds: Sequence[Feeds] = [{"image": images[:64]}, {"image": images[64:]}]
-        floats, shapes = ir.from_proto(digits_net.digits_model()), {"N": DimRange(1, 8, 64)}
-    else:
-        (tmp_path / "source").mkdir()
-        source = prepared("zoo", name, [{"N": 1}, {"N": 3}], tmp_path / "source")
-        floats, shapes, feeds = source.model, dict(source.family.shapes), source.feeds
-    model = quantized(floats, feeds)
+    floats, shapes, feeds = whole(name, tmp_path / "source")
+    model = simulation(floats, feeds, COREML)
     for target in TARGETS:
         (tmp_path / target).mkdir()
         hold(floats, model, shapes, feeds, tmp_path / target, target)

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from simulated import simulation
 from zoo_prepared import Prepared, prepared
 
-from retarget import catalog, graph
-from retarget.calibration.methods import clip
-from retarget.calibration.observers import observe
+from retarget import catalog
 from retarget.compare import snr_db
-from retarget.passes.quantize import Quantize
 from retarget.protocols import EmitJob
 from retarget.schemes import NCNN
 from retarget.session import Session
@@ -22,10 +20,7 @@ from retarget.targets.ncnn import Options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import onnx_ir as ir
-
     from retarget.protocols import Outputs
-    from retarget.schemes import Grid
 
 BOUNDS = {"fp32": 100, "fp16": 40}
 """Decibels against PyTorch, as ncnn executes it in float32; of fp16 the weights are rounded."""
@@ -64,7 +59,7 @@ def hold_int8(made: Prepared, out: Path, most: float = 1.0) -> None:
 
     Sums in another order put one value or another across the edge of two codes, and a model may carry that far.
     """
-    model = quantized(made)
+    model = simulation(made.model, made.feeds, NCNN)
     job = EmitJob("int8", made.family.specs, made.outputs, made.family.shapes, Options())
     facts = catalog.target_emit("ncnn").emit(model, job, out)
     assert not facts.sizes, facts.notes
@@ -76,16 +71,6 @@ def hold_int8(made: Prepared, out: Path, most: float = 1.0) -> None:
         rounding, ours = (_over_all(made.expected, each, output) for each in (simulated, found))
         assert rounding < 60
         assert abs(ours - rounding) < most, f"{output}: {ours:.1f} dB, and {rounding:.1f} dB simulated"
-
-
-def quantized(made: Prepared) -> ir.Model:
-    """By ncnn's scheme, of the ranges that the prepared feeds have."""
-    ranges = observe(made.model, made.feeds)
-
-    def choose(name: str, grid: Grid) -> tuple[float, float] | None:
-        return clip(ranges[name], grid, "minmax") if name in ranges else None
-
-    return Quantize(NCNN, choose)(graph.clone(made.model)).model
 
 
 def _over_all(right: Sequence[Outputs], found: Sequence[Outputs], output: str) -> float:

@@ -6,20 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import digits_net
 import ncnn_written
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import target_testing as t
-from zoo_prepared import prepared
+from simulated import simulation, whole
 
-from retarget import graph
-from retarget.calibration.methods import clip
-from retarget.calibration.observers import observe
 from retarget.compare import snr_db
-from retarget.passes.quantize import Quantize
 from retarget.schemes import NCNN
 from retarget.spec import DimRange
 from retarget.targets.ncnn import files
@@ -29,7 +24,6 @@ from retarget.targets.ncnn.int8 import NO_WINOGRAD
 if TYPE_CHECKING:
     from retarget.facts import EmitFacts
     from retarget.protocols import Array, Feeds
-    from retarget.schemes import Grid
 
 SCALE = 0.03
 """Of activations."""
@@ -196,16 +190,6 @@ def test_scales_may_be_computed() -> None:
 # ---- several
 
 
-def quantized(model: ir.Model, feeds: Sequence[Feeds]) -> ir.Model:
-    """``model`` by ncnn's scheme, of the ranges that ``feeds`` have."""
-    ranges = observe(model, feeds)
-
-    def choose(name: str, grid: Grid) -> tuple[float, float] | None:
-        return clip(ranges[name], grid, "minmax") if name in ranges else None
-
-    return Quantize(NCNN, choose)(graph.clone(model)).model
-
-
 BLOCKS = """g (float[N,3,10,10] x, float[16,3,3,3] w_a, float[16] w_b, float[16,16,1,1] w_c, float[16,1,3,3] w_d)
     => (float[N,16,10,10] y) {
     [stem] a = Conv <pads = [1, 1, 1, 1]> (x, w_a, w_b)
@@ -222,7 +206,7 @@ BLOCKS = """g (float[N,3,10,10] x, float[16,3,3,3] w_a, float[16] w_b, float[16,
 def test_only_int8_layers_are_given_int8(tmp_path: Path) -> None:
     model = t.model(BLOCKS)
     feeds = t.feeds(model, 2)
-    simulated = quantized(model, [feeds])
+    simulated = simulation(model, [feeds], NCNN)
     facts = ncnn_written.written(simulated, tmp_path, "int8")
     assert [(line.type, line.integer(8), line.integer(9)) for line in files.read(tmp_path / PARAM)] == [
         ("Input", 0, 0),
@@ -253,7 +237,7 @@ def test_axes_are_turned_once_on_each_side_of_products(tmp_path: Path) -> None:
     model = t.model(PERCEPTRON)
     rng = np.random.default_rng(4)
     fed = [{"x": rng.standard_normal((n, s, 32)).astype(np.float32)} for n, s in ((2, 6), (1, 5), (3, 2))]
-    simulated = quantized(model, fed)
+    simulated = simulation(model, fed, NCNN)
     shapes = {"N": DimRange(1, 2, 4), "S": DimRange(1, 6, 8)}
     assert ncnn_written.layers(simulated, "int8", **shapes) == [
         "Reshape", "Permute", "Convolution", "GELU", "Convolution", "Convolution", "Permute", "Reshape",
@@ -281,7 +265,7 @@ ATTENTION = """g (float[N,5,16] x, float[16,48] w_a, float[48] w_b, float[16,16]
 def test_products_are_cut(tmp_path: Path) -> None:
     model = t.model(ATTENTION)
     fed = [t.feeds(model, size) for size in (1, 3)]
-    simulated = quantized(model, fed)
+    simulated = simulation(model, fed, NCNN)
     hold(model, simulated, {"N": DimRange(1, 3, 4)}, fed, tmp_path)
     layers = ncnn_written.layers(simulated, "int8", N=DimRange(1, 3, 4))
     assert layers[:5] == ["Reshape", "Permute", "Convolution", "Permute", "Slice"], "the bias is the layer's"
@@ -292,15 +276,8 @@ def test_products_are_cut(tmp_path: Path) -> None:
     ["digits", "bert", *(pytest.param(name, marks=pytest.mark.stress) for name in ("resnet", "mobilenet_v2", "vit"))],
 )
 def test_models_are_as_near_as_their_simulation(name: str, tmp_path: Path) -> None:
-    if name == "digits":
-        images = digits_net.rows(digits_net.CALIBRATION, 0, 72)["image"]
-        feeds: Sequence[Feeds] = [{"image": images[:64]}, {"image": images[64:]}]
-        floats, shapes = ir.from_proto(digits_net.digits_model()), {"N": DimRange(1, 8, 64)}
-    else:
-        (tmp_path / "source").mkdir()
-        source = prepared("zoo", name, [{"N": 1}, {"N": 3}], tmp_path / "source")
-        floats, shapes, feeds = source.model, dict(source.family.shapes), source.feeds
-    hold(floats, quantized(floats, feeds), shapes, feeds, tmp_path)
+    floats, shapes, feeds = whole(name, tmp_path / "source")
+    hold(floats, simulation(floats, feeds, NCNN), shapes, feeds, tmp_path)
 
 
 def hold(
