@@ -11,6 +11,9 @@ import numpy as np
 
 WARM_UP_CALLS = 3
 MAX_CALLS = 2000
+ROUNDS, FEWEST_ROUNDS = 20, 5
+LONGEST = 5
+"""Times the budget after which no further round begins, once there are ``FEWEST_ROUNDS``."""
 STABLE = 0.10
 """Medians of the first and second half of the calls may differ by this share."""
 
@@ -43,20 +46,24 @@ def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dic
     """Time each of ``calls`` for about ``seconds``, round-robin, after a warm-up.
 
     Each turn makes as many calls as fit a twentieth of the budget, at least one, so that caches are warm within a turn
-    and a slow artifact does not starve a fast one of calls.
+    and a slow artifact does not starve a fast one of calls. Where one call takes more than that, or other programs take
+    the processors, there are fewer rounds.
     """
     turns = {name: _Turn(call) for name, call in calls.items()}
     for turn in turns.values():
         turn.rounds = WARM_UP_CALLS
         turn.run()
-        slice_calls = seconds / 20 / max(min(turn.seconds), 1e-9)
-        turn.rounds = int(np.clip(slice_calls, 1, MAX_CALLS // 20))
+        slice_calls = seconds / ROUNDS / max(min(turn.seconds), 1e-9)
+        turn.rounds = int(np.clip(slice_calls, 1, MAX_CALLS // ROUNDS))
         turn.seconds.clear()
 
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        for _ in range(20):
+        end = time.perf_counter() + LONGEST * seconds * len(turns)
+        for done in range(ROUNDS):
+            if done >= FEWEST_ROUNDS and time.perf_counter() > end:
+                break
             for turn in turns.values():
                 turn.run()
     finally:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
-from retarget.bench import interleave
+from retarget.bench import FEWEST_ROUNDS, ROUNDS, interleave
 
 
 def test_calls_take_turns_and_slow_is_slower_than_fast() -> None:
@@ -21,9 +21,15 @@ def test_calls_take_turns_and_slow_is_slower_than_fast() -> None:
 
     assert timings["slow"].p50 > 2 * timings["fast"].p50
     assert timings["fast"].p50 <= timings["fast"].p90 <= timings["fast"].p99
-    assert timings["fast"].calls >= timings["slow"].calls >= 20
+    assert timings["fast"].calls >= timings["slow"].calls >= FEWEST_ROUNDS
     changes = sum(one != other for one, other in pairwise(order))
-    assert changes >= 40  # 20 rounds, each with a turn of both
+    assert 2 * FEWEST_ROUNDS <= changes <= 2 * ROUNDS + 1  # in each round a turn of both, after a warm-up of both
+
+
+def test_what_takes_long_is_called_less_often() -> None:
+    timings = interleave({"slow": lambda: time.sleep(0.001)}, 1e-6)
+    assert timings["slow"].calls == FEWEST_ROUNDS
+    assert interleave({"fast": lambda: None}, 0.01)["fast"].calls > ROUNDS
 
 
 def test_a_drift_is_called_unstable() -> None:
@@ -32,6 +38,6 @@ def test_a_drift_is_called_unstable() -> None:
     def slower_and_slower() -> None:
         nonlocal calls
         calls += 1
-        time.sleep(0.002 if calls < 15 else 0.008)
+        time.sleep(0.002 * calls)
 
     assert not interleave({"x": slower_and_slower}, 0.05)["x"].stable
