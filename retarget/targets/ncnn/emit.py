@@ -21,6 +21,7 @@ from retarget.targets.ncnn.open_sizes import opened
 from retarget.targets.ncnn.ops import OPS
 from retarget.targets.ncnn.program import Program, own_name, word
 from retarget.targets.ncnn.requantizing import requantized, turned_late
+from retarget.targets.ncnn.slicing import sliced
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 
@@ -50,7 +51,7 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
 
     made = opened(program_at, job.shapes, _own_sizes(model))
     names = _words([*made.program.inputs, *made.program.outputs])
-    program = made.program.finished(names)
+    program = sliced(made.program).finished(names)
     says = _sidecar(program, job, made.sizes, {symbol: job.shapes[symbol].opt for symbol in made.fixed})
     files.write(program.layers, out / PARAM, out / BIN, half=job.precision == "fp16")
     sidecar.write(says, out / sidecar.FILE)
