@@ -29,6 +29,9 @@ ALIGNMENT = 4
 ARRAY = -23300
 """The key of an array is this less its number."""
 
+WHOLE_HALF = 1 << 11
+"""The largest integer up to which float16 holds all."""
+
 PIECE = 1 << 22
 """Elements of a weight that are converted at a time."""
 
@@ -37,7 +40,8 @@ PIECE = 1 << 22
 
 
 def write(layers: Sequence[Layer], param: Path, weights: Path, *, half: bool) -> None:
-    """Both files. ``half``: tagged floats are stored as float16, where none of them is too large for it."""
+    """Both files. ``half``: tagged floats are stored as float16, where none of them is too large for it, and integers
+    where it holds them."""
     param.write_text("\n".join([MAGIC, _counts(layers), *map(line, layers)]) + "\n", encoding="utf-8")
     with weights.open("wb") as file:
         for layer in layers:
@@ -91,7 +95,7 @@ def _write(weight: Weight, file: BinaryIO, *, half: bool) -> None:
 
 
 def _fits_half(array: Array) -> bool:
-    limit = float(np.finfo(np.float16).max)
+    limit = float(WHOLE_HALF if array.dtype.kind in "iu" else np.finfo(np.float16).max)
     return all(bool(np.all(np.abs(piece) <= limit)) for piece in _pieces(array))
 
 

@@ -262,3 +262,13 @@ def test_open_sizes(name: str) -> None:
             feeds[spec.name] = places(*shape, size=4) if spec.name == "i" else floats(*shape)
         fed.append(feeds)
     written.check(model, *fed, N=DimRange(1, 4, 8), S=DimRange(2, 6, 9))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_integers_are_looked_up_as_they_are(precision: str) -> None:
+    small, large = integers(6, 4, low=-128, high=128, dtype="int8"), integers(6, 4, high=1 << 23, dtype="int64")
+    ids = places(1, 5, size=6)
+    model, feeds = node_models.model(*(Node("Gather", [table, ids], {}, (0,)) for table in (small, large)))
+    (found,) = written.executed(model, feeds, precision=precision)
+    for name, right in target_testing.oracle(model, feeds).items():
+        np.testing.assert_array_equal(found[name], right)

@@ -103,7 +103,9 @@ def looked_up(call: Call, table: Array, indices: Value) -> Value:
     largest = float(np.abs(table).max()) if table.dtype.kind in "iu" else math.inf
     blob = call.lowering.fed(indices, "index")
     params: dict[int, Param] = {0: width, 1: rows, 3: table.size}
-    made = call.add("Embed", (blob,), (blob.size, width), params, [Weight(table.reshape(rows, width))])
+    # As int8 they would be read for codes.
+    held_in = table.astype(np.int16) if table.dtype == np.int8 else table
+    made = call.add("Embed", (blob,), (blob.size, width), params, [Weight(held_in.reshape(rows, width))])
     return call.made(made, (*indices.shape, *table.shape[1:]), largest=largest)
 
 
