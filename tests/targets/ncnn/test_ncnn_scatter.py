@@ -8,6 +8,7 @@ import ncnn_written as written
 import node_models
 import numpy as np
 import pytest
+import target_testing
 from node_models import Attribute, Node, floats, integers
 
 if TYPE_CHECKING:
@@ -128,3 +129,16 @@ def test_what_is_refused() -> None:
     x = integers(3, 4, dtype="int64")
     model, _ = node_models.model(scattered(x, at, integers(3, 2, dtype="int64"), 1, "mul"))
     assert "larger than floats hold" in written.refused(model)
+
+
+@pytest.mark.parametrize("reduction", ["none", "add"])
+@pytest.mark.parametrize("indices", ["known", "computed"])
+def test_integers_are_as_large_as_what_is_written(indices: str, reduction: str) -> None:
+    """255 times 65,000 is below 2^24; a sum of three of them is above it, as any of the updates may be."""
+    model = target_testing.model(f"""g (uint8[4] a, uint8[3] b, int64[3] x, int64[3] i) => (int64[4] y) {{
+        small = Cast <to = 7> (a) added = Cast <to = 7> (b) j = Constant <value_ints = [1, 1, 3]> ()
+        s = ScatterElements <axis = 0, reduction = "{reduction}"> (small, {"j" if indices == "known" else "i"},
+            {"added" if reduction == "add" else "x"})
+        k = Constant <value_int = 65000> () [product] y = Mul(s, k)
+    }}""")
+    assert "product (Mul): its integers may be beyond 2^24" in written.refused(model)

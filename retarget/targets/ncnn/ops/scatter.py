@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,10 +79,10 @@ def _where_compared(call: Call, indices: Value, block: int) -> Result:
     distance = function(call, ABS, joined(call, SUB, call.view(indices, (1, count)), there))
     is_here = mapped(call, "ReLU", by_number(call, FROM, distance, 1.0))
     if reduction == "none":
-        return _last(call, value, updates, is_here, there)
+        return replace(_last(call, value, updates, is_here, there), largest=max(value.largest, updates.largest))
     largest = math.inf if reduction == "mul" else call.largest(0) + count * call.largest(2)
     _check_integers(value, largest)
-    return _reduced(call, reduction, value, updates, is_here)
+    return replace(_reduced(call, reduction, value, updates, is_here), largest=largest)
 
 
 def _last(call: Call, value: Value, updates: Value, is_here: Blob, there: Blob) -> Value:
@@ -159,7 +160,7 @@ def _scattered(call: Call, places: Array, block: int) -> Result:
         left = np.setdiff1d(left, now)
     largest = math.inf if reduction == "mul" else call.largest(0) + places.size * call.largest(2)
     _check_integers(value, largest)
-    return value
+    return replace(value, largest=largest)
 
 
 def _written(call: Call, value: Value, updates: Value, places: Array, which: Array, block: int) -> Value:
