@@ -207,6 +207,7 @@ def test_shifts() -> None:
     nodes = [
         Node("BitShift", [x, np.array(by, np.uint8)], {"direction": "RIGHT"}, (1,)) for by in (0, 1, 3, [1, 2, 0, 7])
     ]
+    nodes.append(Node("BitShift", [x, np.array([[1], [0], [7]], np.uint8)], {"direction": "RIGHT"}, (1,)))  # of rows
     check(*model(*nodes))
     assert "wrap around" in refused(model(Node("BitShift", [x, np.array(1, np.uint8)], {"direction": "LEFT"}, (1,)))[0])
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from retarget.targets.ncnn import rows
 from retarget.targets.ncnn.call import ANY, INTEGERS, Call, Op
 from retarget.targets.ncnn.ops.comparison import equals, opposite
 from retarget.targets.ncnn.ops.elementwise import FLOOR, FROM, MUL, TRUNC, binary, by_number, function
@@ -70,7 +71,7 @@ def bit_shift(call: Call) -> Result:
         raise Refusal("it shifts further than there are bits, which ONNX leaves open")
     factors = np.exp2(-shifts if right else shifts).astype(np.float32)
     held = Value(factors.shape, factors.dtype, call.lowering.memory(factors, plain_dims(factors.shape)))
-    blob, shape = binary(call, MUL, call.value(0), held)
+    blob, shape = binary(call, MUL, *rows.aligned(call, [call.value(0), held]))
     largest = call.largest(0) * float(factors.max())
     return call.made(function(call, FLOOR, blob) if right else blob, shape, largest=largest)
 
