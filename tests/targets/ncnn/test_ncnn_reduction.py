@@ -83,6 +83,7 @@ def test_extremes_of_truths_and_small_integers() -> None:
 
 def test_sums_of_integers_that_floats_do_not_hold_are_refused() -> None:
     assert "2^24" in refused(of_text("int32[4,5] x", "ReduceSum(x, [1])", "int32 y"))
+    assert "wrap around" in refused(of_text("int64[2,99] x", "ReduceProd(x, [1])", "int64 y"))
 
 
 def test_logarithms_of_sums_of_powers_do_not_overflow() -> None:

@@ -240,7 +240,8 @@ def _between(call: Call, value: Value, axis: int) -> tuple[Blob, int]:
 
 
 def _product(largest: float, count: int) -> float:
-    return largest**count if largest > 1 else largest
+    # 2 to the power of 40 is refused already, and Python's floats do not hold all that is larger.
+    return largest ** min(count, 40) if largest > 1 else largest
 
 
 OPS: Mapping[str, Op] = {
