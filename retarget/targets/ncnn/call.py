@@ -38,6 +38,8 @@ INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "in
 NUMBERS = FLOATS | INTEGERS
 ANY = NUMBERS | {"bool"}
 
+_MOST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Op:
@@ -190,6 +192,9 @@ class Call(OneNode[Operand]):
             if 0 in sizes:
                 raise Refusal("its result is empty, and ncnn has no empty blobs")
             assert 0 < len(sizes) <= MOST_DIMS, sizes
+        for number in (params or {}).values():
+            if isinstance(number, float) and not abs(number) <= _MOST:
+                raise Refusal(f"{number:g} is a param of {layer}, and a param file has finite float32 numbers alone")
         tops = [Blob(tuple(sizes), max(counts, default=1), kind) for sizes in dims]
         self.lowering.program.layers.append(
             Layer(layer, tuple(bottoms), tuple(tops), dict(params or {}), tuple(weights), self.node.name or "")

@@ -128,3 +128,10 @@ def test_first_of_equal_elements() -> None:
 
 def test_a_celu_of_no_one_value_at_0_is_refused() -> None:
     assert "alpha" in refused(of_text("float[4] x", "Celu<alpha=-1.0>(x)"))
+
+
+@pytest.mark.parametrize(("operator", "attribute"), [("LeakyRelu", "alpha"), ("Elu", "alpha"), ("Shrink", "lambd")])
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_params_that_a_file_cannot_hold_are_refused(operator: str, attribute: str, number: float) -> None:
+    made, _ = model(Node(operator, [floats(4)], {attribute: number}))
+    assert f"node0 ({operator}): {number:g} is a param of" in refused(made)

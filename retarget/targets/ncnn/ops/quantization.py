@@ -72,7 +72,7 @@ def _quantized(call: Call, codes: Value, scale: float) -> Quantized | None:
     """What was rounded to int8 of this scale right in front of this node, around 0; None where it was not that."""
     source = call.node.inputs[0]
     maker = None if source is None else source.producer()
-    if maker is None or legal.operator(maker) != "QuantizeLinear" or codes.dtype != np.int8 or not scale > 0:
+    if maker is None or legal.operator(maker) != "QuantizeLinear" or codes.dtype != np.int8 or not 0 < scale < math.inf:
         return None
     of, *levels = [None if value is None else call.lowering.env.get(value) for value in maker.inputs]
     wanted = (scale, 0.0)[: len(levels)]
