@@ -6,6 +6,8 @@
 3. x + 0, x - 0, x * 1, x / 1, x ** 1, where the constant does not widen x's shape
 4. Relu and Clip in front of a QuantizeLinear whose codes end where they clip
 5. Concat, Sum, Mean, Max, Min of one input; Gather of all rows in their order; Where on a constant condition
+6. what makes i + size of each negative number i that a Gather takes, which does that itself: each Embedding of Keras 3
+   has it, as a Where or, through tf2onnx, as a sum of products
 
 A number may come through Expand, Where and the like: a mask that can only be zero adds nothing (``uniform``).
 """
@@ -187,10 +189,57 @@ def _slice(node: ir.Node) -> Verdict:
 
 def _gather(node: ir.Node) -> Verdict:
     shape, indices = dims(node.inputs[0]), constant(node.inputs[1])
-    if not shape or indices is None or indices.ndim != 1:
+    if not shape:
         return False
     size = shape[node.attributes.get_int("axis", 0)]
+    if indices is None:
+        return _count_from_the_end(node, size)
+    if indices.ndim != 1:
+        return False
     return _forward(node, node.inputs[0]) if size == indices.size and (indices == np.arange(size)).all() else False
+
+
+def _count_from_the_end(gather: ir.Node, size: int | str | None) -> Verdict:
+    chosen = _chosen_if_negative(gather.inputs[1])
+    if chosen is None:
+        return False
+    indices, moved = chosen
+    shift = producer(moved, "Add")
+    if shift is None or not isinstance(size, int):
+        return False
+    summands = [summand for summand in shift.inputs if summand is not indices]
+    if len(summands) != 1 or uniform(summands[0]) != size or not same_shape(indices, gather.inputs[1]):
+        return False
+    rewire(gather, 1, indices)
+    return True
+
+
+def _chosen_if_negative(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
+    """``i`` and what ``value`` is where ``i`` is negative, if it is ``i`` elsewhere."""
+    where = producer(value, "Where")
+    if where is not None:
+        condition, moved, kept = where.inputs
+    else:
+        # Add(Mul(i, Cast(Not(condition))), Mul(moved, Cast(condition))), in any order.
+        total = producer(value, "Add")
+        products = [] if total is None else [producer(summand, "Mul") for summand in total.inputs]
+        parts: dict[bool, tuple[ir.Value | None, ir.Value | None]] = {}
+        for product in products:
+            for factor, mask in () if product is None else (product.inputs, product.inputs[::-1]):
+                cast = producer(mask, "Cast")
+                if cast is None or cast.inputs[0] is None or cast.inputs[0].dtype != ir.DataType.BOOL:
+                    continue
+                negated = producer(cast.inputs[0], "Not")
+                parts[negated is not None] = (factor, cast.inputs[0] if negated is None else negated.inputs[0])
+        if len(parts) != 2 or parts[True][1] is not parts[False][1]:
+            return None
+        (moved, condition), (kept, _) = parts[False], parts[True]
+    less = producer(condition, "Less")
+    if less is None or kept is None or moved is None or uniform(less.inputs[1]) != 0:
+        return None
+    cast = producer(less.inputs[0], "Cast")
+    compared = less.inputs[0] if cast is None else cast.inputs[0]
+    return (kept, moved) if compared is kept else None
 
 
 def _where(node: ir.Node) -> Verdict:

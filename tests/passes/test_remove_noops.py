@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from pass_testing import run_pass
+from pass_testing import parse, run_pass
 
 from retarget.passes.remove_noops import RemoveNoops
 
@@ -169,3 +170,60 @@ def test_an_attention_mask_that_hides_nothing_is_removed() -> None:
     assert run_pass(RemoveNoops(), text, {"mask": mask}).ops == ["Sigmoid"]
     mask[..., 100, 100] = -1.0
     assert run_pass(RemoveNoops(), text, {"mask": mask}).ops == ["Add", "Sigmoid"]
+
+
+WRAPPED = "l = Less(i, none) m = Add(i, size) n = Where(l, m, i) y = Gather(table, n)"
+WRAPPED_BY_TF2ONNX = """
+f = Cast <to = 1> (i) l = Less(f, zero) o = Not(l) a = Cast <to = 7> (l) b = Cast <to = 7> (o)
+m = Add(i, size) p = Mul(a, m) q = Mul(i, b) n = Add(p, q) y = Gather(table, n)
+"""
+
+
+def lookup(body: str, size: int = 6) -> tuple[str, dict[str, np.ndarray]]:
+    table = np.random.default_rng(0).standard_normal((6, 3)).astype("f")
+    constants = {"table": table, "size": np.array([size]), "none": np.array(0), "zero": np.zeros((), "f")}
+    return f"g (int64[N,4] i) => (float[N,4,3] y) {{ {body} }}", {
+        name: array for name, array in constants.items() if name in body
+    }
+
+
+@pytest.mark.parametrize("body", [WRAPPED, WRAPPED_BY_TF2ONNX], ids=["where", "tf2onnx"])
+def test_gather_counts_from_the_end_itself(body: str) -> None:
+    feeds = {"i": np.array([[0, -1, 5, -6], [-3, 2, -2, 1]])}
+    ran = run_pass(RemoveNoops(), *lookup(body), feeds=feeds)
+    assert ran.modified
+    assert ran.error == 0
+    assert producers_of_indices(ran.model) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        WRAPPED.replace("Where(l, m, i)", "Where(l, i, m)"),
+        WRAPPED.replace("Less(i, none)", "Less(none, i)"),
+        WRAPPED.replace("Less(i, none)", "Less(i, size)"),
+        WRAPPED.replace("Add(i, size)", "Sub(i, size)"),
+        WRAPPED_BY_TF2ONNX.replace("Mul(i, b)", "Mul(m, b)"),
+        WRAPPED_BY_TF2ONNX.replace("Mul(i, b)", "Mul(i, a)"),
+        WRAPPED_BY_TF2ONNX.replace("Cast <to = 1> (i)", "Cast <to = 1> (q)")
+        .replace("q = Mul", "r = Mul")
+        .replace("f =", "q = Add(i, size) f =")
+        .replace("Add(p, q)", "Add(p, r)"),
+    ],
+)
+def test_other_choices_of_rows(body: str) -> None:
+    assert producers_of_indices(RemoveNoops()(parse(*lookup(body))).model) != []
+
+
+@pytest.mark.parametrize("body", [WRAPPED, WRAPPED_BY_TF2ONNX], ids=["where", "tf2onnx"])
+def test_a_shift_by_another_number(body: str) -> None:
+    ran = run_pass(RemoveNoops(), *lookup(body, 4), feeds={"i": np.array([[0, -1, 5, -2]])})
+    assert producers_of_indices(ran.model) != []
+
+
+def producers_of_indices(model: ir.Model) -> list[str]:
+    """The operator that makes what Gather takes; none where that is the model's input."""
+    gather = next(node for node in model.graph if node.op_type == "Gather")
+    assert gather.inputs[1] is not None
+    made_by = gather.inputs[1].producer()
+    return [] if made_by is None else [made_by.op_type]
