@@ -228,5 +228,7 @@ class Call(OneNode[Operand]):
                 continue
             if index == 0 and operand.dtype.name not in self.op.dtypes:
                 raise Refusal(f"{operand.dtype.name} is not among {', '.join(sorted(self.op.dtypes))}")
+            if operand.dtype.kind in "OSU":
+                raise Refusal(f"operand {index} is text, and ncnn computes with numbers")
             if 0 in operand.shape and not isinstance(operand, np.ndarray):
                 raise Refusal(f"operand {index} is empty, and ncnn has no empty blobs")

@@ -223,6 +223,12 @@ def test_a_constant_that_is_no_number_is_refused() -> None:
     assert "NaN" in refused(made)
 
 
+def test_a_choice_between_texts_is_refused() -> None:
+    texts = 'a = Constant <value_string = "a"> () b = Constant <value_string = "b"> ()'
+    made = target_testing.model(f"g (bool[2] c) => (string[2] y) {{ {texts} [choice] y = Where(c, a, b) }}")
+    assert "choice (Where): operand 1 is text" in refused(made)
+
+
 def test_choices_between_numbers() -> None:
     inf, lowest = np.inf, -3.4028235e38
     pairs = [(1, 0), (0, 1), (0, lowest), (lowest, 0), (0, -inf), (-inf, 0), (inf, -inf), (lowest, -lowest), (0.1, 1e9)]
