@@ -88,6 +88,10 @@ class Call(OneNode[Operand]):
         """As ONNX has it."""
         return self.operand(index).dtype
 
+    def is_float(self, index: int) -> bool:
+        """Whether operand ``index`` is of floats; numpy itself does not say it of bfloat16."""
+        return self.dtype(index).name in FLOATS
+
     def axis(self, default: int, index: int = 0) -> int:
         """The attribute `axis`, counted from the front of operand ``index``."""
         return self.attributes.get_int("axis", default) % max(self.rank(index), 1)

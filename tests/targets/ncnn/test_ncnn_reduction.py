@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import target_testing
-from ncnn_written import check, layers, refused
+from ncnn_written import check, executed, layers, refused
 from node_models import Node, floats, integers, model, of_text, truths
 
 from retarget.spec import DimRange
@@ -147,3 +148,18 @@ def test_the_mean_of_an_image_is_a_pool() -> None:
     }""")
     check(image, *(target_testing.feeds(image, size) for size in (1, 4)))
     assert layers(image) == ["Pooling"]
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_short_floats_are_no_integers(kind: str) -> None:
+    """ONNX Runtime has no such layers of bfloat16: these numbers are the same in float32."""
+    made = target_testing.model(f"""g (float[3,4] x) => (float[3,1] y, float[3] z, bool[3,4] same) {{
+        axes = Constant <value_ints = [1]> () short = Cast <to = {ir.DataType[kind.upper()].value}> (x)
+        mean = ReduceMean(short, axes) y = Cast <to = 1> (mean)
+        most = ReduceMax <keepdims = 0> (short, axes) z = Cast <to = 1> (most) same = Equal(short, short)
+    }}""")
+    x = np.array([[1, 0.5, 2, -1], [0.25, 0.5, 0.5, 0.25], [-np.inf] * 4], np.float32)
+    (found,) = executed(made, {"x": x})
+    np.testing.assert_array_equal(found["y"], x.mean(1, keepdims=True))
+    np.testing.assert_array_equal(found["z"], x.max(1))
+    assert found["same"].all()

@@ -84,7 +84,7 @@ def _compared(call: Call, *, swapped: bool, or_equal: bool) -> Result:
     if not or_equal:
         return call.made(above(call, joined(call, SUB, left, right), 0.0), shape)
     made = opposite(call, above(call, joined(call, SUB, right, left), 0.0))
-    if call.dtype(0).kind == "f":
+    if call.is_float(0):
         made = joined(call, MUL, made, is_number(call, left, right))
     return call.made(made, shape)
 
@@ -115,7 +115,7 @@ def equal(call: Call) -> Result:
     shape = np.broadcast_shapes(call.shape(0), call.shape(1))
     differ = above(call, function(call, ABS, joined(call, SUB, left, right)), 0.0)
     made = opposite(call, differ)
-    if call.dtype(0).kind == "f":
+    if call.is_float(0):
         made = joined(call, MUL, made, is_number(call, left, right))
     return call.made(made, shape)
 
@@ -239,9 +239,9 @@ def _constant(call: Call, array: np.ndarray[tuple[int, ...], np.dtype[np.float32
 def _bounded(call: Call, index: int, value: Value, bound: Value) -> Value:
     """Operand ``index``, which is ``value``, where ``bound`` is infinity, and minus infinity where it is that."""
     if call.is_constant(index):
-        if call.dtype(index).kind == "f" and np.isnan(call.array(index, "it")).any():
+        if call.is_float(index) and np.isnan(call.array(index, "it")).any():
             raise Refusal("a constant is NaN, which the smaller and the larger of two are not the same of everywhere")
-    elif call.dtype(index).kind == "f":
+    elif call.is_float(index):
         blob = mapped(call, "Shrink", call.blob(value), {0: 0.0, 1: 0.0})
         value = Value(value.shape, value.dtype, blob, value.rows)
     made = joined(call, MIN, *beside(call, rows.aligned(call, [value, bound])))

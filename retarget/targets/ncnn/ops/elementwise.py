@@ -189,7 +189,7 @@ def _shares(call: Call, whole: Blob, part: Blob) -> Blob:
 
 def mod(call: Call) -> Result:
     """Of integers. ``fmod=0``: the sign of the divisor. ``fmod=1``: that of the dividend, as C has it."""
-    if call.dtype(0).kind == "f":
+    if call.is_float(0):
         return _float_remainder(call)
     left, right = beside(call, call.aligned(0, 1))
     shape = np.broadcast_shapes(call.shape(0), call.shape(1))

@@ -190,7 +190,7 @@ def one_hot(call: Call) -> Result:
         raise Refusal("of values that are not finite")
     value = call.value(0)
     axis = call.attributes.get_int("axis", -1) % (value.rank + 1)
-    if value.dtype.kind == "f":
+    if call.is_float(0):
         blob = call.blob(value)
         value = held(value, call.add("UnaryOp", (blob,), blob.dims, {0: 19}), value.shape)
     if axis == 0:

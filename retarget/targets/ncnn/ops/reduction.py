@@ -73,7 +73,7 @@ def extreme(operation: int) -> Callable[[Call], Result]:
         blob, places = _laid(call, axes)
         if places:
             blob = reduced(call, operation, blob, places, keeps=keeps(call))
-        if places and call.dtype(0).kind == "f":
+        if places and call.is_float(0):
             is_largest = operation == LARGEST
             inside = mapped(call, "Threshold", blob if is_largest else function(call, NEG, blob), {0: -MOST})
             blob = joined(call, ADD if is_largest else SUB, blob, mapped(call, "Log", inside))
@@ -126,7 +126,7 @@ def reduce_mean(call: Call) -> Result:
     the layers around it do."""
     axes = reduced_axes(call)
     blob, places = _laid(call, axes)
-    if call.dtype(0).kind == "f":
+    if call.is_float(0):
         if len(blob.dims) == 3 and places == (1, 2) and not keeps(call):
             blob = call.add("Pooling", (blob,), blob.dims[:1], AVERAGE_OF_ALL)
         elif places:
