@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import target_testing
-from ncnn_written import check, layers, refused
+from ncnn_written import check, layers, refused, written
 from node_models import Node, floats, integers, model, of_text, truths
+
+from retarget.targets.ncnn import files
+from retarget.targets.ncnn.emit import PARAM
+from retarget.targets.ncnn.program import MASK, NO_HALF
 
 COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 BROADCASTS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
@@ -238,6 +243,15 @@ def test_choices_between_numbers() -> None:
     assert layers(model(nodes[0])[0]) == ["Noop"]
     assert layers(model(nodes[2])[0]) == ["BinaryOp"] * 2
     assert layers(model(nodes[4])[0]) == ["BinaryOp"] * 3
+
+
+@pytest.mark.parametrize("lowest", [-1e9, -3.4028235e38])
+def test_a_choice_of_what_float16_does_not_hold_is_made_without_it(lowest: float, tmp_path: Path) -> None:
+    """In float16 the step from -1e9 to 0 is infinite, and would be added to minus infinity."""
+    numbers = (np.array(number, np.float32) for number in (0, lowest))
+    written(model(Node("Where", [truths(3, 4), *numbers], {}, (1, 2)))[0], tmp_path)
+    made = [line for line in files.read(tmp_path / PARAM) if line.type == "BinaryOp"]
+    assert [line.integer(MASK) for line in made] == [NO_HALF] * 2
 
 
 def test_a_constant_mask_is_two_layers() -> None:

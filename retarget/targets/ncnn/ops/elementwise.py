@@ -76,8 +76,8 @@ def joined(call: Call, op: int, one: Blob, other: Blob) -> Blob:
 def by_number(call: Call, op: int, blob: Blob, number: float) -> Blob:
     """A BinaryOp on a blob and a finite number."""
     params: dict[int, Param] = {0: op, WITH_NUMBER: 1, NUMBER: float(number)}
-    if op in (MUL, DIV, INTO) and abs(number) > LARGEST_HALF:
-        # As float16 it is infinite, and 0 times that no number.
+    if op not in (MAX, MIN) and abs(number) > LARGEST_HALF:
+        # As float16 it is infinite, and neither 0 times that nor that less itself is a number.
         params[MASK] = NO_HALF
     return call.add("BinaryOp", (blob,), blob.dims, params)
 
