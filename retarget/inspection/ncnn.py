@@ -40,7 +40,7 @@ def inspect(path: Path) -> Inspection:
     found = weights if weights.is_file() else None
     done = executed(layers, found, says, shapes if says is not None and shapes.is_file() else None)
     notes = [] if found else [f"its weights are missing: there is no {weights.name} beside it"]
-    inputs, outputs = _said(says, notes) if says is not None else _seen(done)
+    inputs, outputs = _said(says, notes) if says is not None else _seen(param, done)
     stored: Counter[str] = Counter()
     for each in done.stored:
         stored[each.dtype] += each.bytes
@@ -93,13 +93,16 @@ def _said(says: Sidecar, notes: list[str]) -> tuple[tuple[TensorSpec, ...], tupl
     return inputs, outputs
 
 
-def _seen(done: Executed) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _seen(param: Path, done: Executed) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs with the dims that their layers say, if any, and the blobs that nothing reads."""
-    inputs = tuple(
-        TensorSpec(layer.tops[0], "float32", tuple(size for key in (2, 11, 1, 0) if (size := layer.integer(key))))
-        for layer in done.layers
-        if layer.type == "Input"
-    )
+    try:
+        inputs = tuple(
+            TensorSpec(layer.tops[0], "float32", tuple(size for key in (2, 11, 1, 0) if (size := layer.integer(key))))
+            for layer in done.layers
+            if layer.type == "Input"
+        )
+    except (LookupError, ValueError) as error:
+        raise RetargetError(f"{param}: an Input in it is not one of ncnn's: {error}", "give the file anew") from error
     read = {name for layer in done.layers for name in layer.bottoms}
     outputs = (name for layer in done.layers for name in layer.tops if name not in read)
     return inputs, tuple(TensorSpec(name, "float32", ()) for name in outputs)

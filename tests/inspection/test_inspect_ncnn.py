@@ -97,3 +97,13 @@ def test_what_is_damaged_is_one_clear_line(tmp_path: Path) -> None:
     path.write_bytes((7767517).to_bytes(4, "little") * 4)
     with pytest.raises(RetargetError, match="a binary param file, which has no names"):
         inspect(path)
+
+
+@pytest.mark.parametrize(
+    "line", ["Input x 0 0", "Input x 0 1 x 0=wide", "Input x 0 1 x 0=1.5", "Input x 0 1 x -23300=2,1,2"]
+)
+def test_an_input_that_is_none_is_one_clear_line(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.param"
+    path.write_text(f"7767517\n1 1\n{line}\n")
+    with pytest.raises(RetargetError, match=r"model\.param: an Input in it is not one of ncnn's"):
+        inspect(path)
