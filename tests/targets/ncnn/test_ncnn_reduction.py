@@ -135,6 +135,15 @@ def test_running_sums() -> None:
     check(*model(*rows), atol=1e-6)
 
 
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_running_sums_along_an_open_axis(reverse: int) -> None:
+    made = target_testing.model(f"""g (float[N,S,4] x) => (float[N,S,4] y) {{
+        axis = Constant <value_int = 1> () y = CumSum <exclusive = 1, reverse = {reverse}> (x, axis)
+    }}""")
+    fed = [{"x": floats(rows, size, 4)} for rows, size in ((2, 5), (3, 9), (2, 1))]
+    check(made, *fed, N=DimRange(1, 2, 4), S=DimRange(1, 5, 9))
+
+
 def test_positions_along_an_open_axis() -> None:
     made = of_text("float[N,S,4] x", "ArgMax<axis=1>(x)", "int64 y")
     fed = [{"x": integers(rows, size, 4, low=0, high=3, dtype="float32")} for rows, size in ((2, 5), (3, 9), (1, 2))]

@@ -224,9 +224,10 @@ def cum_sum(call: Call) -> Result:
     if reverse:
         blob = call.add("Flip", (blob,), blob.dims, {0: [place]})
     if exclusive:
+        # In this order, as of one element nothing is left without the last.
         outer, _, inner = blob.dims
-        blob = call.add("Crop", (blob,), (outer, size - 1, inner), {9: [0], 10: [-1], 11: [place]})
-        blob = call.add("Padding", (blob,), (outer, size, inner), {0: 1})
+        blob = call.add("Padding", (blob,), (outer, size + 1, inner), {0: 1})
+        blob = call.add("Crop", (blob,), (outer, size, inner), {9: [0], 10: [-1], 11: [place]})
     blob = call.add("CumulativeSum", (blob,), blob.dims, {0: place})
     if reverse:
         blob = call.add("Flip", (blob,), blob.dims, {0: [place]})
