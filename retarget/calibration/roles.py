@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from retarget.lookups import counted_from_the_end
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from retarget.spec import TensorSpec
 
 FREE = 9
@@ -79,6 +83,7 @@ class _Uses:
 def _follow(source: ir.Value) -> _Uses:
     """Walk from an input through ops that keep its values, plus a constant offset, to where they are used."""
     uses = _Uses()
+    counted = _counted_from_the_end(source)
     queue = deque([(source, 0)])
     seen: set[tuple[int, int]] = set()
     while queue:
@@ -86,6 +91,8 @@ def _follow(source: ir.Value) -> _Uses:
         if (id(value), offset) in seen:
             continue
         seen.add((id(value), offset))
+        for size in counted.get(value, ()):
+            uses.index(size, offset)
         for node, position in value.uses():
             if node.op_type in _PASSING and (position == 0 or node.op_type == "Concat"):
                 uses.masks |= node.op_type == "Cast" and _to_float_or_bool(node)
@@ -96,6 +103,18 @@ def _follow(source: ir.Value) -> _Uses:
             else:
                 _use(node, position, offset, uses)
     return uses
+
+
+def _counted_from_the_end(source: ir.Value) -> Mapping[ir.Value, Sequence[int]]:
+    """The sizes of the tables that a value indexes, with the size added where it is negative."""
+    found: dict[ir.Value, list[int]] = {}
+    for node in source.graph.all_nodes() if source.graph is not None else ():
+        table = node.inputs[0] if node.op_type == "Gather" else None
+        size = None if table is None or table.shape is None else table.shape[node.attributes.get_int("axis", 0)]
+        numbers = counted_from_the_end(node.inputs[1], size) if isinstance(size, int) else None
+        if numbers is not None and isinstance(size, int):
+            found.setdefault(numbers, []).append(size)
+    return found
 
 
 def _use(node: ir.Node, position: int, offset: int, uses: _Uses) -> None:

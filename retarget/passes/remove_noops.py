@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from retarget.lookups import counted_from_the_end
 from retarget.passes.rewriting import (
     Rewriting,
     Rule,
@@ -200,46 +201,11 @@ def _gather(node: ir.Node) -> Verdict:
 
 
 def _count_from_the_end(gather: ir.Node, size: int | str | None) -> Verdict:
-    chosen = _chosen_if_negative(gather.inputs[1])
-    if chosen is None:
+    numbers = counted_from_the_end(gather.inputs[1], size) if isinstance(size, int) else None
+    if numbers is None or not same_shape(numbers, gather.inputs[1]):
         return False
-    indices, moved = chosen
-    shift = producer(moved, "Add")
-    if shift is None or not isinstance(size, int):
-        return False
-    summands = [summand for summand in shift.inputs if summand is not indices]
-    if len(summands) != 1 or uniform(summands[0]) != size or not same_shape(indices, gather.inputs[1]):
-        return False
-    rewire(gather, 1, indices)
+    rewire(gather, 1, numbers)
     return True
-
-
-def _chosen_if_negative(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
-    """``i`` and what ``value`` is where ``i`` is negative, if it is ``i`` elsewhere."""
-    where = producer(value, "Where")
-    if where is not None:
-        condition, moved, kept = where.inputs
-    else:
-        # Add(Mul(i, Cast(Not(condition))), Mul(moved, Cast(condition))), in any order.
-        total = producer(value, "Add")
-        products = [] if total is None else [producer(summand, "Mul") for summand in total.inputs]
-        parts: dict[bool, tuple[ir.Value | None, ir.Value | None]] = {}
-        for product in products:
-            for factor, mask in () if product is None else (product.inputs, product.inputs[::-1]):
-                cast = producer(mask, "Cast")
-                if cast is None or cast.inputs[0] is None or cast.inputs[0].dtype != ir.DataType.BOOL:
-                    continue
-                negated = producer(cast.inputs[0], "Not")
-                parts[negated is not None] = (factor, cast.inputs[0] if negated is None else negated.inputs[0])
-        if len(parts) != 2 or parts[True][1] is not parts[False][1]:
-            return None
-        (moved, condition), (kept, _) = parts[False], parts[True]
-    less = producer(condition, "Less")
-    if less is None or kept is None or moved is None or uniform(less.inputs[1]) != 0:
-        return None
-    cast = producer(less.inputs[0], "Cast")
-    compared = less.inputs[0] if cast is None else cast.inputs[0]
-    return (kept, moved) if compared is kept else None
 
 
 def _where(node: ir.Node) -> Verdict:

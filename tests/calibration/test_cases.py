@@ -229,6 +229,22 @@ def test_integers_are_within_the_tables_that_they_index() -> None:
     assert (np.diff(mask, axis=1) <= 0).all()
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        "l = Less(ids, none) m = Add(ids, size) n = Where(l, m, ids)",
+        """f = Cast <to = 1> (ids) l = Less(f, zero) o = Not(l) a = Cast <to = 7> (l) b = Cast <to = 7> (o)
+        m = Add(ids, size) p = Mul(a, m) q = Mul(ids, b) n = Add(p, q)""",
+    ],
+    ids=["where", "tf2onnx"],
+)
+def test_numbers_that_may_count_from_the_end(numbers: str) -> None:
+    constants = f"{table('table', 90, 2)}, int64 none = {{0}}, int64 size = {{90}}, float zero = {{0}}"
+    model = parse(f"m (int64[N,T] ids) => (float[N,T,2] y) <{constants}> {{ {numbers} y = Gather(table, n) }}")
+    values = generate(model, TensorSpec.parse("ids=int64[N,T]"), (100, 20), 0)
+    assert (values.min(), values.max()) == (0, 89)
+
+
 def test_a_table_in_a_subgraph_counts() -> None:
     model = parse(f"""m (bool flag, int64[N] ids) => (float[M, 2] y) <{table("table", 3, 2)}> {{
         y = If (flag) <
