@@ -165,7 +165,7 @@ def _at(lower: Callable[[Sizes], Program | str], sizes: Sizes) -> Program:
     words = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
     try:
         program = lower(sizes)
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError, IndexError, ArithmeticError) as error:
         # Not every size between the smallest and the largest is one that the model can have, and nobody checked these.
         raise _NotThere(f"the model cannot have {words}: {error}") from error
     if isinstance(program, str):

@@ -354,6 +354,21 @@ def test_what_cannot_stay_open_is_said() -> None:
     assert "'scaled'" in notes
 
 
+def test_a_size_that_the_model_cannot_have_fixes_the_dimension() -> None:
+    """There is no sixth position in a sequence of five."""
+    sizes, notes = fixed(
+        """g (float[N,S,4] x) => (float[N,S,4] y) {
+            size = Shape <start = 1, end = 2> (x) zero = Constant <value_int = 0> () one = Constant <value_int = 1> ()
+            count = Squeeze(size) places = Range(zero, count, one)
+            sixth = Constant <value_ints = [5]> () place = Gather(places, sixth) factor = Cast <to = 1> (place)
+            y = Mul(x, factor)
+        }""",
+        S=DimRange(2, 6, 9),
+    )
+    assert sizes == {"S": 6}
+    assert "the model cannot have" in notes
+
+
 def test_programs_that_differ() -> None:
     """Another layer at another size: the dimension has one."""
 
