@@ -94,5 +94,5 @@ def unsupported(target: str, reasons: Sequence[tuple[str, str, str]], hint: str 
     """
     lines = [f"{target} cannot take {len(reasons)} node{'s' if len(reasons) != 1 else ''}:"]
     lines += [f"  {name} ({op}): {reason}" for name, op, reason in reasons]
-    shown = "`retarget list targets` shows what each target takes"
+    shown = "docs/reference has a table of what each target takes"
     return Unsupported("\n".join(lines), shown if hint is None else f"{shown}; {hint}")

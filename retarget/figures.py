@@ -112,8 +112,8 @@ def plain_text(text: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """The first line of ``text`` that says something."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    """The first line of ``text`` that says something, without a colon that announces the next."""
+    return next((line.strip().removesuffix(":") for line in text.splitlines() if line.strip()), "no message")
 
 
 def _significant(value: float) -> str:

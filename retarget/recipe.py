@@ -570,7 +570,11 @@ def _check_targets(recipe: Recipe, variants: set[str]) -> Iterator[Finding]:
         precisions = light.precisions
         if variant.precision not in precisions:
             able = [other.name for other in recipe.variants if other.precision in precisions]
-            hint = f"name those that it takes: `{target.name}: {{variants: [{', '.join(able)}]}}`" if able else None
+            hint = (
+                f"name those that it takes: `{target.name}: {{variants: [{', '.join(able)}]}}`"
+                if able
+                else f"{target.name} takes {', '.join(sorted(precisions))}"
+            )
             yield place, f"{target.name} cannot take variant '{variant.name}' ({variant.precision})", hint
         elif isinstance(variant.options, Int8 | Int16x8) and variant.options.io != "float32" and not light.integer_io:
             message = f"{target.name} has no {variant.options.io} inputs and outputs, which '{variant.name}' asks for"

@@ -65,3 +65,15 @@ def test_a_drop_is_said_as_a_change() -> None:
 def test_counts() -> None:
     assert figures.count_text(1, "gate") == "1 gate"
     assert figures.count_text(1204, "node") == "1,204 nodes"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("it fails\nbecause", "it fails"),
+        ("\n  ncnn cannot take 2 nodes:\n  a (Loop): no loops", "ncnn cannot take 2 nodes"),
+        (" \n", "no message"),
+    ],
+)
+def test_the_first_line_of_a_message(text: str, line: str) -> None:
+    assert figures.first_line(text) == line

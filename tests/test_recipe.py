@@ -456,6 +456,8 @@ def test_a_target_must_take_the_variants_asked_of_it(tmp_path: Path, monkeypatch
         "hint: name those that it takes: `openvino: {variants: [fp32]}`",
     ]
     load_text(tmp_path, text.replace("openvino]", "{openvino: {variants: [fp32]}}]"))
+    (problem,) = problems(tmp_path, LEAST.replace("onnxruntime", "openvino") + "variants: [fp16]\n")
+    assert problem.splitlines()[1] == "hint: openvino takes fp32"
 
 
 def test_options_of_the_frontend_are_checked_where_the_format_is_named(tmp_path: Path) -> None:
