@@ -10,7 +10,20 @@ import numpy as np
 
 from retarget.targets.indices import is_never_negative
 from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
-from retarget.targets.ncnn.ops.elementwise import ADD, FROM, MUL, SUB, binary, by_number, joined, mapped, with_number
+from retarget.targets.ncnn.ops.elementwise import (
+    ABS,
+    ADD,
+    FROM,
+    MUL,
+    SUB,
+    TRUNC,
+    binary,
+    by_number,
+    function,
+    joined,
+    mapped,
+    with_number,
+)
 from retarget.targets.ncnn.ops.places import (
     NOWHERE,
     along_last,
@@ -191,36 +204,28 @@ def one_hot(call: Call) -> Result:
     value = call.value(0)
     axis = call.attributes.get_int("axis", -1) % (value.rank + 1)
     if call.is_float(0):
-        blob = call.blob(value)
-        value = held(value, call.add("UnaryOp", (blob,), blob.dims, {0: 19}), value.shape)
+        value = held(value, function(call, TRUNC, call.blob(value)), value.shape)
     if axis == 0:
         value = call.with_rows(value, 1)
     value = from_front(call, 0, value, depth)
     row = value.row
     outer, inner = math.prod(row[:axis]), math.prod(row[axis:])
     places = call.lowering.memory(np.arange(depth, dtype=np.float32).reshape(depth, 1), (1, depth, 1))
-    dims = (outer, depth, inner)
-    apart = call.add("BinaryOp", (call.view(value, (outer, 1, inner)), places), dims, {0: SUB})
-    distance = call.add("UnaryOp", (apart,), dims, {0: 0})
-    less = call.add("BinaryOp", (distance,), dims, {0: FROM, 1: 1, 2: 1.0})
-    made = call.add("ReLU", (less,), dims)
+    distance = function(call, ABS, joined(call, SUB, call.view(value, (outer, 1, inner)), places))
+    made = mapped(call, "ReLU", by_number(call, FROM, distance, 1.0))
     shape = (*value.shape[:axis], depth, *value.shape[axis:])
     return call.made(_of_two(call, made, off, on), shape, largest=max(abs(off), abs(on)))
 
 
 def _of_two(call: Call, blob: Blob, off: float, on: float) -> Blob:
     """``on`` where ``blob`` is 1, ``off`` where it is 0."""
-
-    def number(op: int, blob: Blob, number: float) -> Blob:
-        return call.add("BinaryOp", (blob,), blob.dims, {0: op, 1: 1, 2: number})
-
     if (off, on) == (0, 1):
         return blob
     if off == 0:
-        return number(MUL, blob, on)
-    left = number(MUL, blob, on)
-    right = number(MUL, number(FROM, blob, 1.0), off)
-    return call.add("BinaryOp", (left, right), blob.dims, {0: ADD})
+        return by_number(call, MUL, blob, on)
+    left = by_number(call, MUL, blob, on)
+    right = by_number(call, MUL, by_number(call, FROM, blob, 1.0), off)
+    return joined(call, ADD, left, right)
 
 
 def trilu(call: Call) -> Result:
