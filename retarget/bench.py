@@ -16,11 +16,15 @@ LONGEST = 5
 """Times the budget after which no further round begins, once there are ``FEWEST_ROUNDS``."""
 STABLE = 0.10
 """Medians of the first and second half of the calls may differ by this share."""
+SPREAD = 2
+"""How many times as long as the fastest tenth of the calls the slowest may take: beyond that other programs, or threads
+that wait for each other while those run, are what was timed."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a call. ``stable``: the medians of both halves of the calls agree within ``STABLE``."""
+    """Milliseconds a call. ``stable``: the medians of both halves of the calls agree within ``STABLE``, and the fastest
+    and the slowest tenth within ``SPREAD``."""
 
     p50: float
     p90: float
@@ -74,6 +78,7 @@ def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dic
 
 def _timing(seconds: list[float]) -> Timing:
     milliseconds = np.asarray(seconds) * 1e3
-    p50, p90, p99 = (float(np.percentile(milliseconds, q)) for q in (50, 90, 99))
+    p10, p50, p90, p99 = (float(np.percentile(milliseconds, q)) for q in (10, 50, 90, 99))
     first, second = (float(np.median(half)) for half in np.array_split(milliseconds, 2))
-    return Timing(p50, p90, p99, len(seconds), abs(first - second) <= STABLE * p50)
+    stable = abs(first - second) <= STABLE * p50 and p90 <= SPREAD * p10
+    return Timing(p50, p90, p99, len(seconds), stable)

@@ -41,3 +41,14 @@ def test_a_drift_is_called_unstable() -> None:
         time.sleep(0.002 * calls)
 
     assert not interleave({"x": slower_and_slower}, 0.05)["x"].stable
+
+
+def test_calls_that_take_now_this_long_and_now_that_are_called_unstable() -> None:
+    calls = 0
+
+    def now_and_then_slow() -> None:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.02 if calls % 4 == 0 else 0.001)
+
+    assert not interleave({"x": now_and_then_slow}, 0.02)["x"].stable
