@@ -81,9 +81,10 @@ class Terminated(BaseException):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a name that does not exist: the nearest one, or all of them."""
+    """A hint for a name that does not exist: the shortest that begins with it, else the nearest one, or all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    begun = sorted((name for name in names if len(word) > 1 and name.startswith(word)), key=len)
+    near = begun or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
 
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retarget.errors import unsupported
+import pytest
+
+from retarget.errors import did_you_mean, unsupported
+from retarget.recipe import PRECISIONS
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 
@@ -12,3 +15,16 @@ def test_a_refusal_lists_each_node_and_where_to_look() -> None:
     assert error.message.splitlines() == ["ncnn cannot take 2 nodes:", "  a (Loop): no loops", "  b (Det): no layer"]
     assert error.hint == "docs/reference has a table of what each target takes; or unroll it"
     assert len(list(REFERENCE.glob("support-*.md"))) >= 6
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("int4", "int4_weights"), ("int8_w", "int8_weights"), ("fp61", "fp16"), ("palete6", "palette6"), ("int", "int8")],
+)
+def test_what_begins_with_the_word_is_meant_rather_than_what_is_as_long(typed: str, meant: str) -> None:
+    assert did_you_mean(typed, PRECISIONS) == f"did you mean '{meant}'?"
+
+
+def test_a_letter_alone_is_no_beginning() -> None:
+    assert did_you_mean("N", ["Ns", "batch"]) == "did you mean 'Ns'?"
+    assert did_you_mean("b", ["batch", "T"]) == "known: T, batch"
