@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from retarget import graph
 from retarget.targets.ncnn import rows
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Kind, Layer, Param, Weight
+from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Kind, Layer, Param, Weight
 from retarget.targets.ncnn.values import (
     BEYOND_WHOLE,
     WHOLE,
@@ -37,8 +37,6 @@ FLOATS = frozenset({"float32", "float16", "float64", "bfloat16"})
 INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"})
 NUMBERS = FLOATS | INTEGERS
 ANY = NUMBERS | {"bool"}
-
-_MOST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ class Call(OneNode[Operand]):
                 raise Refusal("its result is empty, and ncnn has no empty blobs")
             assert 0 < len(sizes) <= MOST_DIMS, sizes
         for number in (params or {}).values():
-            if isinstance(number, float) and not abs(number) <= _MOST:
+            if isinstance(number, float) and not abs(number) <= MOST:
                 raise Refusal(f"{number:g} is a param of {layer}, and a param file has finite float32 numbers alone")
         tops = [Blob(tuple(sizes), max(counts, default=1), kind) for sizes in dims]
         self.lowering.program.layers.append(

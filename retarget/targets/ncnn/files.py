@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from retarget.errors import RetargetError
-from retarget.targets.ncnn.program import Layer, Param, Weight
+from retarget.targets.ncnn.program import LARGEST_HALF, Layer, Param, Weight
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -95,7 +95,7 @@ def _write(weight: Weight, file: BinaryIO, *, half: bool) -> None:
 
 
 def _fits_half(array: Array) -> bool:
-    limit = float(WHOLE_HALF if array.dtype.kind in "iu" else np.finfo(np.float16).max)
+    limit = WHOLE_HALF if array.dtype.kind in "iu" else LARGEST_HALF
     return all(bool(np.all(np.abs(piece) <= limit)) for piece in _pieces(array))
 
 

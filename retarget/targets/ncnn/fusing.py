@@ -17,7 +17,7 @@ from retarget.targets.ncnn.ops.elementwise import ADD, MUL, NUMBER, SQRT, SQUARE
 from retarget.targets.ncnn.ops.matmul import BIAS_KIND, BIAS_OF_COLUMNS, HOLDS_RIGHT, NO_BIAS
 from retarget.targets.ncnn.ops.reduction import MEAN
 from retarget.targets.ncnn.ops.shape import ORDERS
-from retarget.targets.ncnn.program import Blob, Layer, Param, Program, Weight, reshape_to
+from retarget.targets.ncnn.program import MOST, Blob, Layer, Param, Program, Weight, reshape_to
 from retarget.targets.ncnn.rewriting import Found, Graph, Rule, is_plain_reshape
 from retarget.targets.ncnn.rows import regrouped
 
@@ -33,8 +33,6 @@ RELU, LEAKY_RELU, CLIP, SIGMOID, MISH, HARD_SWISH = 1, 2, 3, 4, 5, 6
 
 RSQRT, RECIPROCAL = 6, 15
 """``0`` of UnaryOp."""
-
-LARGEST = float(np.finfo(np.float32).max)
 
 _CONVOLUTIONS = frozenset(
     f"{kind}{axes}"
@@ -209,7 +207,7 @@ def _activation(layer: Layer) -> tuple[int, tuple[float, ...]] | None:
         slope = number(0, 0.0)
         return (LEAKY_RELU, (slope,)) if slope else (RELU, ())
     if layer.type == "Clip":
-        return CLIP, (number(0, -LARGEST), number(1, LARGEST))
+        return CLIP, (number(0, -MOST), number(1, MOST))
     if layer.type == "Sigmoid":
         return SIGMOID, ()
     if layer.type == "Mish":

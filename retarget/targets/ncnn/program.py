@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
     from retarget.protocols import Array
 
@@ -28,6 +30,9 @@ MOST_DIMS = 4
 SIZES = {1: (0,), 2: (1, 0), 3: (2, 1, 0), 4: (2, 11, 1, 0)}
 """Of a Reshape (Input, MemoryData): the keys of so many dims, the outermost first."""
 
+MOST = float(np.finfo(np.float32).max)
+"""The largest that a param can be: a param file has no infinity."""
+
 LOAD, RAW = 21, 1
 """``21`` of MemoryData: no tag in front of its numbers."""
 
@@ -35,6 +40,9 @@ MASK = 31
 """A key that every layer has: what of ncnn's options does not hold for it."""
 NO_HALF, NO_VULKAN = 1 | 2 | 4, 16
 """Bits of it: neither float16 (to compute with, to store) nor bfloat16; on the CPU."""
+
+LARGEST_HALF = float(np.finfo(np.float16).max)
+"""Beyond it numbers are infinite as float16."""
 
 
 @dataclass(eq=False)

@@ -18,11 +18,10 @@ from retarget.targets.ncnn.call import FLOATS, Call, Op
 from retarget.targets.ncnn.ops.comparison import above
 from retarget.targets.ncnn.ops.elementwise import ADD, MUL, SUB, binary, by_number, joined, mapped
 from retarget.targets.ncnn.ops.indexing import gather
-from retarget.targets.ncnn.ops.reduction import LARGEST as HIGHEST
-from retarget.targets.ncnn.ops.reduction import reduced
+from retarget.targets.ncnn.ops.reduction import LARGEST, reduced
 from retarget.targets.ncnn.ops.shape import in_shape, transposed
 from retarget.targets.ncnn.ops.slices import concatenated, cut
-from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param
+from retarget.targets.ncnn.program import MASK, MOST, NO_HALF, Blob, Param
 from retarget.targets.ncnn.values import Refusal, Result, Value
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ HAS_MASK, SCALE = 5, 6
 
 _HEADS = 4
 """Axes of [batch, heads, positions, size]; with one less the heads lie side by side in the last."""
-
-LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass
@@ -119,7 +116,7 @@ class _Attention:
             return np.pad(added.astype(np.float32), pad, constant_values=-np.inf).reshape(shape)
         value = in_shape(call, call.value(3), (*shape[:3], width))
         if call.dtype(3) == np.bool_:
-            lowest = by_number(call, MUL, by_number(call, SUB, call.blob(value), 1.0), LARGEST)
+            lowest = by_number(call, MUL, by_number(call, SUB, call.blob(value), 1.0), MOST)
             blob = call.add("BinaryOp", [lowest], lowest.dims, {0: MUL, 1: 1, 2: 2.0, MASK: NO_HALF})
             value = self._value(blob, value.shape)
         if width < keys:
@@ -148,7 +145,7 @@ class _Attention:
         if isinstance(mask, np.ndarray) and mask.shape[0] == 1:
             count = 1 if mask.shape[1] == 1 else heads
             whole = np.broadcast_to(mask, (1, count, queries, keys))[0]
-            whole = np.clip(whole if count > 1 else whole[0], -LARGEST, LARGEST)
+            whole = np.clip(whole if count > 1 else whole[0], -MOST, MOST)
             return call.lowering.memory(whole, whole.shape)
         value = self._held(mask)
         blob = call.view(value, value.row[2:] if value.row[1] == 1 else value.row[1:])
@@ -156,7 +153,7 @@ class _Attention:
         if blob.dims != wanted:
             repeats = [want // size for want, size in zip(wanted, blob.dims, strict=True)]
             blob = call.add("Tile", [blob], wanted, {2: repeats})
-        return call.add("Clip", [blob], blob.dims, {0: -LARGEST, 1: LARGEST, MASK: NO_HALF})
+        return call.add("Clip", [blob], blob.dims, {0: -MOST, 1: MOST, MASK: NO_HALF})
 
     def _held(self, mask: Array | Value) -> Value:
         if isinstance(mask, Value):
@@ -173,7 +170,7 @@ class _Attention:
             return None
         # A reduction begins at the lowest finite number, which is not what nothing at all is: that is infinite.
         half = by_number(call, MUL, self._three(self._held(mask)), 0.5)
-        return above(call, reduced(call, HIGHEST, half, [2]), -0.75 * LARGEST)
+        return above(call, reduced(call, LARGEST, half, [2]), -0.75 * MOST)
 
     # ---- in one
 

@@ -19,7 +19,6 @@ from retarget.targets.ncnn.ops.elementwise import (
     FROM,
     MAX,
     MIN,
-    MOST,
     MUL,
     NEG,
     SUB,
@@ -29,7 +28,7 @@ from retarget.targets.ncnn.ops.elementwise import (
     mapped,
     number_beside,
 )
-from retarget.targets.ncnn.program import Blob
+from retarget.targets.ncnn.program import MOST, Blob
 from retarget.targets.ncnn.values import Refusal, Result, Value, plain_dims
 
 BOOL = frozenset({"bool"})

@@ -16,7 +16,7 @@ import numpy as np
 from retarget.targets.ncnn import rows
 from retarget.targets.ncnn.call import NUMBERS, Call, Op
 from retarget.targets.ncnn.ops.axes import beside
-from retarget.targets.ncnn.program import MASK, MOST_DIMS, NO_HALF, Blob, Param
+from retarget.targets.ncnn.program import LARGEST_HALF, MASK, MOST, MOST_DIMS, NO_HALF, Blob, Param
 from retarget.targets.ncnn.values import Refusal, Result, Shape, Value
 
 ADD, SUB, MUL, DIV, MAX, MIN, POW, FROM, INTO = 0, 1, 2, 3, 4, 5, 6, 7, 8
@@ -27,9 +27,6 @@ WITH_NUMBER, NUMBER = 1, 2
 
 ABS, NEG, FLOOR, CEIL, SQUARE, SQRT, EXP, ROUND, TRUNC, SIGN = 0, 1, 2, 3, 4, 5, 7, 18, 19, 20
 """``0`` of UnaryOp. EXP is right of numbers up to 88."""
-
-MOST = float(np.finfo(np.float32).max)
-LARGEST_HALF = float(np.finfo(np.float16).max)
 
 _SWAPPED = {ADD: ADD, SUB: FROM, MUL: MUL, DIV: INTO, MAX: MAX, MIN: MIN}
 """The same of operands in the other order."""

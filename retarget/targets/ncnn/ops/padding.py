@@ -12,7 +12,7 @@ from retarget.targets.ncnn.call import ANY, Call, Op
 from retarget.targets.ncnn.ops.places import taken
 from retarget.targets.ncnn.ops.shape import held, standing
 from retarget.targets.ncnn.ops.slices import cut, whole_along
-from retarget.targets.ncnn.program import MASK, MOST_DIMS, NO_HALF, Blob, Param, Weight
+from retarget.targets.ncnn.program import LARGEST_HALF, MASK, MOST_DIMS, NO_HALF, Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal, Value
 from retarget.targets.pads import Pair, of_center_crop_pad, of_pad
 
@@ -147,7 +147,7 @@ def _layer(call: Call, blob: Blob, pairs: Mapping[int, Pair], mode: int, filling
         weights.append(Weight(np.full(outs[0], filling, np.float32), tagged=False))
     elif filling:
         params[VALUE] = float(filling)
-        if abs(filling) > float(np.finfo(np.float16).max):
+        if abs(filling) > LARGEST_HALF:
             params[MASK] = NO_HALF
     return call.add("Padding", (blob,), outs, dict(sorted(params.items())), weights)
 

@@ -15,7 +15,6 @@ from retarget.targets.ncnn.ops.elementwise import (
     ADD,
     FROM,
     MAX,
-    MOST,
     MUL,
     NEG,
     SIGN,
@@ -28,7 +27,7 @@ from retarget.targets.ncnn.ops.elementwise import (
     mapped,
 )
 from retarget.targets.ncnn.ops.shape import transposed
-from retarget.targets.ncnn.program import MOST_DIMS, Blob, Param
+from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Param
 from retarget.targets.ncnn.values import BEYOND_WHOLE, Refusal, Result, Value
 
 SUM, SUM_OF_SIZES, SUM_OF_SQUARES, MEAN, LARGEST, SMALLEST, PRODUCT, LENGTH, LOG_OF_SUM = 0, 1, 2, 3, 4, 5, 6, 8, 9

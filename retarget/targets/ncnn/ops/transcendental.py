@@ -8,7 +8,6 @@ from retarget.targets.ncnn.call import Call, Op
 from retarget.targets.ncnn.ops.elementwise import (
     ABS,
     ADD,
-    MOST,
     MUL,
     SIGN,
     SQRT,
@@ -20,7 +19,7 @@ from retarget.targets.ncnn.ops.elementwise import (
     mapped,
     unary,
 )
-from retarget.targets.ncnn.program import Blob
+from retarget.targets.ncnn.program import MOST, Blob
 from retarget.targets.ncnn.values import Result
 
 SIN, COS, TAN, ASIN, ACOS, ATAN, ASINH = 9, 10, 11, 12, 13, 14, 23
