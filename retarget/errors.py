@@ -95,5 +95,5 @@ def unsupported(target: str, reasons: Sequence[tuple[str, str, str]], hint: str 
     """
     lines = [f"{target} cannot take {len(reasons)} node{'s' if len(reasons) != 1 else ''}:"]
     lines += [f"  {name} ({op}): {reason}" for name, op, reason in reasons]
-    shown = "docs/reference has a table of what each target takes"
-    return Unsupported("\n".join(lines), shown if hint is None else f"{shown}; {hint}")
+    do = "write these parts of the model otherwise, or ask another target: `retarget check MODEL --to TARGET`"
+    return Unsupported("\n".join(lines), do if hint is None else f"{do}; {hint}")
