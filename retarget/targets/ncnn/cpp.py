@@ -173,7 +173,7 @@ def _output(place: int, value: sidecar.Value) -> str:
     ncnn::Mat output{place};
     if (extractor.extract({_text(held.name)}, output{place}) != 0)
     {{
-        fprintf(stderr, "a layer fails\\n");
+        fprintf(stderr, "a layer fails on the way to %s\\n", {_text(held.name)});
         return 1;
     }}
     print({_text(held.name)}, output{place});

@@ -93,6 +93,13 @@ def test_inputs_have_the_dims_and_types_of_their_blobs(tmp_path: Path) -> None:
     assert "net.opt.use_fp16_storage = false;" in source
 
 
+def test_a_layer_that_fails_is_told_by_the_output_that_was_asked_for(tmp_path: Path) -> None:
+    emitted(MIXED, tmp_path)
+    source = (tmp_path / cpp.FILE).read_text()
+    for name in ("y", "z"):
+        assert f'fprintf(stderr, "a layer fails on the way to %s\\n", "{name}");' in source
+
+
 @pytest.mark.parametrize("text", [MIXED, VOLUME])
 def test_it_compiles_against_what_it_uses_of_ncnn(text: str, tmp_path: Path) -> None:
     """Declarations stand for ncnn's header, so that its own need not be installed."""
