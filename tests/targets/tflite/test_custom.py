@@ -132,5 +132,5 @@ def test_both_reasons_are_given_where_the_builtin_form_is_refused_as_well() -> N
     model = t.model(loop)
     job = replace(t.job("tflite", model), options=Options(custom_ops=("Loop",)))
     ((_, _, reason),) = check(model, job)
-    assert reason.startswith("loops are not written")
+    assert reason.startswith("loops are not written: unroll it before the export (in Keras `unroll=True`, or no mask)")
     assert reason.endswith("; and as a custom operator: body is a graph, which a custom operator cannot have")

@@ -30,7 +30,10 @@ def if_(call: Call) -> list[Operand]:
 
 
 _COUNTED = "how large its result is depends on the data, and sizes must be known when the file is written"
-_LOOPS = "loops are not written: unroll it, or use the recurrent operators, before the export"
+_LOOPS = (
+    "loops are not written: unroll it before the export"
+    " (in Keras `unroll=True`, or no mask), or use the recurrent operators"
+)
 _RANDOM = "it is random, and nothing could be held against the source: draw the numbers outside, as an input"
 
 OPS: Mapping[str, Op] = {
