@@ -203,16 +203,19 @@ class Call(OneNode[Operand]):
         )
         return tops
 
-    def made(self, blob: Blob, shape: Sequence[int], index: int = 0, largest: float = math.inf) -> Value:
+    def made(
+        self, blob: Blob, shape: Sequence[int], index: int = 0, largest: float = math.inf, *, picks: bool = False
+    ) -> Value:
         """Output ``index`` of the node: ``blob`` as a value of ``shape``, which is ONNX's.
 
         ``largest``: of integers, the largest magnitude. Raises ``Refusal`` where a float does not hold it, or where the
-        integer's own type does not: it would wrap around.
+        integer's own type does not: it would wrap around. ``picks``: what cannot, as each is an integer of that type
+        that was there, or lies between two of them.
         """
         dtype = self.result_dtype(index)
         assert math.prod(shape) == blob.size * blob.rows, (tuple(shape), blob.dims, blob.rows)
         if dtype.kind in "iu":
-            if largest > np.iinfo(dtype.name).max:
+            if not picks and largest > np.iinfo(dtype.name).max:
                 raise Refusal(f"{dtype.name} may wrap around in it, and floats do not")
             if largest > WHOLE:
                 raise Refusal(f"its integers {BEYOND_WHOLE}")

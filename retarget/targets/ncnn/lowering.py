@@ -23,7 +23,17 @@ from retarget.targets.ncnn.call import ANY, Call, Op
 from retarget.targets.ncnn.ops.elementwise import MUL, NUMBER, WITH_NUMBER
 from retarget.targets.ncnn.program import Blob, Dims, Kind, Layer, Param, Program, memory_data, reshape_to, sized
 from retarget.targets.ncnn.rows import regrouped
-from retarget.targets.ncnn.values import WHOLE, Operand, Quantized, Refusal, Result, Value, border_dims, plain_dims
+from retarget.targets.ncnn.values import (
+    WHOLE,
+    Operand,
+    Quantized,
+    Refusal,
+    Result,
+    Value,
+    border_dims,
+    plain_dims,
+    reach,
+)
 from retarget.targets.walk import Walk, folded_arrays
 
 if TYPE_CHECKING:
@@ -112,7 +122,8 @@ class Lowering(Walk[Operand]):
             dims = plain_dims(shape)
             made = Blob(dims)
             self.program.layers.append(Layer("Noop", (), (made,), origin=node.name or ""))
-            self.env[value] = Value(shape, value.dtype.numpy(), made, largest=WHOLE)
+            dtype = value.dtype.numpy()
+            self.env[value] = Value(shape, dtype, made, largest=reach(dtype))
 
     # ---- the border
 
@@ -132,9 +143,8 @@ class Lowering(Walk[Operand]):
             return
         rows = shape[0] if self.batch is not None and _first(value) == self.batch else 1
         dtype = value.dtype.numpy()
-        largest = min(float(WHOLE), float(np.iinfo(dtype.name).max)) if dtype.kind in "iu" else math.inf
         self.program.inputs[name] = []
-        self.env[value] = Value(shape, dtype, None, rows, source=name, largest=largest)
+        self.env[value] = Value(shape, dtype, None, rows, source=name, largest=reach(dtype))
 
     def fed(self, value: Value, kind: Kind = "float") -> Blob:
         """The blob that the user feeds for ``value``, which is a model's input or that in another shape.

@@ -32,6 +32,15 @@ WHOLE = 1 << 24
 BEYOND_WHOLE = "may be beyond 2^24, up to which float32 holds all: if they are small, cast them to floats in front"
 
 
+def reach(dtype: np.dtype[np.generic]) -> float:
+    """The largest magnitude of integers of ``dtype``: of signed ones that of the lowest, which is one more than that of
+    the highest. No more than floats hold all of; infinite of other types."""
+    if dtype.kind not in "iu":
+        return math.inf
+    limits = np.iinfo(dtype.name)
+    return float(min(WHOLE, max(limits.max, -limits.min)))
+
+
 @dataclass(frozen=True, eq=False)
 class Value:
     """A computed value. ``blob`` is None of an input that nothing has asked for as floats yet."""

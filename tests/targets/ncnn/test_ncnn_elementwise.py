@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 from ncnn_written import check, layers, refused
 from node_models import Node, floats, integers, model, of_text
@@ -110,6 +111,28 @@ def test_integers_that_may_wrap_around_are_refused() -> None:
     assert "2^24" in refused(of_text("int64[4] x, int64[4] z", "Add(x, z)"))
     assert "wrap around" in refused(of_text("uint8[4] x, uint8[4] z", "Sub(x, z)"))
     assert "wrap around" in refused(of_text("int8[4] x, int8[4] z", "Add(x, z)"))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_the_lowest_integer_of_a_type(dtype: str) -> None:
+    """It has no opposite: what would be that is itself again."""
+    limits = np.iinfo(dtype)
+    x = np.array([limits.min, limits.min + 1, -1, 0, 1, limits.max], dtype)
+    signs = np.array([-1, 1, -1, 2, 3, -1], dtype)
+    nodes = [Node(operator, [x]) for operator in ("Abs", "Neg", "Sign", "BitwiseNot")]
+    nodes += [Node(operator, [x, signs], {}, held) for operator in ("Div", "Mod") for held in ((), (1,))]
+    nodes += [Node("Cast", [x], {"to": onnx.TensorProto.INT32}), Node("Abs", [np.array([0, 255], np.uint8)])]
+    check(*model(*nodes), atol=0)
+
+
+def test_the_lowest_integer_is_chosen_as_others_are() -> None:
+    x = np.array([-128, -127, 0, 127], np.int8)
+    lowest, three = np.array(-128, np.int8), np.array(3, np.int8)
+    nodes = [Node(operator, [x, x[::-1].copy()]) for operator in ("Max", "Min")]
+    nodes += [Node("Relu", [x]), Node("ReduceMin", [x]), Node("Clip", [x, lowest, three], {}, (1, 2))]
+    nodes += [Node("Where", [x > 0, x, lowest], {}, (2,)), Node("Gather", [x, np.array([1, 0])], {}, (0,))]
+    nodes += [Node("Pad", [x, np.array([1, 1]), lowest], {}, (1, 2)), Node("Concat", [x, x], {"axis": 0})]
+    check(*model(*nodes), atol=0)
 
 
 def test_division_by_zero_and_infinity() -> None:

@@ -34,7 +34,7 @@ FIXED = 1
 
 def relu(call: Call) -> Result:
     value = call.value(0)
-    return call.made(mapped(call, "ReLU", call.blob(value)), value.shape, largest=call.largest(0))
+    return call.made(mapped(call, "ReLU", call.blob(value)), value.shape, largest=call.largest(0), picks=True)
 
 
 def leaky_relu(call: Call) -> Result:

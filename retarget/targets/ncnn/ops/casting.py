@@ -12,7 +12,7 @@ from retarget.targets.ncnn import rows
 from retarget.targets.ncnn.call import ANY, INTEGERS, Call, Op
 from retarget.targets.ncnn.ops.comparison import equals, opposite
 from retarget.targets.ncnn.ops.elementwise import FLOOR, FROM, MUL, TRUNC, binary, by_number, function
-from retarget.targets.ncnn.values import WHOLE, Refusal, Result, Value, plain_dims
+from retarget.targets.ncnn.values import WHOLE, Refusal, Result, Value, plain_dims, reach
 
 
 def cast(call: Call) -> Result:
@@ -42,14 +42,13 @@ def _cast(call: Call, to: ir.DataType) -> Result:
         return _truths(call, value)
     if own == np.bool_ or dtype.kind not in "iu":
         return replace(value, dtype=dtype, blob=call.blob(value), source=None, largest=largest)
-    limits = np.iinfo(name)
     if own.kind in "iu":
-        is_signed, was_signed = dtype.kind == "i", own.kind == "i"
-        if largest > limits.max or (was_signed and not is_signed):
+        is_wider = own.kind == dtype.kind and own.itemsize <= dtype.itemsize
+        if not is_wider and (largest > np.iinfo(name).max or (own.kind == "i" and dtype.kind == "u")):
             raise Refusal(f"from {own.name} to {name}: it may wrap around, and floats do not")
         return replace(value, dtype=dtype)
     made = function(call, TRUNC, call.blob(value))
-    return call.made(made, value.shape, largest=float(min(WHOLE, limits.max)))
+    return call.made(made, value.shape, largest=reach(dtype), picks=True)
 
 
 def _truths(call: Call, value: Value) -> Result:
@@ -73,7 +72,7 @@ def bit_shift(call: Call) -> Result:
     held = Value(factors.shape, factors.dtype, call.lowering.memory(factors, plain_dims(factors.shape)))
     blob, shape = binary(call, MUL, *rows.aligned(call, [call.value(0), held]))
     largest = call.largest(0) * float(factors.max())
-    return call.made(function(call, FLOOR, blob) if right else blob, shape, largest=largest)
+    return call.made(function(call, FLOOR, blob) if right else blob, shape, largest=largest, picks=right)
 
 
 def bitwise_not(call: Call) -> Result:
@@ -82,8 +81,8 @@ def bitwise_not(call: Call) -> Result:
     most = int(np.iinfo(kind.name).max) if kind.kind == "u" else -1
     if most > WHOLE:
         raise Refusal(f"of {kind.name} its integers are beyond 2^24, up to which float32 holds all")
-    largest = min(call.largest(0) + 1, float(np.iinfo(kind.name).max)) if most < 0 else float(most)
-    return call.made(by_number(call, FROM, call.blob(value), float(most)), value.shape, largest=largest)
+    largest = min(call.largest(0) + 1, reach(kind)) if most < 0 else float(most)
+    return call.made(by_number(call, FROM, call.blob(value), float(most)), value.shape, largest=largest, picks=True)
 
 
 OPS: Mapping[str, Op] = {

@@ -177,7 +177,7 @@ def where(call: Call) -> Result:
     if (guarded := _guarded(call)) is not None:
         return call.made(guarded, shape)
     if (between := _between_numbers(call)) is not None:
-        return call.made(between, shape, largest=largest)
+        return call.made(between, shape, largest=largest, picks=True)
     condition, x, y = call.aligned(0, 1, 2)
     if call.is_constant(0):
         truth = call.array(0, "the condition")
@@ -195,7 +195,7 @@ def where(call: Call) -> Result:
     if _is_lowest(call, 1) and second.shape == shape:
         return call.made(call.blob(second), shape)
     made = joined(call, MAX, *beside(call, rows.aligned(call, [first, second])))
-    return call.made(made, shape, largest=largest)
+    return call.made(made, shape, largest=largest, picks=True)
 
 
 _INFINITY = np.full(1, np.inf, np.float32)

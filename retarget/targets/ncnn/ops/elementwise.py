@@ -169,7 +169,17 @@ def _integer_quotient(call: Call) -> Result:
     shape = np.broadcast_shapes(call.shape(0), call.shape(1))
     signs = joined(call, MUL, function(call, SIGN, left), function(call, SIGN, right))
     made = joined(call, MUL, _shares(call, function(call, ABS, left), function(call, ABS, right)), signs)
-    return call.made(made, shape, largest=call.largest(0))
+    return _wrapped(call, made, shape)
+
+
+def _wrapped(call: Call, blob: Blob, shape: Shape) -> Result:
+    """Integers that are no larger than those of operand 0, in magnitude: of a signed type the lowest has no opposite,
+    and becomes itself."""
+    limits, largest = np.iinfo(call.dtype(0).name), call.largest(0)
+    if largest > limits.max:
+        beyond = mapped(call, "Threshold", blob, {0: float(limits.max)})
+        blob = joined(call, SUB, blob, by_number(call, MUL, beyond, 2.0 * largest))
+    return call.made(blob, shape, largest=largest, picks=True)
 
 
 def _shares(call: Call, whole: Blob, part: Blob) -> Blob:
@@ -199,8 +209,9 @@ def mod(call: Call) -> Result:
         differ = mapped(call, "Threshold", function(call, NEG, signs), {0: 0.0})
         made = joined(call, ADD, made, joined(call, MUL, differ, right))
     return call.made(
-        made, shape, largest=min(call.largest(0), call.largest(1)) if call.dtype(0).kind == "u" else call.largest(1)
-    )
+        made, shape, largest=min(call.largest(0), call.largest(1)) if call.dtype(0).kind == "u" else call.largest(1),
+        picks=True,
+    )  # fmt: skip
 
 
 def _float_remainder(call: Call) -> Result:
@@ -273,15 +284,15 @@ def _power(call: Call, value: Value, exponent: float) -> Result:
 # ---- any number of operands
 
 
-def folded(op: int, bound: Callable[[list[float]], float]) -> Callable[[Call], Result]:
-    """An operator of any number of operands; ``bound``: of the largest magnitudes of integers, that of the result."""
+def folded(op: int) -> Callable[[Call], Result]:
+    """An operator of any number of operands: Max and Min, and Sum, which ONNX has of floats alone."""
 
     def lower(call: Call) -> Result:
-        largest = bound([call.largest(index) for index in range(call.count)])
+        largest = max(call.largest(index) for index in range(call.count))
         if call.count == 2:
-            return call.made(*paired(call, op), largest=largest)
+            return call.made(*paired(call, op), largest=largest, picks=True)
         total = reduce(lambda left, right: _both(call, op, left, right), call.aligned(*range(call.count)))
-        return call.made(call.blob(total), total.shape, largest=largest)
+        return call.made(call.blob(total), total.shape, largest=largest, picks=True)
 
     return lower
 
@@ -302,14 +313,13 @@ def mean(call: Call) -> Result:
 # ---- one operand
 
 
-def unary(op: int, *, integers: bool = False) -> Callable[[Call], Result]:
-    """An operator that UnaryOp has under ``op``. ``integers``: one that changes none of them."""
+def unary(op: int) -> Callable[[Call], Result]:
+    """An operator that UnaryOp has under ``op``; of integers Abs and Neg."""
 
     def lower(call: Call) -> Result:
         value = call.value(0)
-        if integers and call.dtype(0).kind in "iu":
-            return value
-        return call.made(function(call, op, call.blob(value)), value.shape, largest=call.largest(0))
+        made = function(call, op, call.blob(value))
+        return _wrapped(call, made, value.shape) if call.dtype(0).kind in "iu" else call.made(made, value.shape)
 
     return lower
 
@@ -341,14 +351,14 @@ def clip(call: Call) -> Result:
     largest = max([call.largest(0), *(call.largest(index) for index in (1, 2) if call.has(index))])
     blob = call.blob(value)
     if low is not None and high is not None and low <= high:
-        return call.made(mapped(call, "Clip", blob, {0: low, 1: high}), value.shape, largest=largest)
+        return call.made(mapped(call, "Clip", blob, {0: low, 1: high}), value.shape, largest=largest, picks=True)
     for index, op, bound in ((1, MAX, low), (2, MIN, high)):
         if bound is not None:
             blob = by_number(call, op, blob, bound)
         else:
             held = Value(value.shape, value.dtype, blob, value.rows)
             blob, _ = binary(call, op, held, call.with_rows(call.value(index), 1))
-    return call.made(blob, value.shape, largest=largest)
+    return call.made(blob, value.shape, largest=largest, picks=True)
 
 
 def dropout(call: Call) -> tuple[Result, Result]:
@@ -371,9 +381,9 @@ OPS: Mapping[str, Op] = {
     "Exp": Op(layer("Exp")),
     "Floor": Op(unary(FLOOR)),
     "Log": Op(layer("Log")),
-    "Max": Op(folded(MAX, max), NUMBERS),
+    "Max": Op(folded(MAX), NUMBERS),
     "Mean": Op(mean),
-    "Min": Op(folded(MIN, max), NUMBERS),
+    "Min": Op(folded(MIN), NUMBERS),
     "Mul": Op(mul, NUMBERS),
     "Mod": Op(mod, NUMBERS),
     "Neg": Op(unary(NEG), NUMBERS),
@@ -383,5 +393,5 @@ OPS: Mapping[str, Op] = {
     "Sign": Op(sign, NUMBERS),
     "Sqrt": Op(unary(SQRT)),
     "Sub": Op(sub, NUMBERS),
-    "Sum": Op(folded(ADD, sum)),
+    "Sum": Op(folded(ADD)),
 }

@@ -86,7 +86,7 @@ def gather(call: Call) -> Result:
         table = np.moveaxis(call.array(0, "the table"), axis, -1).reshape(-1, 1, size)
         image = call.lowering.memory(np.ascontiguousarray(table), table.shape)
         made = of_image(call, image, (math.prod(own[:axis]), math.prod(own[axis + 1 :])), places, is_open=is_any)
-        return call.made(made, shape, largest=call.largest(0))
+        return call.made(made, shape, largest=call.largest(0), picks=True)
     data = call.whole(0) if axis == 0 else call.value(0)
     dims = math.prod(data.row[:axis]), size, math.prod(data.row[axis + 1 :])
     return held(data, picked(call, call.blob(data), dims, places, is_open=is_any), shape)
@@ -113,13 +113,12 @@ def looked_up(call: Call, table: Array, indices: Value) -> Value:
     ONNX counts negative ones from the end. What the user feeds cannot be known here: ids, of which none is negative.
     """
     rows, width = table.shape[0], math.prod(table.shape[1:])
-    largest = float(np.abs(table).max()) if table.dtype.kind in "iu" else math.inf
     blob = call.lowering.fed(indices, "index")
     params: dict[int, Param] = {0: width, 1: rows, 3: table.size}
     # As int8 they would be read for codes.
     held_in = table.astype(np.int16) if table.dtype == np.int8 else table
     made = call.add("Embed", (blob,), (blob.size, width), params, [Weight(held_in.reshape(rows, width))])
-    return call.made(made, (*indices.shape, *table.shape[1:]), largest=largest)
+    return call.made(made, (*indices.shape, *table.shape[1:]), largest=call.largest(0), picks=True)
 
 
 def gather_elements(call: Call) -> Result:

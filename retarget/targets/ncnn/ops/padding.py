@@ -57,7 +57,7 @@ def center_crop_pad(call: Call) -> Result:
 
 
 def _result(call: Call, value: Value, largest: float) -> Result:
-    return call.made(call.blob(value), value.shape, largest=largest)
+    return call.made(call.blob(value), value.shape, largest=largest, picks=True)
 
 
 def cropped(call: Call, value: Value, pairs: Sequence[Pair]) -> Value:

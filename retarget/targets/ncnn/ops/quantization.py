@@ -18,7 +18,7 @@ from retarget.targets.ncnn.call import FLOATS, INTEGERS, Call, Op
 from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MUL, SUB, binary, with_number
 from retarget.targets.ncnn.program import Blob
 from retarget.targets.ncnn.rows import aligned
-from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Result, Shape, Value, plain_dims
+from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Result, Shape, Value, plain_dims, reach
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -47,7 +47,7 @@ def quantize_linear(call: Call) -> Result:
     if zero is not None:
         made = _with(call, ADD, made, zero)
     blob = call.add("Clip", (call.blob(made),), call.blob(made).dims, {0: float(limits.min), 1: float(limits.max)})
-    return Value(value.shape, dtype, blob, made.rows, largest=float(max(-limits.min, limits.max)))
+    return Value(value.shape, dtype, blob, made.rows, largest=reach(dtype))
 
 
 def dequantize_linear(call: Call) -> Result:

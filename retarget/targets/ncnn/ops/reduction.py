@@ -76,7 +76,7 @@ def extreme(operation: int) -> Callable[[Call], Result]:
             is_largest = operation == LARGEST
             inside = mapped(call, "Threshold", blob if is_largest else function(call, NEG, blob), {0: -MOST})
             blob = joined(call, ADD if is_largest else SUB, blob, mapped(call, "Log", inside))
-        return call.made(blob, shape_of(call, axes), largest=call.largest(0))
+        return call.made(blob, shape_of(call, axes), largest=call.largest(0), picks=True)
 
     return lower
 

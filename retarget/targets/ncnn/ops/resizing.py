@@ -121,7 +121,7 @@ def resize(call: Call) -> Result:
     beyond = call.attributes.get_float("extrapolation_value", 0.0)
     for axis in changed:
         value = _along(call, value, axis, steps[axis], beyond, by_factor=by_factor)
-    return call.made(call.blob(value), value.shape, largest=call.largest(0))
+    return call.made(call.blob(value), value.shape, largest=call.largest(0), picks=True)
 
 
 def _steps(call: Call, how: How) -> list[Along]:
@@ -234,7 +234,7 @@ def depth_to_space(call: Call) -> Result:
     outs = (channels // block**2, height * block, width * block)
     crd = (call.attributes.get_string("mode") or "DCR") == "CRD"
     made = call.add("PixelShuffle", (call.view(x, x.shape[1:]),), outs, {0: block, 1: 0 if crd else 1})
-    return call.made(made, (count, *outs), largest=call.largest(0))
+    return call.made(made, (count, *outs), largest=call.largest(0), picks=True)
 
 
 def space_to_depth(call: Call) -> Result:
@@ -242,7 +242,7 @@ def space_to_depth(call: Call) -> Result:
     count, channels, height, width = x.shape
     outs = (channels * block**2, height // block, width // block)
     made = call.add("Reorg", (call.view(x, x.shape[1:]),), outs, {0: block, 1: 1})
-    return call.made(made, (count, *outs), largest=call.largest(0))
+    return call.made(made, (count, *outs), largest=call.largest(0), picks=True)
 
 
 OPS: Mapping[str, Op] = {

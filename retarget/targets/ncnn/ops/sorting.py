@@ -42,7 +42,7 @@ def top_k(call: Call) -> Sequence[Result]:
     shape = (*last.shape[:-1], count)
     first, second = (transposed(call, held(last, blob, shape), back) for blob in (found, places))
     return [
-        call.made(call.blob(first), first.shape, 0, value.largest),
+        call.made(call.blob(first), first.shape, 0, value.largest, picks=True),
         call.made(call.blob(second), second.shape, 1, size),
     ]
 
