@@ -135,6 +135,22 @@ def test_the_lowest_integer_is_chosen_as_others_are() -> None:
     check(*model(*nodes), atol=0)
 
 
+def test_constant_integers_beyond_2_24() -> None:
+    """As float32, 2^24 + 1 is 2^24: what a computed integer is held against stays beyond it."""
+    x = np.array([2**24, -(2**24), 2**24 - 1, 0], np.int32)
+    nodes = [
+        Node(operator, [x, np.array(number, np.int32)][::order], {}, (0,) if order == -1 else (1,))
+        for operator in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+        for number in (2**24, 2**24 + 1, -(2**24) - 1, 2**31 - 1, -(2**31))
+        for order in (1, -1)
+    ]
+    ends = [(0, 2**63 - 1), (-(2**63), 2**63 - 1), (-(2**63), 7), (2**24, 2**24 + 1)]
+    nodes += [Node("Clip", [x.astype(np.int64), *map(np.array, pair)], {}, (1, 2)) for pair in ends]
+    check(*model(*nodes), atol=0)
+    for operator in ("Add", "Mul", "Max"):
+        assert "beyond 2^24" in refused(model(Node(operator, [x.astype(np.int64), np.array(2**24 + 1)], {}, (1,)))[0])
+
+
 def test_division_by_zero_and_infinity() -> None:
     x = np.array([1, -1, 0, 2, np.inf, -np.inf, 3, -3] * 4, np.float32)
     y = np.repeat(np.array([0, np.inf, 2, -4], np.float32), 8)

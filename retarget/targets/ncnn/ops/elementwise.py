@@ -100,13 +100,19 @@ def raised(call: Call, blob: Blob, exponent: float, shift: float = 0.0) -> Blob:
 
 
 def number_of(call: Call, index: int) -> float | None:
-    """The one number that operand ``index`` is, if it is a constant of one element that a param file can hold."""
+    """The one number that operand ``index`` is, if it is a constant of one element that a param file can hold.
+
+    An integer that float32 does not hold is rounded away from 0: no computed one reaches it, before as behind.
+    """
     if not call.is_constant(index):
         return None
     array = call.array(index, "it")
     if array.size != 1 or not np.isfinite(array.astype(np.float32)).all():
         return None
-    return float(array.astype(np.float32).reshape(()))
+    number = array.astype(np.float32).reshape(())
+    if array.dtype.kind in "iu" and abs(int(number)) < abs(int(array.item())):
+        number = np.nextafter(number, np.copysign(np.float32(np.inf), number))
+    return float(number)
 
 
 def number_beside(call: Call, index: int, other: int) -> float | None:
@@ -349,6 +355,9 @@ def clip(call: Call) -> Result:
     value = call.value(0)
     low, high = (number_of(call, index) if call.has(index) else end for index, end in ((1, -MOST), (2, MOST)))
     largest = max([call.largest(0), *(call.largest(index) for index in (1, 2) if call.has(index))])
+    if low is not None and high is not None and call.dtype(0).kind in "iu":
+        # Bounds may be the ends of the type, beyond all that is there.
+        largest = max(abs(min(max(end, low), high)) for end in (-call.largest(0), call.largest(0)))
     blob = call.blob(value)
     if low is not None and high is not None and low <= high:
         return call.made(mapped(call, "Clip", blob, {0: low, 1: high}), value.shape, largest=largest, picks=True)
