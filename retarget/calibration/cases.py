@@ -175,9 +175,13 @@ def _draw(spec: TensorSpec, found: Role, shape: tuple[int, ...], seed: int) -> A
     dtype = np.dtype(ml_dtypes.bfloat16 if spec.dtype == "bfloat16" else spec.dtype)
     if found.mask:
         return _mask(rng, shape).astype(dtype)
+    high = found.high
     if dtype.kind not in "iub":
-        return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
-    return rng.integers(found.low, found.high, size=shape, endpoint=True).astype(dtype)
+        if not found.whole:
+            return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+        # Beyond that a float may be rounded to what the table ends at.
+        high = min(high, 2 ** (ml_dtypes.finfo(dtype).nmant + 1))
+    return rng.integers(min(found.low, high), high, size=shape, endpoint=True).astype(dtype)
 
 
 def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -37,11 +37,13 @@ _AXIS_ZERO = frozenset({("Gather", 1), ("GatherElements", 1)})
 
 @dataclass(frozen=True)
 class Role:
-    """Integers are drawn from ``low`` to ``high``, both included; a mask is ones, then zeros along its last axis."""
+    """Integers, and floats that are ``whole``, are drawn from ``low`` to ``high``, both included; a mask is ones, then
+    zeros along its last axis."""
 
     low: int = 0
     high: int = FREE
     mask: bool = False
+    whole: bool = False
 
 
 def role(model: ir.Model | None, spec: TensorSpec) -> Role:
@@ -50,12 +52,15 @@ def role(model: ir.Model | None, spec: TensorSpec) -> Role:
     named = "mask" in spec.name.lower()
     if spec.dtype == "bool" or (named and not integer):
         return Role(high=1, mask=True)
-    if not integer:
-        return Role()
     value = next((one for one in model.graph.inputs if one.name == spec.name), None) if model is not None else None
+    if not integer and (value is None or not _becomes_integers(value)):
+        return Role()
     uses = _follow(value) if value is not None else _Uses()
     if uses.highest is not None:
-        return Role(low=min(max(uses.lowest, 0), max(uses.highest, 0)), high=max(uses.highest, 0))
+        high = max(uses.highest, 0)
+        return Role(low=min(max(uses.lowest, 0), high), high=high, whole=True)
+    if not integer:
+        return Role()
     if uses.counts:
         return Role(low=1, high=1)
     if spec.dtype == "uint8" and not named:
@@ -103,6 +108,25 @@ def _follow(source: ir.Value) -> _Uses:
             else:
                 _use(node, position, offset, uses)
     return uses
+
+
+def _becomes_integers(source: ir.Value) -> bool:
+    """Whether nothing is done with a float input but to cast it to integers, as Keras does in front of an Embedding."""
+    queue = deque([source])
+    found = False
+    while queue:
+        value = queue.popleft()
+        if value.is_graph_output():
+            return False
+        for node, position in value.uses():
+            to = ir.DataType(node.attributes.get_int("to", 0)) if node.op_type == "Cast" else None
+            if to is not None and to.is_integer():
+                found = True
+            elif node.op_type in _PASSING and (position == 0 or node.op_type == "Concat") and to != ir.DataType.BOOL:
+                queue.extend(node.outputs)
+            else:
+                return False
+    return found
 
 
 def _counted_from_the_end(source: ir.Value) -> Mapping[ir.Value, Sequence[int]]:

@@ -245,6 +245,36 @@ def test_numbers_that_may_count_from_the_end(numbers: str) -> None:
     assert (values.min(), values.max()) == (0, 89)
 
 
+@pytest.mark.parametrize(("dtype", "rows", "top"), [("float", 90, 89), ("float16", 4096, 2048), ("bfloat16", 300, 256)])
+def test_floats_that_only_become_token_numbers_are_whole(dtype: str, rows: int, top: int) -> None:
+    constants = f"{table('table', rows, 2)}, int64[1] last = {{-1}}"
+    model = parse(f"""m ({dtype}[N,T] ids) => (float[N,T,1,2] y) <{constants}> {{
+        column = Unsqueeze(ids, last) number = Cast <to = 7> (column) y = Gather(table, number) }}""")
+    spec = TensorSpec.parse(f"ids={'float32' if dtype == 'float' else dtype}[N,T]")
+    values = generate(model, spec, (400, 400), 0).astype(np.float64)
+    np.testing.assert_array_equal(values, np.round(values))
+    assert (values.min(), values.max()) == (0, top)
+    assert len(np.unique(values)) == top + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[N] x) => (float[N] y, float[N,2] z) { y = Relu(x) n = Cast <to = 7> (x) z = Gather(table, n) }",
+        "(float[N] x) => (int64[N] n) { n = Cast <to = 7> (x) }",
+        "(float[N] x) => (float[N] y, float[N,2] z) { y = Identity(x) n = Cast <to = 7> (y) z = Gather(table, n) }",
+        "(float[N] x) => (float[N] y) { n = Cast <to = 9> (x) y = Cast <to = 1> (n) }",
+    ],
+    ids=["computed too", "no table", "given back", "truth"],
+)
+def test_floats_that_are_more_than_token_numbers_are_floats(text: str) -> None:
+    inputs, rest = text.split(" {", 1)
+    values = generate(
+        parse(f"m {inputs} <{table('table', 90, 2)}> {{{rest}"), TensorSpec.parse("x=float32[N]"), (50,), 0
+    )
+    assert np.any(values != np.round(values))
+
+
 def test_a_table_in_a_subgraph_counts() -> None:
     model = parse(f"""m (bool flag, int64[N] ids) => (float[M, 2] y) <{table("table", 3, 2)}> {{
         y = If (flag) <
