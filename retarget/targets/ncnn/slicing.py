@@ -14,12 +14,15 @@ from itertools import pairwise
 from retarget.targets.ncnn.ops.slices import AXES, ENDS, REST, STARTS
 from retarget.targets.ncnn.program import Blob, Layer, Program
 
+_CUT = {STARTS, ENDS, AXES}
+
 
 def sliced(program: Program) -> Program:
     """``program`` with Slices. All of its layers are used, and its numbers hold at every size that is open."""
     cuts: dict[tuple[Blob, int], list[Layer]] = defaultdict(list)
     for layer in program.layers:
-        if layer.type == "Crop" and len(axes := _numbers(layer, AXES)) == 1:
+        # A Crop that says more than what it cuts is not a part of a Slice, which would not say it.
+        if layer.type == "Crop" and layer.params.keys() == _CUT and len(axes := _numbers(layer, AXES)) == 1:
             cuts[layer.bottoms[0], axes[0]].append(layer)
     instead: dict[Layer, Layer | None] = {}
     for (_, axis), crops in cuts.items():

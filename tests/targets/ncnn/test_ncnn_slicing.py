@@ -12,6 +12,9 @@ from retarget import catalog
 from retarget.spec import DimRange
 from retarget.targets.ncnn import files
 from retarget.targets.ncnn.emit import PARAM
+from retarget.targets.ncnn.ops.slices import AXES, ENDS, REST, STARTS
+from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Layer, Param, Program
+from retarget.targets.ncnn.slicing import sliced
 
 FAR = 2**63 - 1
 RANGE = DimRange(4, 6, 9)
@@ -70,3 +73,15 @@ def test_parts_that_are_all_of_it_are_one_slice(
 )
 def test_other_parts_are_crops(shape: str, parts: list[tuple[int, int, int]], tmp_path: Path) -> None:
     assert [layer.type for layer in layers(shape, tmp_path, *parts)] == ["Crop"] * len(parts)
+
+
+def test_crops_that_say_more_stay_as_they_are() -> None:
+    """One that is not to be rounded to float16 would be."""
+    x = Blob((6,))
+    cuts = [(0, 2), (2, REST)]
+    params: list[dict[int, Param]] = [{STARTS: [start], ENDS: [end], AXES: [0], MASK: NO_HALF} for start, end in cuts]
+    crops = [Layer("Crop", (x,), (Blob((size,)),), each) for size, each in zip((2, 4), params, strict=True)]
+    assert [layer.type for layer in sliced(Program(crops)).layers] == ["Crop", "Crop"]
+    for crop in crops:
+        del crop.params[MASK]
+    assert [layer.type for layer in sliced(Program(crops)).layers] == ["Slice"]
