@@ -174,3 +174,17 @@ def test_refused() -> None:
     assert "mode=linear of integers" in written.refused(model)
     model, _ = node_models.model(resize((1, 3, 5, 4), scales=[2.6, 1]))
     assert "said to be [1, 3, 12, 4]" in written.refused(model)
+
+
+@pytest.mark.parametrize("beyond", [2.75, -2.75, 3e9, 1e8])
+def test_integers_beside_what_stands_where_there_is_nothing(beyond: float) -> None:
+    """It is one of them: cut towards zero, and refused where the type or a float does not hold it."""
+    crop: dict[str, Attribute] = {"mode": "nearest", "coordinate_transformation_mode": "tf_crop_and_resize"}
+    region = np.array([0, 0, -0.5, 0, 1, 1, 1.5, 1], np.float32)
+    operands = [integers(1, 1, 3, 4), region, None, np.array([1, 1, 6, 4])]
+    made = Node("Resize", operands, {**crop, "extrapolation_value": beyond}, (1, 3))
+    model, feeds = node_models.model(made, Node("Resize", operands, crop, (1, 3)))
+    if abs(beyond) < 10:
+        written.check(model, feeds, atol=0)
+    else:
+        assert ("is no int32" if beyond > 2**31 else "beyond 2^24") in written.refused(model)

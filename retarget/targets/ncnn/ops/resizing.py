@@ -118,10 +118,22 @@ def resize(call: Call) -> Result:
         if way is not None:
             value = _image(call, value, way, (steps[-2], steps[-1]), plane[0], by_factor=by_factor)
             del changed[-2:]
-    beyond = call.attributes.get_float("extrapolation_value", 0.0)
+    beyond = _beyond(call)
     for axis in changed:
         value = _along(call, value, axis, steps[axis], beyond, by_factor=by_factor)
-    return call.made(call.blob(value), value.shape, largest=call.largest(0), picks=True)
+    largest = max(call.largest(0), abs(beyond))
+    return call.made(call.blob(value), value.shape, largest=largest, picks=True)
+
+
+def _beyond(call: Call) -> float:
+    """What stands where there is nothing: among integers one of them, cut towards zero."""
+    number = call.attributes.get_float("extrapolation_value", 0.0)
+    if call.is_float(0):
+        return number
+    limits = np.iinfo(call.dtype(0).name)
+    if not limits.min <= number <= limits.max:
+        raise Refusal(f"extrapolation_value={number:g} is no {call.dtype(0).name}")
+    return float(math.trunc(number))
 
 
 def _steps(call: Call, how: How) -> list[Along]:
