@@ -195,7 +195,9 @@ def plans(shapes: Mapping[str, DimRange], symbols: Sequence[str], taken: Abstrac
             other[symbol] = next(size for size in found if size not in (one[symbol], *other.values()))
         likely = {symbol: shapes[symbol].opt if shapes[symbol].opt > 1 else other[symbol] for symbol in symbols}
         most = {symbol: shapes[symbol].max for symbol in symbols}
-        points = (likely, one, other, most)
+        # What rounds a size down may make the same of all others. Of one element it is written otherwise anyway.
+        least = {symbol: shapes[symbol].min if shapes[symbol].min > 1 else likely[symbol] for symbol in symbols}
+        points = (likely, one, other, most, least)
         yield [{**opt, **sizes} for number, sizes in enumerate(points) if sizes not in points[:number]]
 
 

@@ -396,3 +396,15 @@ def test_sizes_that_the_files_are_not_for_are_refused(tmp_path: Path) -> None:
         feeds = {"x": np.zeros((size, 8), np.float32)}
         with pytest.raises(RetargetError, match=f"N is {size}, and the files are for 2 to 9"):
             testing.run("ncnn", tmp_path, facts, feeds)
+
+
+def test_the_smallest_size_is_looked_at_too() -> None:
+    """At all others there are two windows, and a Reshape to two would read behind one."""
+    text = """g (float[2,8,S] x, float[16,2,2] w_k) => (float[2,16,T] y) {
+        y = Conv <group = 4, strides = [2], pads = [0, 1]> (x, w_k)
+    }"""
+    model, range_ = testing.model(text), DimRange(2, 3, 4)
+    with TemporaryDirectory() as folder:
+        facts = written.written(model, Path(folder), "fp32", S=range_)
+    sizes = [facts.sizes["S"]] if facts.sizes else [2, 3, 4]
+    written.check(model, *(fed(facts, {"S": size}, size) for size in sizes), S=range_)
