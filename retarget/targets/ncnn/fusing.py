@@ -166,7 +166,10 @@ def _takes_bias(layer: Layer) -> bool:
             and layer.params.get(0, 1.0) == 1
             and bool(layer.params.get(HOLDS_RIGHT))
         )
-    return not layer.params.get(_BIAS_TERM[layer.type], 0) and not layer.params.get(ACTIVATION, 0)
+    # Where the weights are an operand, so is the bias.
+    return (
+        bool(layer.weights) and not layer.params.get(_BIAS_TERM[layer.type], 0) and not layer.params.get(ACTIVATION, 0)
+    )
 
 
 def _row(graph: Graph, last: Layer, other: Blob | None, blob: Blob, axis: int) -> Array | None:

@@ -74,6 +74,18 @@ def test_deformed(batch: int, group: int, parts: int) -> None:
     written.check(model, feeds, atol=2e-5)
 
 
+def test_computed_weights_and_a_constant_bias() -> None:
+    """The bias is no weight of the layer, which has none."""
+    operands = [
+        floats(1, 2, 3, 3),
+        floats(4, 2, 2, 2, scale=0.3, seed=2),
+        floats(1, 8, 2, 2, scale=1),
+        floats(4, seed=3),
+    ]
+    model, feeds = node_models.model(Node("DeformConv", operands, {"pads": [0, 0, 0, 0]}, constants=(3,)))
+    written.check(model, feeds)
+
+
 @pytest.mark.parametrize("mode", ["half_pixel", "output_half_pixel"])
 @pytest.mark.parametrize("count", [1, 5])
 def test_boxes(count: int, mode: str) -> None:
