@@ -29,6 +29,7 @@ from retarget.targets.ncnn.values import (
     Quantized,
     Refusal,
     Result,
+    Shape,
     Value,
     border_dims,
     plain_dims,
@@ -108,7 +109,8 @@ class Lowering(Walk[Operand]):
             assert not value.is_graph_output(), f"'{value.name}' is an output, and nothing was made for it"
             return
         declared = graph.static_shape(value, self.sizes)
-        assert declared is None or declared == tuple(result.shape), (value.name, result.shape, declared)
+        if declared is not None and declared != tuple(result.shape):
+            raise _contradiction(declared, result.shape)
         if isinstance(result, Value) and result.blob is not None and result.blob.value is None:
             result.blob.value = value.name
         self.env[value] = result
@@ -175,6 +177,7 @@ class Lowering(Walk[Operand]):
         call = Call(self, ir.Node("", "Identity", [value], name=f"output {value.name}"), Op(_nothing), (held,))
         try:
             given = call.value(0)
+            _check_declared(value, given.shape, self.sizes)
             blob = call.view(given, border_dims(given.row))
         except Refusal as refusal:
             self.refusals.append((value.name or "", "output", str(refusal)))
@@ -283,6 +286,19 @@ def lowered(
         if not lowering.refusals and not lowering.moves:
             break
     return min(found, key=lambda each: (len(each.refusals), each.moves))
+
+
+def _check_declared(value: ir.Value, shape: Shape, sizes: Mapping[str, int]) -> None:
+    """Raise ``Refusal`` where a size that the model says of ``value`` is not that of ``shape``."""
+    if value.shape is None:
+        return
+    says = [dim if isinstance(dim, int) else sizes.get(str(dim.value)) for dim in value.shape]
+    if len(says) != len(shape) or any(known not in (None, own) for known, own in zip(says, shape, strict=True)):
+        raise _contradiction(["?" if size is None else size for size in says], shape)
+
+
+def _contradiction(says: Sequence[int | str], shape: Sequence[int]) -> Refusal:
+    return Refusal(f"its result is {list(shape)}, and the model says that it is [{', '.join(map(str, says))}]")
 
 
 def _nothing(call: Call) -> Result:

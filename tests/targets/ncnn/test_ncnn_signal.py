@@ -55,3 +55,11 @@ def test_what_runtimes_do_not_agree_on_is_refused() -> None:
     body += " y = DFT <inverse = 1, onesided = 1> (x, l, a)"
     model = target_testing.model(f"g (float[1,5,2] x) => (float[1,20,1] y) {{ {body} }}")
     assert "runtimes differ" in written.refused(model)
+
+
+@BATCHES
+def test_a_result_of_another_shape_than_the_model_says_is_refused(batch: str | int) -> None:
+    """ONNX's shape inference takes the default of onesided for 0."""
+    body = "s = Constant <value = int64 {3}> () l = Constant <value = int64 {8}> () y = STFT (x, s, , l)"
+    model = target_testing.model(f"g (float[{batch},32,1] x) => (float[{batch},9,8,2] y) {{ {body} }}")
+    assert "the model says that it is" in written.refused(model)
