@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,8 @@ def is_foldable(node: ir.Node) -> bool:
 
 
 def folded(node: ir.Node, operands: Mapping[str, Array]) -> list[Array] | None:
-    """The results of ``node`` for ``operands`` by their names; None where a type of one is unknown."""
+    """The results of ``node`` for ``operands`` by their names; None where a type of one is unknown, or nothing here
+    takes these types."""
     alone = legal.isolated(node, {"": graph.OPSET})
     if alone is None:
         return None
@@ -35,7 +36,7 @@ def folded(node: ir.Node, operands: Mapping[str, Array]) -> list[Array] | None:
         # Small constants may have been folded from others: the operand is what counts.
         value.const_value = ir.tensor(operands[value.name or ""], name=value.name)
     feeds = {value.name or "": operands[value.name or ""] for value in alone.graph.inputs}
-    return [np.asarray(array) for array in _computed(alone, feeds)]
+    return _computed(alone, feeds)
 
 
 def window(node: ir.Node, length: int | None) -> Array | None:
@@ -48,10 +49,14 @@ def window(node: ir.Node, length: int | None) -> Array | None:
     return None if computed is None else computed[0]
 
 
-def _computed(alone: ir.Model, feeds: Feeds) -> Sequence[Array]:
+def _computed(alone: ir.Model, feeds: Feeds) -> list[Array] | None:
     """The outputs of a model of one node. ONNX's own evaluator is wrong in places, and asked only where it must be."""
     try:
         with Session(alone) as session:
             return list(session.run(feeds).values())
     except ToolchainFailure:  # ONNX Runtime lacks kernels of rare types
-        return [np.asarray(array) for array in ReferenceEvaluator(ir.to_proto(alone)).run(None, dict(feeds))]
+        evaluator = ReferenceEvaluator(ir.to_proto(alone))
+    try:
+        return [np.asarray(array) for array in evaluator.run(None, dict(feeds))]
+    except TypeError:  # and that does not take all operands that ONNX allows
+        return None

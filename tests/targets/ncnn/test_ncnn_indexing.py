@@ -190,6 +190,14 @@ def test_one_hot(batch: int) -> None:
     written.check(model, feeds)
 
 
+def test_a_constant_that_neither_runtime_computes() -> None:
+    """ONNX Runtime has no such kernel, and ONNX's evaluator takes no depth of one axis."""
+    at, values = np.array([1, 0], np.int64), np.array([False, True])
+    made, _ = node_models.model(Node("OneHot", [at, np.array([3], np.int64), values], {}, (0, 1, 2)))
+    (found,) = written.executed(made, {})
+    np.testing.assert_array_equal(found["y0_0"], np.eye(3, dtype=bool)[at])
+
+
 @BATCHES
 def test_triangles(batch: int) -> None:
     x = unordinary(batch, 2, 5, 4)
