@@ -100,6 +100,11 @@ def test_gemm(node: Node) -> None:
     check(*model(node))
 
 
+def test_a_gemm_of_integers_and_fractions_is_refused() -> None:
+    made, _ = model(Node("Gemm", [integers(2, 3), integers(3, 2), integers(2)], {"beta": 0.5}, (1, 2)))
+    assert "beta=0.5 of integers" in refused(made)
+
+
 def test_the_bias_is_in_the_layer() -> None:
     made, feeds = model(GEMM["factors"])
     assert layers(made) == ["InnerProduct"]

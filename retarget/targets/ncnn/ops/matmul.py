@@ -161,6 +161,8 @@ def gemm(call: Call) -> Result:
     alpha, beta = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
     turned_left, turned_right = (bool(attributes.get_int(name, 0)) for name in ("transA", "transB"))
     has_bias = call.has(2) and beta != 0
+    if not call.is_float(0) and not (alpha.is_integer() and (beta.is_integer() or not has_bias)):
+        raise Refusal(f"alpha={alpha:g}, beta={beta:g} of integers: ONNX does not say how these are rounded")
     bias = _row(call, beta) if has_bias else None
     rounded = None if turned_left or alpha != 1 else int8.product(call, turned=turned_right, bias=bias)
     if rounded is not None:
