@@ -160,3 +160,4 @@ def test_local_response_normalization() -> None:
     ]
     check(*model(*nodes), atol=3e-6)
     assert "size=4" in refused(of_text("float[1,5,4,4] x", "LRN<size=4>(x)"))
+    assert "no channels" in refused(of_text("float[5] x", "LRN<size=3>(x)"))

@@ -263,6 +263,8 @@ def lrn(call: Call) -> Result:
     size = call.attributes.get_int("size", 1)
     if size % 2 == 0:
         raise Refusal(f"size={size}: ncnn's sums are over as many channels before as behind, and so over one more")
+    if call.rank(0) < 2:
+        raise Refusal(f"{call.rank(0)} axes: there are no channels")
     value = call.spread(0)
     row = value.row[1:]
     blob = (
