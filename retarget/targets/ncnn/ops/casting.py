@@ -81,7 +81,7 @@ def bitwise_not(call: Call) -> Result:
     most = int(np.iinfo(kind.name).max) if kind.kind == "u" else -1
     if most > WHOLE:
         raise Refusal(f"of {kind.name} its integers are beyond 2^24, up to which float32 holds all")
-    largest = min(call.largest(0) + 1, reach(kind)) if most < 0 else float(most)
+    largest = min(call.largest(0) + 1, -float(np.iinfo(kind.name).min)) if most < 0 else float(most)
     return call.made(by_number(call, FROM, call.blob(value), float(most)), value.shape, largest=largest, picks=True)
 
 
