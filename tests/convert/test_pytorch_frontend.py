@@ -303,6 +303,30 @@ def test_a_stochastic_model_is_called_that(tmp_path: Path) -> None:
         EXPORT.export(_factory(tmp_path, body), None, tmp_path)
 
 
+def test_a_model_that_only_rounds_otherwise_in_eager_attention_is_not_called_stochastic(tmp_path: Path) -> None:
+    body = """
+    eager = False
+    def set_attn_implementation(self, attn_implementation):
+        self.eager = True
+    def forward(self, x):
+        y = x * 3 / 3 if self.eager else x
+        return y.reshape(int(x.shape[0]), 4) + torch.linalg.eigvals(x.T @ x).real
+"""
+    with pytest.raises(ToolchainFailure, match="PyTorch cannot export the model"):
+        EXPORT.export(_factory(tmp_path, body), None, tmp_path)
+
+
+def test_a_mask_in_the_trace_leaves_something_to_attend_to(tmp_path: Path) -> None:
+    body = """
+    def forward(self, x, attention_mask):
+        assert (attention_mask[:, 0] == 1).all() and (attention_mask.diff(dim=1) <= 0).all(), "a hole in the mask"
+        return x * attention_mask
+"""
+    specs = ("x=float32[N,8]", "attention_mask=int64[N,8]")
+    exported = EXPORT.export(_with(_factory(tmp_path, body), *specs, rung="torchscript"), None, tmp_path)
+    assert exported.rung == "torchscript"
+
+
 def test_a_model_that_keeps_state_is_told_from_one_that_repeats(tmp_path: Path) -> None:
     body = """
     def __init__(self):

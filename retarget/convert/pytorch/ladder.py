@@ -274,11 +274,11 @@ def _check_run(job: Job, run: Run, notes: list[str]) -> None:
     for name, wanted, got in zip(job.outputs, run.outputs, outputs):
         if got.shape != wanted.shape:
             raise RetargetError(f"output '{name}' is {got.shape} at {sizes} where PyTorch gives {wanted.shape}")
-        if wanted.dtype.kind == "f" and not _same(wanted, got):
+        if wanted.dtype.kind == "f" and not same(wanted, got):
             raise RetargetError(f"output '{name}' is wrong at {sizes}: a size became static")
 
 
-def _same(wanted: Array, got: Array) -> bool:
+def same(wanted: Array, got: Array) -> bool:
     """Whether two outputs are the same but for rounding; they are infinite or no numbers in the same places."""
     finite = np.isfinite(wanted)
     if not np.array_equal(finite, np.isfinite(got)):
