@@ -259,6 +259,8 @@ def outline(layers: Sequence[Layer], base: Program, program: Program) -> list[Se
         for mine, its in zip(one.tops, other.tops, strict=True):
             if len(mine.dims) != len(its.dims) or mine.kind != its.kind:
                 raise OneSize(f"with another size {where} gives another rank")
+            if (mine.rows > 1) != (its.rows > 1):
+                raise OneSize(f"with another size the batch is held otherwise in {where}")
             partners[mine] = its
         is_same = len(one.weights) == len(other.weights) and all(map(_equal, one.weights, other.weights))
         tops = other.tops

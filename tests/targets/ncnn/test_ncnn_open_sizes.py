@@ -408,3 +408,13 @@ def test_the_smallest_size_is_looked_at_too() -> None:
         facts = written.written(model, Path(folder), "fp32", S=range_)
     sizes = [facts.sizes["S"]] if facts.sizes else [2, 3, 4]
     written.check(model, *(fed(facts, {"S": size}, size) for size in sizes), S=range_)
+
+
+def test_a_batch_that_is_held_otherwise_at_another_size_fixes_it() -> None:
+    """8 are 2 rows, and not 3: what holds at 2 says nothing of 3, where all is one row."""
+    text = """g (float[N,S,4,2,1] x) => (float[8,1,1,T] y) {
+        to = Constant <value_ints = [8, 1, 1, -1]> () y = Reshape(x, to)
+    }"""
+    sizes, notes = fixed(text, N=DimRange(1, 2, 3), S=DimRange(2, 3, 4))
+    assert sizes == {"N": 2}
+    assert "the batch is held otherwise" in notes
