@@ -64,6 +64,12 @@ def test_steps(batch: int) -> None:
     written.check(model, feeds)
 
 
+def test_an_empty_part_is_refused() -> None:
+    """Parts of two: of five elements there is one for the third, and none for the fourth."""
+    model = node_models.of_text("float[1,5] x", "Split <axis = 1, num_outputs = 4> (x)", "a, b, c, d")
+    assert "the last is empty" in written.refused(model)
+
+
 def test_an_empty_slice_is_refused() -> None:
     model, _ = node_models.model(sliced(floats(3, 4), [2], [2], [1]))
     assert "no empty blobs" in written.refused(model)

@@ -161,6 +161,10 @@ def split(call: Call) -> list[Result]:
     else:
         each = -(-size // count)
         sizes = [*[each] * (count - 1), size - each * (count - 1)]
+        if sizes[-1] < 1:
+            raise Refusal(
+                f"of {size} elements in {count} parts of {each} the last is empty, and ncnn has no empty blobs"
+            )
     value = call.value(0)
     if count == 1:
         return [value]
