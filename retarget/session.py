@@ -321,7 +321,7 @@ def _check_feed(name: str, array: Array, kind: str, shape: Sequence[int | str | 
 
 
 def _ort_value(array: Array) -> ort.OrtValue:
-    array = np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array).reshape(array.shape)  # a scalar becomes an axis of one
     if array.dtype == ml_dtypes.bfloat16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)

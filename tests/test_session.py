@@ -136,6 +136,11 @@ def test_mapped_weights_are_not_copied(tmp_path: Path) -> None:
         assert anonymous() - before < size * size * 4 / 4
 
 
+def test_scalars_stay_scalars_beside_bfloat16() -> None:
+    with Session(parse("m (float x) => (bfloat16 y) { y = Cast <to = 16> (x) }")) as runner:
+        assert runner.run({"x": np.array(1.5, np.float32)})["y"].shape == ()
+
+
 def test_bfloat16_goes_in_and_out() -> None:
     model = parse(
         "m (bfloat16[N, 3] x, float[N, 3] z) => (bfloat16[N, 3] y, float[N, 3] w) { y = Identity(x)\n w = Neg(z) }"
