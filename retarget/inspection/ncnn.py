@@ -41,6 +41,13 @@ def inspect(path: Path) -> Inspection:
     done = executed(layers, found, says, shapes if says is not None and shapes.is_file() else None)
     notes = [] if found else [f"its weights are missing: there is no {weights.name} beside it"]
     inputs, outputs = _said(says, notes) if says is not None else _seen(param, done)
+    macs_at = _sizes(says, done) if says is not None and done.computed.total() else {}
+    if macs_at:
+        sizes = ", ".join(f"{symbol}={size}" for symbol, size in macs_at.items())
+        notes.append(
+            f"multiply-accumulates are those of the blobs in {shapes.name}, at {sizes}: `opt`, or a size near it that"
+            " is told from other dims"
+        )
     stored: Counter[str] = Counter()
     for each in done.stored:
         stored[each.dtype] += each.bytes
@@ -56,7 +63,7 @@ def inspect(path: Path) -> Inspection:
         parameters=sum(each.count for each in done.stored),
         weights=most_first(stored),
         macs=done.computed.total() or None,
-        macs_at=_sizes(says, done) if says is not None and done.computed.total() else {},
+        macs_at=macs_at,
         compute=most_first(done.computed),
         notes=tuple(notes),
     )

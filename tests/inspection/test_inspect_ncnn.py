@@ -43,6 +43,10 @@ def test_a_network_says_what_is_in_it(tmp_path: Path) -> None:
     (size,) = seen.macs_at.values()
     assert (seen.macs, seen.macs_at, seen.compute) == (size * MACS, {"N": size}, {"float32": size * MACS})
     assert (
+        f"multiply-accumulates are those of the blobs in tensors.json, at N={size}: `opt`, or a size near it that"
+        " is told from other dims"
+    ) in seen.notes
+    assert (
         "'image' is the blob 'image', float32: n = N (axis 0), c = 3 (axis 1), h = 8 (axis 2), w = 8 (axis 3)"
         in seen.notes
     )
