@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from retarget import graph
 from retarget.targets.ncnn import rows
-from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Kind, Layer, Param, Weight
+from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Kind, Layer, Param, Weight, keep_from_half
 from retarget.targets.ncnn.values import (
     BEYOND_WHOLE,
     WHOLE,
@@ -37,6 +37,20 @@ FLOATS = frozenset({"float32", "float16", "float64", "bfloat16"})
 INTEGERS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"})
 NUMBERS = FLOATS | INTEGERS
 ANY = NUMBERS | {"bool"}
+
+
+def in_float32(lower: Lower, when: Callable[[Call], bool] = lambda _: True) -> Lower:
+    """``lower``, whose layers neither compute in float16 nor store it, of such nodes."""
+
+    def lowered(call: Call) -> Result | Sequence[Result]:
+        layers = call.lowering.program.layers
+        last = layers[-1] if layers else None
+        made = lower(call)
+        if when(call):
+            keep_from_half(layers, last)
+        return made
+
+    return lowered
 
 
 @dataclass(frozen=True)

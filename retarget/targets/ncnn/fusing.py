@@ -17,7 +17,7 @@ from retarget.targets.ncnn.ops.elementwise import ADD, MUL, NUMBER, SQRT, SQUARE
 from retarget.targets.ncnn.ops.matmul import BIAS_KIND, BIAS_OF_COLUMNS, HOLDS_RIGHT, NO_BIAS
 from retarget.targets.ncnn.ops.reduction import MEAN
 from retarget.targets.ncnn.ops.shape import ORDERS
-from retarget.targets.ncnn.program import MOST, Blob, Layer, Param, Program, Weight, reshape_to
+from retarget.targets.ncnn.program import MASK, MOST, Blob, Layer, Param, Program, Weight, reshape_to
 from retarget.targets.ncnn.rewriting import Found, Graph, Rule, is_plain_reshape
 from retarget.targets.ncnn.rows import regrouped
 
@@ -127,7 +127,7 @@ def _order(layer: Layer) -> int:
 
 def bias(graph: Graph, last: Layer) -> Found | None:
     """Given:: BinaryOp(layer without a bias, constant of a number for each channel).  Result:: layer."""
-    if last.type != "BinaryOp" or last.params.get(0, 0) != ADD:
+    if last.type != "BinaryOp" or last.params.get(0, 0) != ADD or MASK in last.params:
         return None
     for blob, other in _sides(last):
         layer = graph.own(blob, *_BIAS_TERM, "Gemm", "MultiHeadAttention")
@@ -190,7 +190,8 @@ def _row(graph: Graph, last: Layer, other: Blob | None, blob: Blob, axis: int) -
 def activation(graph: Graph, last: Layer) -> Found | None:
     """Given:: ReLU(Convolution(x)).  Result:: Convolution(x) with an activation; and so for others of both."""
     found = _activation(last)
-    if found is None:
+    # What float16 is kept from would not be in the layer in front, whose own numbers may be that.
+    if found is None or MASK in last.params:
         return None
     layer = graph.own(last.bottoms[0], *_BIAS_TERM)
     if layer is None or layer.params.get(ACTIVATION, 0):

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -104,6 +105,17 @@ def memory_data(array: Array, blob: Blob) -> Layer:
     return Layer("MemoryData", (), (blob,), {**sized(blob.dims), LOAD: RAW}, (Weight(array, tagged=False),))
 
 
+def keep_from_half(layers: Sequence[Layer], last: Layer | None) -> None:
+    """Let those behind ``last`` neither compute in float16 nor store it: it is one of ``layers``, or None of all."""
+    for layer in takewhile(lambda layer: layer is not last, reversed(layers)):
+        if layer.type not in _AS_THEY_ARE:
+            layer.params.setdefault(MASK, NO_HALF)
+
+
+_AS_THEY_ARE = ("Embed", "Input", "MemoryData")
+"""Layers that round nothing that they are fed."""
+
+
 @dataclass(eq=False)
 class Program:
     """Layers in the order in which they are executed."""
@@ -152,7 +164,9 @@ def _with_splits(layers: Sequence[Layer], outputs: dict[str, Blob]) -> list[Laye
         for blob in layer.tops:
             if readers[blob] > 1:
                 made = [Blob(blob.dims, blob.rows, blob.kind, value=blob.value) for _ in range(readers[blob])]
-                found.append(_unchanged(Layer("Split", (blob,), tuple(made), origin=layer.origin)))
+                # A Split rounds to float16 like others.
+                kept = {MASK: NO_HALF} if layer.params.get(MASK) == NO_HALF else {}
+                found.append(_unchanged(Layer("Split", (blob,), tuple(made), dict(kept), origin=layer.origin)))
                 copies[blob] = made[::-1]
     for name, blob in outputs.items():
         if blob in copies:

@@ -220,6 +220,7 @@ def test_shifts() -> None:
 def test_bits() -> None:
     signed, unsigned = integers(3, 4, dtype="int16"), integers(3, 4, low=0, dtype="uint8")
     check(*model(Node("BitwiseNot", [signed]), Node("BitwiseNot", [unsigned])))
+    assert "beyond 2^24" in refused(of_text("int32[4] x", "BitwiseNot(x)"))
     assert "bits of integers" in refused(of_text("int32[4] x, int32[4] z", "BitwiseAnd(x, z)"))
 
 
@@ -259,3 +260,15 @@ def test_a_constant_mask_is_two_layers() -> None:
     nodes = [Node("Where", [mask, floats(2, 3, 4, 4), np.array(-np.inf, np.float32)], {}, (0, 2))]
     check(*model(*nodes), atol=0)
     assert layers(model(*nodes)[0]) == ["Shrink", "BinaryOp"]
+
+
+@pytest.mark.parametrize("operator", ["Atan", "Pow", "ReduceLogSumExp"])
+def test_a_finite_number_for_an_infinite_one_is_never_float16(operator: str, tmp_path: Path) -> None:
+    """As float16 the largest float is infinite again, and 0 times that no number."""
+    operands = [floats(3, 4), floats(3, 4, seed=2)] if operator == "Pow" else [floats(3, 4)]
+    written(model(Node(operator, operands))[0], tmp_path)
+    lines = files.read(tmp_path / PARAM)
+    assert "Clip" in [line.type for line in lines]
+    given = ("x0_0", "x0_1")
+    rounded = [line for line in lines if line.type not in ("Input", "Reshape") and line.integer(MASK) != NO_HALF]
+    assert all(line.type == "Split" and line.bottoms[0] in given for line in rounded)

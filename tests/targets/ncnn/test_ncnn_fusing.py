@@ -16,7 +16,7 @@ from target_testing import assert_near
 from retarget.targets.ncnn import files
 from retarget.targets.ncnn.fusing import fused
 from retarget.targets.ncnn.ops.shape import NAMES, ORDERS
-from retarget.targets.ncnn.program import SIZES, Blob, Dims, Layer, Param, Program, Weight
+from retarget.targets.ncnn.program import MASK, NO_HALF, SIZES, Blob, Dims, Layer, Param, Program, Weight
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
@@ -275,6 +275,14 @@ def test_a_bias_and_an_activation_go_in_both() -> None:
     at = Writing(2, 6, 6)
     added = at.binary(ADD, at.convolution(at.x, 5), at.constant(floats(5, 1, 1)))
     check(at.ending(at.add("ReLU", [added], added.dims)), "Convolution BinaryOp ReLU", "Convolution")
+
+
+def test_what_is_kept_from_float16_stays_apart() -> None:
+    """A bias of 1e6 and a bound of 3e38 are infinite there."""
+    at = Writing(4, 5, 6)
+    added = at.add("BinaryOp", [at.convolution(at.x, 3)], (3, 5, 6), {0: 0, 1: 1, 2: 1e6, MASK: NO_HALF})
+    clipped = at.add("Clip", [at.convolution(added, 3)], (3, 5, 6), {0: -3e38, 1: 3e38, MASK: NO_HALF})
+    check(at.ending(clipped), "Convolution BinaryOp Convolution Clip", "Convolution BinaryOp Convolution Clip")
 
 
 def test_what_two_read_keeps_its_activation_apart() -> None:

@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 
 from retarget.targets.ncnn import rows
-from retarget.targets.ncnn.call import NUMBERS, Call, Op
+from retarget.targets.ncnn.call import NUMBERS, Call, Op, in_float32
 from retarget.targets.ncnn.ops.axes import beside
 from retarget.targets.ncnn.program import LARGEST_HALF, MASK, MOST, MOST_DIMS, NO_HALF, Blob, Param
 from retarget.targets.ncnn.values import Refusal, Result, Shape, Value
@@ -231,7 +231,7 @@ def _float_remainder(call: Call) -> Result:
     return call.made(joined(call, SUB, blob, by_number(call, MUL, count, number)), value.shape)
 
 
-def pow_(call: Call) -> Result:
+def pow_(call: Call) -> Result | Sequence[Result]:
     """A constant exponent, a constant base, or both computed."""
     exponent = number_beside(call, 1, 0)
     if exponent is not None:
@@ -241,11 +241,19 @@ def pow_(call: Call) -> Result:
     base = number_beside(call, 0, 1)
     if base is not None and base > 0:
         return call.made(mapped(call, "Exp", call.blob(call.value(1)), {0: base}), call.shape(1))
+    return _any_power(call)
+
+
+def _of_both(call: Call) -> Result:
     left, right = beside(call, call.aligned(0, 1))
-    return call.made(_any_power(call, left, right), np.broadcast_shapes(call.shape(0), call.shape(1)))
+    return call.made(_raised_to(call, left, right), np.broadcast_shapes(call.shape(0), call.shape(1)))
 
 
-def _any_power(call: Call, base: Blob, exponent: Blob) -> Blob:
+_any_power = in_float32(_of_both)
+"""As float16 the finite number that stands for the logarithm of 0 would be infinite."""
+
+
+def _raised_to(call: Call, base: Blob, exponent: Blob) -> Blob:
     """``exp(y * log(|x|))``, its sign as ``y`` is odd where ``x`` is negative; no number there if ``y`` is a fraction.
 
     BinaryOp's own is wrong of all bases that are not positive. The logarithm of 0 is taken as a finite number, for the

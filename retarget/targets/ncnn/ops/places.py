@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retarget.targets.ncnn.call import Call, Lower
+from retarget.targets.ncnn.call import Call, Lower, in_float32
 from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MAX, MUL, by_number, joined
 from retarget.targets.ncnn.ops.reduction import LARGEST, reduced
 from retarget.targets.ncnn.ops.shape import held, in_shape, permuted
@@ -23,7 +23,6 @@ from retarget.targets.ncnn.values import Refusal, Value
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
-    from retarget.targets.ncnn.values import Result
 
 MOST_PLACES = 1 << 20
 """Of the elements that GridSample chooses from. It counts them in float32, sixteen channels at a time."""
@@ -63,24 +62,8 @@ def grid_of(call: Call, x: Array, y: Array) -> Blob:
 
 
 def unrounded(lower: Lower, index: int = 1) -> Lower:
-    """``lower``, whose layers neither compute in float16 nor store it where operand ``index`` is computed: it does not
-    hold all places from 2048 on."""
-
-    def in_float32(call: Call) -> Result | Sequence[Result]:
-        if call.is_constant(index):
-            return lower(call)
-        layers = call.lowering.program.layers
-        before = set(layers)
-        made = lower(call)
-        for layer in layers:
-            if layer not in before and layer.type not in _AS_THEY_ARE:
-                layer.params.setdefault(MASK, NO_HALF)
-        return made
-
-    return in_float32
-
-
-_AS_THEY_ARE = ("Embed", "Input", "MemoryData")
+    """``lower`` in float32 where operand ``index`` is computed: float16 does not hold all places from 2048 on."""
+    return in_float32(lower, lambda call: not call.is_constant(index))
 
 
 def last_place(call: Call, size: int) -> Blob:

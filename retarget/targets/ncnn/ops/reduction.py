@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op
+from retarget.targets.ncnn.call import ANY, NUMBERS, Call, Op, in_float32
 from retarget.targets.ncnn.ops.axes import along, around
 from retarget.targets.ncnn.ops.elementwise import (
     ABS,
@@ -147,7 +147,7 @@ def reduce_log_sum_exp(call: Call) -> Result:
     axes = reduced_axes(call)
     blob, places = _laid(call, axes)
     if places:
-        # Infinity less infinity is no number.
+        # Infinity less infinity is no number; as float16 the largest float is infinite again.
         most = mapped(call, "Clip", reduced(call, LARGEST, blob, places), {0: -MOST, 1: MOST})
         total = reduced(call, SUM, mapped(call, "Exp", joined(call, SUB, blob, most)), places)
         blob = joined(call, ADD, mapped(call, "Log", total), most)
@@ -251,7 +251,7 @@ OPS: Mapping[str, Op] = {
     "ReduceL1": Op(reduction(SUM_OF_SIZES, _absolute, lambda largest, count: largest * count), NUMBERS),
     "ReduceL2": Op(reduction(LENGTH, _absolute)),
     "ReduceLogSum": Op(reduce_log_sum),
-    "ReduceLogSumExp": Op(reduce_log_sum_exp),
+    "ReduceLogSumExp": Op(in_float32(reduce_log_sum_exp)),
     "ReduceMax": Op(extreme(LARGEST), ANY),
     "ReduceMean": Op(reduce_mean, NUMBERS),
     "ReduceMin": Op(extreme(SMALLEST), ANY),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from retarget.targets.ncnn.call import Call, Op
+from retarget.targets.ncnn.call import Call, Op, in_float32
 from retarget.targets.ncnn.ops.elementwise import (
     ABS,
     ADD,
@@ -27,7 +27,7 @@ SIN, COS, TAN, ASIN, ACOS, ATAN, ASINH = 9, 10, 11, 12, 13, 14, 23
 
 
 def atan(call: Call) -> Result:
-    """Of the largest float where it is infinite, of which UnaryOp's is NaN."""
+    """Of the largest float where it is infinite, of which UnaryOp's is NaN; as float16 that is infinite again."""
     value = call.value(0)
     finite = mapped(call, "Clip", call.blob(value), {0: -MOST, 1: MOST})
     return call.made(function(call, ATAN, finite), value.shape)
@@ -77,7 +77,7 @@ OPS: Mapping[str, Op] = {
     "Acosh": Op(acosh),
     "Asin": Op(unary(ASIN)),
     "Asinh": Op(unary(ASINH)),
-    "Atan": Op(atan),
+    "Atan": Op(in_float32(atan)),
     "Atanh": Op(atanh),
     "Cos": Op(unary(COS)),
     "Cosh": Op(cosh),
