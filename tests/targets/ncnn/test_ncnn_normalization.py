@@ -161,3 +161,11 @@ def test_local_response_normalization() -> None:
     check(*model(*nodes), atol=3e-6)
     assert "size=4" in refused(of_text("float[1,5,4,4] x", "LRN<size=4>(x)"))
     assert "no channels" in refused(of_text("float[5] x", "LRN<size=3>(x)"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("variance", [0.0, -1.0, np.nan])
+def test_a_division_by_a_variance_of_zero_is_refused(channels: int, variance: float) -> None:
+    numbers = [np.full(channels, number, np.float32) for number in (1, 0, 0, variance)]
+    operands = [floats(2, channels, 4), *numbers]
+    assert "not above 0" in refused(model(Node("BatchNormalization", operands, {"epsilon": 0.0}, (1, 2, 3, 4)))[0])

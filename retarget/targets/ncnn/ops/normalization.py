@@ -129,6 +129,8 @@ def batch_normalization(call: Call) -> Result | Sequence[Result]:
         return _by_computed(call)
     epsilon = call.attributes.get_float("epsilon", 1e-5)
     scale, bias, mean, variance = (call.array(index, "its statistics").astype(np.float64) for index in range(1, 5))
+    if not (variance + epsilon > 0).all():
+        raise Refusal(f"a variance and epsilon={epsilon:g} together are not above 0, and by their root it divides")
     slope = scale / np.sqrt(variance + epsilon)
     term = bias - mean * slope
     value, channels = call.spread(0), scale.size
