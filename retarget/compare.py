@@ -31,6 +31,11 @@ _CHUNK = 1 << 18
 _CONSTANT = 1e-6
 """A reference whose standard deviation is a smaller share of its root mean square counts as constant."""
 
+_LOW_DB = 60.0
+"""Below it, it is told which case has most of the error."""
+_APART_DB = 10.0
+"""So much better the rest must be without that case."""
+
 _Floats: TypeAlias = NDArray[np.float64]
 
 
@@ -66,6 +71,7 @@ def _compare(
 ) -> Comparison:
     sums = _Sums()
     problems: list[str] = []
+    errors: dict[str, tuple[float, float]] = {}
     for case, expected in reference.items():
         if output not in expected:
             continue
@@ -73,7 +79,9 @@ def _compare(
         problem = _mismatch(expected[output], found)
         if problem is None:
             assert found is not None
+            signal, noise = sums.signal, sums.noise
             sums.add(expected[output], found)
+            errors[case] = sums.signal - signal, sums.noise - noise
         elif case not in actual:
             problems.append(f"case '{case}' was not run")
         else:
@@ -81,7 +89,22 @@ def _compare(
     comparison = sums.comparison(output)
     problems += sums.problems() + _broken(comparison, tolerance, discrete=sums.discrete)
     notes = problems + sums.notes()
+    if not sums.discrete and comparison.snr_db < _LOW_DB:
+        notes += _apart(errors, comparison.snr_db)
     return msgspec.structs.replace(comparison, passed=not problems, reason="; ".join(notes) or None)
+
+
+def _apart(errors: Mapping[str, tuple[float, float]], snr_db: float) -> list[str]:
+    """The one case of ``errors``, signal and noise by case, without which ``snr_db`` were far better."""
+    if len(errors) < 2:
+        return []
+    worst = max(errors, key=lambda case: errors[case][1])
+    signal = sum(one for case, (one, _) in errors.items() if case != worst)
+    noise = sum(one for case, (_, one) in errors.items() if case != worst)
+    if signal <= 0:
+        return []
+    rest = min(SNR_CAP, 10 * (math.log10(signal) - math.log10(noise))) if noise > 0 else SNR_CAP
+    return [f"case '{worst}' has most of the error: {rest:.1f} dB without it"] if rest >= snr_db + _APART_DB else []
 
 
 def _mismatch(expected: Array, found: Array | None) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from retarget import reference
 from retarget.adapt import NO_SIZES
 from retarget.compare import check_batch, compare_outputs
-from retarget.facts import Case, CompareFacts, Comparison, ConvertFacts
+from retarget.facts import Case, CompareFacts, Comparison, ConvertFacts, DataOrigin
 from retarget.figures import sizes_text
 from retarget.spec import batch_symbol, batched_inputs
 from retarget.tolerance import Tolerance
@@ -70,13 +70,16 @@ def parity(
     runner: Runner, source: Recorded, tolerance: Tolerance, sizes: Mapping[str, int] = NO_SIZES
 ) -> tuple[Comparison, ...]:
     """Each output over all cases that fit ``sizes``; there must be one."""
-    fitting = {case.name for case in source.facts.cases if fits(case, sizes)}
+    mixed = len({case.origin for case in source.facts.cases}) > 1
+    fitting = {
+        case.name: _named(case, case.origin if mixed else None) for case in source.facts.cases if fits(case, sizes)
+    }
     expected: dict[str, Outputs] = {}
     actual: dict[str, Outputs] = {}
     for recorded in reference.read(source.folder):
-        if recorded.case in fitting:
-            expected[recorded.case] = recorded.outputs
-            actual[recorded.case] = runner.run(recorded.feeds)
+        if (named := fitting.get(recorded.case)) is not None:
+            expected[named] = recorded.outputs
+            actual[named] = runner.run(recorded.feeds)
     return compare_outputs(expected, actual, tolerance)
 
 
@@ -85,8 +88,9 @@ def fits(case: Case, sizes: Mapping[str, int]) -> bool:
     return all(case.sizes.get(symbol, size) == size for symbol, size in sizes.items())
 
 
-def _named(case: Case) -> str:
-    return f"{case.name} ({sizes_text(case.sizes)})"
+def _named(case: Case, origin: DataOrigin | None = None) -> str:
+    said = [text for text in (sizes_text(case.sizes), origin) if text]
+    return f"{case.name} ({', '.join(said)})" if said else case.name
 
 
 # ---- rows together and alone

@@ -64,6 +64,26 @@ def test_cases_add_up_as_one_array_would(seed: int, one: int, two: int) -> None:
     assert apart.cosine == pytest.approx(whole.cosine)
 
 
+@pytest.mark.parametrize(
+    ("noise", "told"),
+    [((1e-2, 1e-2, 0.3), True), ((0.1, 0.1, 0.2), False), ((0.0, 0.0, 0.1), True), ((1e-6, 1e-6, 1e-4), False)],
+    ids=["one is far worse", "alike", "the rest is exact", "all are good"],
+)
+def test_the_one_case_that_the_error_is_in_is_told(noise: tuple[float, ...], *, told: bool) -> None:
+    names = ("data0", "data1", "max")
+    reference: dict[str, Outputs] = {}
+    actual: dict[str, Outputs] = {}
+    for place, (name, each) in enumerate(zip(names, noise, strict=True)):
+        right = drawn(4, 50, seed=place)
+        reference[name] = {"y": right}
+        actual[name] = {"y": (right + each * drawn(4, 50, seed=9)).astype(np.float32)}
+    (result,) = compare_outputs(reference, actual, ANYTHING)
+    assert result.passed
+    rest = [np.concatenate([each[name]["y"] for name in names[:2]]) for each in (reference, actual)]
+    said = f"case 'max' has most of the error: {snr_db(*rest):.1f} dB without it"
+    assert result.reason == (said if told else None)
+
+
 def test_no_difference_is_exact_and_capped() -> None:
     result = compare(drawn(3, 4), drawn(3, 4))
     assert (result.snr_db, result.exact, result.cosine, result.max_abs) == (300.0, True, 1.0, 0.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -93,6 +95,23 @@ def test_an_artifact_of_one_size_is_held_against_the_cases_of_that_size(source: 
     assert facts.batch == "skipped: the artifact takes N=4 alone, so rows cannot run both alone and together"
     assert facts.batch_passed is None
     assert set(runner.fed) == {(4, 5)}
+
+
+def test_the_case_with_most_of_the_error_is_named_with_its_sizes_and_where_it_came_from(source: Recorded) -> None:
+    class Off(Squares):
+        def run(self, feeds: Feeds) -> Outputs:
+            off = np.float32(0.5 if len(feeds["x"]) == 8 else 0.001)
+            return {"y": np.add(super().run(feeds)["y"], off, dtype=np.float32)}
+
+    cases = tuple(
+        msgspec.structs.replace(case, origin="generated" if case.name == "max" else "samples")
+        for case in source.facts.cases
+    )
+    of_both = replace(source, facts=msgspec.structs.replace(source.facts, cases=cases))
+    (row,) = verify(adapted(Off(), {}), of_both, Tolerance(snr_db=0)).parity
+    assert row.passed
+    assert row.reason is not None
+    assert row.reason.startswith("case 'max (N=8, T=9, generated)' has most of the error: ")
 
 
 def test_with_one_dimension_fixed_the_rows_of_the_others_are_still_checked(source: Recorded) -> None:
