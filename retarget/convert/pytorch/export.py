@@ -12,7 +12,7 @@ import torch
 
 from retarget.convert.pytorch import checkpoint
 from retarget.convert.pytorch.checkpoint import Loaded, quiet
-from retarget.convert.pytorch.ladder import Job, Run, climb, same
+from retarget.convert.pytorch.ladder import Job, Run, climb
 from retarget.convert.pytorch.named import (
     Named,
     TorchRunner,
@@ -23,8 +23,7 @@ from retarget.convert.pytorch.named import (
     to_tensor,
     wrap,
 )
-from retarget.errors import RetargetError, ToolchainFailure
-from retarget.repeats import check_repeats
+from retarget.errors import RetargetError
 from retarget.source import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 
@@ -51,15 +50,10 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
             other = _run(named, source, others, example)
         except RetargetError as error:
             notes.append(f"the export was not checked at other sizes than {_words(sizes)}: {error.message}")
-    try:
-        rung = climb(Job(named, source.inputs, outputs, traced, other, out / MODEL), str(source.options["rung"]), notes)
-    except ToolchainFailure:
-        again = _run(named, source, sizes, example)
-        found = dict(zip(again.names, again.outputs))
-        # A rung that makes attention eager leaves it so, and then it rounds otherwise.
-        differing = {name: x for name, x in zip(traced.names, traced.outputs) if not same(x, found[name])}
-        check_repeats(differing, found)
-        raise
+    job = Job(
+        named, source.inputs, outputs, traced, other, out / MODEL, lambda: _run(named, source, sizes, example).outputs
+    )
+    rung = climb(job, str(source.options["rung"]), notes)
     return Exported(rung=rung, inputs=source.inputs, outputs=outputs, notes=tuple(notes))
 
 

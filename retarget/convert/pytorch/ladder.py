@@ -26,6 +26,7 @@ from retarget.convert.pytorch.checkpoint import quiet
 from retarget.convert.pytorch.named import THREADS, Named, to_array
 from retarget.errors import RetargetError, ToolchainFailure, Unsupported
 from retarget.ort_words import ort_words
+from retarget.repeats import check_repeats
 from retarget.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """What each rung gets: ``traced`` is exported, ``other`` checks it, None where there are no other sizes."""
+    """What each rung gets: ``traced`` is exported, ``other`` checks it, None where there are no other sizes; ``again``
+    runs what is traced once more."""
 
     named: Named
     specs: tuple[TensorSpec, ...]
@@ -76,12 +78,14 @@ class Job:
     traced: Run
     other: Run | None
     path: Path
+    again: Callable[[], tuple[Array, ...]]
 
 
 def climb(job: Job, rung: str, notes: list[str]) -> str:
     """Write ``job.path`` by the first rung that works and return its name; the failures before it become notes.
 
-    Raises ``ToolchainFailure`` with the last line of each when all fail.
+    Raises ``ToolchainFailure`` with the last line of each when all fail, ``RetargetError`` where that is as the module
+    says no thing twice.
     """
     scripted = any(isinstance(part, torch.jit.ScriptModule) for part in job.named.modules())
     eager = list(_outermost(job.named))
@@ -100,7 +104,11 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
 
     failures = []
     before = set(job.path.parent.iterdir())
+    again: tuple[Array, ...] | None = None
     for name, attempt in rungs.items():
+        if eager and name != "dynamo" and again is None:
+            # Later it is another module: eager attention makes something else of rows with nothing to attend to.
+            again = job.again()
         try:
             with quiet() as warned, torch.no_grad():
                 attempt()
@@ -112,6 +120,8 @@ def climb(job: Job, rung: str, notes: list[str]) -> str:
             for file in set(job.path.parent.iterdir()) - before:
                 file.unlink()
             if len(failures) == len(rungs):
+                second = job.again() if again is None else again
+                check_repeats(*(dict(zip(job.traced.names, each)) for each in (job.traced.outputs, second)))
                 raise ToolchainFailure(
                     "\n  ".join(["PyTorch cannot export the model:", *failures]),
                     "where a dimension became static, write its size in the input's shape, or change the model",
@@ -274,11 +284,11 @@ def _check_run(job: Job, run: Run, notes: list[str]) -> None:
     for name, wanted, got in zip(job.outputs, run.outputs, outputs):
         if got.shape != wanted.shape:
             raise RetargetError(f"output '{name}' is {got.shape} at {sizes} where PyTorch gives {wanted.shape}")
-        if wanted.dtype.kind == "f" and not same(wanted, got):
+        if wanted.dtype.kind == "f" and not _same(wanted, got):
             raise RetargetError(f"output '{name}' is wrong at {sizes}: a size became static")
 
 
-def same(wanted: Array, got: Array) -> bool:
+def _same(wanted: Array, got: Array) -> bool:
     """Whether two outputs are the same but for rounding; they are infinite or no numbers in the same places."""
     finite = np.isfinite(wanted)
     if not np.array_equal(finite, np.isfinite(got)):
