@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from retarget.targets.ncnn.expressed import WRITERS
-from retarget.targets.ncnn.program import Blob, Layer, Program, Weight
+from retarget.targets.ncnn.program import MOST_DIMS, Blob, Layer, Program, Weight
 from retarget.targets.ncnn.unsized import Common, OneSize, Seen, where_of
 
 if TYPE_CHECKING:
@@ -279,7 +279,15 @@ def outline(layers: Sequence[Layer], base: Program, program: Program) -> list[Se
         for name, blobs in border.items():
             if [partners.get(blob) for blob in blobs] != list(its_border[name]):
                 raise OneSize("with another size inputs or outputs are made otherwise")
+    for name, shape in base.shapes.items():
+        if _drops_first(shape, base.outputs[name]) != _drops_first(program.shapes[name], program.outputs[name]):
+            raise OneSize(f"with another size '{name}' has another axis 0, and is held in other dims")
     return seen
+
+
+def _drops_first(shape: Sequence[int], blob: Blob) -> bool:
+    """Whether an output of more axes than a blob has dims is held without its axis 0, which is of one element a row."""
+    return len(shape) > MOST_DIMS and shape[0] == blob.rows
 
 
 def _longer(layers: Sequence[Layer], others: Sequence[Layer]) -> str:

@@ -418,3 +418,13 @@ def test_a_batch_that_is_held_otherwise_at_another_size_fixes_it() -> None:
     sizes, notes = fixed(text, N=DimRange(1, 2, 3), S=DimRange(2, 3, 4))
     assert sizes == {"N": 2}
     assert "the batch is held otherwise" in notes
+
+
+def test_five_axes_of_which_the_first_is_one_at_some_size_fix_it() -> None:
+    """The other four are dims of the blob then; of two elements the first two axes are one of them."""
+    text = """g (float[N,4,2,4,5] x) => (float[M,4,2,4,5] y) {
+        one = Constant <value_ints = [1]> () end = Constant <value_ints = [9]> () zero = Constant <value_ints = [0]> ()
+        y = Slice(x, one, end, zero)
+    }"""
+    sizes, _ = fixed(text, N=DimRange(1, 2, 3))
+    assert sizes == {"N": 2}
