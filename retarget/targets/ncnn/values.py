@@ -29,7 +29,10 @@ Shape: TypeAlias = tuple[int, ...]
 WHOLE = 1 << 24
 """The largest integer up to which float32 holds all: integers are computed as floats, as far as that is exact."""
 
-BEYOND_WHOLE = "may be beyond 2^24, up to which float32 holds all: if they are small, cast them to floats in front"
+BEYOND_WHOLE = (
+    "may be beyond 2^24, up to which float32 holds all:"
+    " declare a mask as bool, or cast to floats in front what is small"
+)
 
 
 def reach(dtype: np.dtype[np.generic]) -> float:

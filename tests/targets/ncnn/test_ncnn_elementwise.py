@@ -107,10 +107,25 @@ def test_quotients_of_large_integers() -> None:
     )
 
 
+def test_quotients_of_neighbours() -> None:
+    """Beyond 2^23 a float has no halves: what is one less than the divisor is not as much."""
+    right = np.array([2**23 + 2, 12_582_914, 16_777_214, 2**24, 5, 3], np.int32)
+    left = np.array([2**23 + 1, 12_582_913, 16_777_213, 2**24 - 1, 16_777_214, 16_777_214], np.int32)
+    nodes = [Node(operator, [left, right], {"fmod": fmod} if fmod >= 0 else {}) for operator, fmod in _DIVISIONS]
+    check(*model(*nodes), atol=0)
+
+
 def test_integers_that_may_wrap_around_are_refused() -> None:
     assert "2^24" in refused(of_text("int64[4] x, int64[4] z", "Add(x, z)"))
     assert "wrap around" in refused(of_text("uint8[4] x, uint8[4] z", "Sub(x, z)"))
     assert "wrap around" in refused(of_text("int8[4] x, int8[4] z", "Add(x, z)"))
+
+
+def test_a_mask_that_is_declared_bool_is_no_large_integer() -> None:
+    """As DeBERTa multiplies its mask by itself."""
+    assert "declare a mask as bool" in refused(of_text("int64[2,5] x, int64[2,5] z", "Mul(x, z)"))
+    mask = np.arange(5) < np.array([[3], [5]])
+    check(of_text("bool[2,5] x, bool[2,5] z", "And(x, z)"), {"x": mask, "z": mask[::-1].copy()})
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
