@@ -191,13 +191,14 @@ def _wrapped(call: Call, blob: Blob, shape: Shape) -> Result:
 def _shares(call: Call, whole: Blob, part: Blob) -> Blob:
     """How often ``part`` goes into ``whole``, of integers that are not negative.
 
-    A quotient that is an integer may be computed as a little less, or be rounded to one: what is left over says so, to
-    which half of 1 is added to be on neither side of an integer.
+    A quotient that is an integer may be computed as a little less, or be rounded to one: what is left over, or less
+    than nothing, says so.
     """
     count = function(call, FLOOR, joined(call, DIV, whole, part))
     left_over = joined(call, SUB, whole, joined(call, MUL, count, part))
-    off = function(call, FLOOR, joined(call, DIV, by_number(call, ADD, left_over, 0.5), part))
-    return joined(call, ADD, count, off)
+    more = mapped(call, "Threshold", joined(call, SUB, left_over, part), {0: -0.5})
+    less = mapped(call, "Threshold", function(call, NEG, left_over), {0: 0.5})
+    return joined(call, ADD, count, joined(call, SUB, more, less))
 
 
 def mod(call: Call) -> Result:
