@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from retarget import graph
 from retarget.targets.ncnn import rows
-from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Kind, Layer, Param, Weight, keep_from_half
+from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Kind, Layer, Param, Weight
 from retarget.targets.ncnn.values import (
     BEYOND_WHOLE,
     WHOLE,
@@ -43,11 +43,11 @@ def in_float32(lower: Lower, when: Callable[[Call], bool] = lambda _: True) -> L
     """``lower``, whose layers neither compute in float16 nor store it, of such nodes."""
 
     def lowered(call: Call) -> Result | Sequence[Result]:
-        layers = call.lowering.program.layers
-        last = layers[-1] if layers else None
+        program = call.lowering.program
+        last = program.last
         made = lower(call)
         if when(call):
-            keep_from_half(layers, last)
+            program.keep_from_half(last)
         return made
 
     return lowered

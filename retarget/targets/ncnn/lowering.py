@@ -21,7 +21,19 @@ from retarget.protocols import EmitJob
 from retarget.targets import legal
 from retarget.targets.ncnn.call import ANY, Call, Op
 from retarget.targets.ncnn.ops.elementwise import MUL, NUMBER, WITH_NUMBER
-from retarget.targets.ncnn.program import Blob, Dims, Kind, Layer, Param, Program, memory_data, reshape_to, sized
+from retarget.targets.ncnn.program import (
+    MASK,
+    NO_HALF,
+    Blob,
+    Dims,
+    Kind,
+    Layer,
+    Param,
+    Program,
+    memory_data,
+    reshape_to,
+    sized,
+)
 from retarget.targets.ncnn.rows import regrouped
 from retarget.targets.ncnn.values import (
     WHOLE,
@@ -99,7 +111,10 @@ class Lowering(Walk[Operand]):
         if made is None:
             call = Call(self, node, self.ops[legal.operator(node)], tuple(operands))
             call.check()
+            last = self.program.last
             made = call.op.lower(call)
+            if any(map(_is_beyond_half, [*operands[:1], *(made if isinstance(made, list | tuple) else [made])])):
+                self.program.keep_from_half(last)
         for value, result in zip(node.outputs, made if isinstance(made, list | tuple) else [made], strict=False):
             self._bind(value, result)
 
@@ -159,7 +174,11 @@ class Lowering(Walk[Operand]):
             # In its own dims, of which sizes can be read, whatever is done with it.
             dims = self._own_dims(name)
             blob = Blob(dims, value.rows, kind, value=name)
-            self.program.layers.insert(len(self._fed), Layer("Input", (), (blob,), sized(dims)))
+            layer = Layer("Input", (), (blob,), sized(dims))
+            if kind == "float" and _is_beyond_half(value):
+                # It rounds nothing, but what copies it for its readers would.
+                layer.params[MASK] = NO_HALF
+            self.program.layers.insert(len(self._fed), layer)
             self.program.inputs[name].append(blob)
             self._fed[name, kind] = blob
         found = self._fed[name, kind]
@@ -175,6 +194,7 @@ class Lowering(Walk[Operand]):
         held = self.env[value]
         assert held is not None
         call = Call(self, ir.Node("", "Identity", [value], name=f"output {value.name}"), Op(_nothing), (held,))
+        last = self.program.last
         try:
             given = call.value(0)
             _check_declared(value, given.shape, self.sizes)
@@ -187,6 +207,8 @@ class Lowering(Walk[Operand]):
             copy = Blob(blob.dims, blob.rows)
             self.program.layers.append(Layer("Noop", (blob,), (copy,), origin=call.node.name or ""))
             blob = copy
+        if _is_beyond_half(given):
+            self.program.keep_from_half(last)
         blob.value = value.name
         self.program.outputs[value.name or ""] = blob
         self.program.shapes[value.name or ""] = given.shape
@@ -299,6 +321,12 @@ def _check_declared(value: ir.Value, shape: Shape, sizes: Mapping[str, int]) -> 
 
 def _contradiction(says: Sequence[int | str], shape: Sequence[int]) -> Refusal:
     return Refusal(f"its result is {list(shape)}, and the model says that it is [{', '.join(map(str, says))}]")
+
+
+def _is_beyond_half(operand: object) -> bool:
+    """Whether it is computed integers of a type of which float16 does not hold each. Their bound is not asked: it may
+    hang on a size that is open, and the layers may not."""
+    return isinstance(operand, Value) and operand.dtype.kind in "iu" and operand.dtype.itemsize > 1
 
 
 def _nothing(call: Call) -> Result:

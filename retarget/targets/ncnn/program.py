@@ -105,13 +105,6 @@ def memory_data(array: Array, blob: Blob) -> Layer:
     return Layer("MemoryData", (), (blob,), {**sized(blob.dims), LOAD: RAW}, (Weight(array, tagged=False),))
 
 
-def keep_from_half(layers: Sequence[Layer], last: Layer | None) -> None:
-    """Let those behind ``last`` neither compute in float16 nor store it: it is one of ``layers``, or None of all."""
-    for layer in takewhile(lambda layer: layer is not last, reversed(layers)):
-        if layer.type not in _AS_THEY_ARE:
-            layer.params.setdefault(MASK, NO_HALF)
-
-
 _AS_THEY_ARE = ("Embed", "Input", "MemoryData")
 """Layers that round nothing that they are fed."""
 
@@ -126,6 +119,17 @@ class Program:
     outputs: dict[str, Blob] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Of the outputs, as ONNX has them at the sizes that the model was lowered for."""
+
+    @property
+    def last(self) -> Layer | None:
+        """The layer that was written last; None where there is none yet."""
+        return self.layers[-1] if self.layers else None
+
+    def keep_from_half(self, last: Layer | None) -> None:
+        """Let the layers behind ``last``, or all, neither compute in float16 nor store it."""
+        for layer in takewhile(lambda layer: layer is not last, reversed(self.layers)):
+            if layer.type not in _AS_THEY_ARE:
+                layer.params.setdefault(MASK, NO_HALF)
 
     def finished(self, names: Mapping[str, str]) -> Program:
         """The program that can be written: no layer without use, a Split where a blob has many readers, all named.

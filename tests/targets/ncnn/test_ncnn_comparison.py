@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import target_testing
 from ncnn_written import check, layers, refused, written
@@ -272,3 +273,28 @@ def test_a_finite_number_for_an_infinite_one_is_never_float16(operator: str, tmp
     given = ("x0_0", "x0_1")
     rounded = [line for line in lines if line.type not in ("Input", "Reshape") and line.integer(MASK) != NO_HALF]
     assert all(line.type == "Split" and line.bottoms[0] in given for line in rounded)
+
+
+def test_integers_are_never_float16(tmp_path: Path) -> None:
+    """It does not hold 2049; what copies or moves an integer, or holds it against another, rounds it too."""
+    x = integers(3, 4, dtype="int64")
+    nodes = [Node("Equal", [x, np.array(50256)], {}, (1,)), Node("Concat", [x, x], {"axis": 1})]
+    nodes += [Node("Transpose", [x]), Node("Max", [x, x]), Node("Cast", [floats(3, 4)], {"to": int(ir.DataType.INT64)})]
+    nodes += [Node("Identity", [x]), Node("Where", [truths(3, 4), x, x[::-1].copy()])]
+    made, feeds = model(*nodes)
+    check(made, feeds, atol=0)
+    written(made, tmp_path)
+    lines = [line for line in files.read(tmp_path / PARAM) if line.type not in ("Input", "MemoryData")]
+    assert {line.integer(MASK) for line in lines} == {NO_HALF}
+    # Integers of one byte it does hold.
+    written(model(Node("Max", [np.zeros(4, np.int8), np.ones(4, np.int8)]))[0], tmp_path)
+    assert {line.integer(MASK) for line in files.read(tmp_path / PARAM)} == {0}
+
+
+def test_a_copy_of_integers_for_two_is_never_float16(tmp_path: Path) -> None:
+    text = (
+        "g (int64[4] x) => (bool[4] y, bool[4] z) { k = Constant<value_int = 5000>() y = Less(x, k) z = Equal(x, k) }"
+    )
+    written(target_testing.model(text), tmp_path)
+    copies = [line for line in files.read(tmp_path / PARAM) if line.type == "Split" and line.bottoms == ("x",)]
+    assert [line.integer(MASK) for line in copies] == [NO_HALF]
