@@ -172,3 +172,15 @@ def test_short_floats_are_no_integers(kind: str) -> None:
     np.testing.assert_array_equal(found["y"], x.mean(1, keepdims=True))
     np.testing.assert_array_equal(found["z"], x.max(1))
     assert found["same"].all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_means_of_large_integers(count: int) -> None:
+    """Their sums are up to 2^24, of which the quotients are as exact as those of others."""
+    most = 2**24 // count
+    made = target_testing.model(f"""g (int32[40,{count}] x) => (int32[40,1] y) {{
+        low = Constant <value = int32 {{{-most}}}> () high = Constant <value = int32 {{{most}}}> ()
+        bounded = Clip(x, low, high) axes = Constant <value_ints = [1]> () y = ReduceMean(bounded, axes)
+    }}""")
+    x = integers(20, count, low=most - 5, high=most + 1)
+    check(made, {"x": np.concatenate([x, np.negative(x)])}, atol=0)

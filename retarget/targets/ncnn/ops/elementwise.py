@@ -174,7 +174,7 @@ def _integer_quotient(call: Call) -> Result:
     left, right = beside(call, call.aligned(0, 1))
     shape = np.broadcast_shapes(call.shape(0), call.shape(1))
     signs = joined(call, MUL, function(call, SIGN, left), function(call, SIGN, right))
-    made = joined(call, MUL, _shares(call, function(call, ABS, left), function(call, ABS, right)), signs)
+    made = joined(call, MUL, shares(call, function(call, ABS, left), function(call, ABS, right)), signs)
     return _wrapped(call, made, shape)
 
 
@@ -188,7 +188,7 @@ def _wrapped(call: Call, blob: Blob, shape: Shape) -> Result:
     return call.made(blob, shape, largest=largest, picks=True)
 
 
-def _shares(call: Call, whole: Blob, part: Blob) -> Blob:
+def shares(call: Call, whole: Blob, part: Blob) -> Blob:
     """How often ``part`` goes into ``whole``, of integers that are not negative.
 
     A quotient that is an integer may be computed as a little less, or be rounded to one: what is left over, or less
@@ -208,7 +208,7 @@ def mod(call: Call) -> Result:
     left, right = beside(call, call.aligned(0, 1))
     shape = np.broadcast_shapes(call.shape(0), call.shape(1))
     whole, part = function(call, ABS, left), function(call, ABS, right)
-    rest = joined(call, SUB, whole, joined(call, MUL, _shares(call, whole, part), part))
+    rest = joined(call, SUB, whole, joined(call, MUL, shares(call, whole, part), part))
     made = joined(call, MUL, rest, function(call, SIGN, left))
     if not call.attributes.get_int("fmod", 0):
         # One divisor more where the signs differ and something is left.

@@ -20,11 +20,11 @@ from retarget.targets.ncnn.ops.elementwise import (
     SIGN,
     SQUARE,
     SUB,
-    TRUNC,
     by_number,
     function,
     joined,
     mapped,
+    shares,
 )
 from retarget.targets.ncnn.ops.shape import transposed
 from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Param
@@ -136,9 +136,8 @@ def reduce_mean(call: Call) -> Result:
         raise Refusal(f"the sum of its integers {BEYOND_WHOLE}")
     if places:
         total = reduced(call, SUM, blob, places, keeps=keeps(call))
-        # Half of 1 away from 0 is on neither side of an integer, however the quotient is rounded.
-        signs = by_number(call, MUL, function(call, SIGN, total), 0.5)
-        blob = function(call, TRUNC, by_number(call, MUL, joined(call, ADD, total, signs), 1 / count))
+        divisor = call.lowering.memory(np.full(1, count, np.float32), (1,))
+        blob = joined(call, MUL, shares(call, function(call, ABS, total), divisor), function(call, SIGN, total))
     return call.made(blob, shape_of(call, axes), largest=call.largest(0))
 
 
