@@ -316,6 +316,16 @@ def test_a_model_whose_eager_attention_gives_something_else_is_not_called_stocha
         EXPORT.export(_factory(tmp_path, body), None, tmp_path)
 
 
+def test_what_is_wrong_at_the_sizes_of_the_trace_too_is_laid_to_no_size(tmp_path: Path) -> None:
+    body = """
+    def forward(self, x):
+        return x * 2 if torch.onnx.is_in_onnx_export() else x
+"""
+    source = _with(_factory(tmp_path, body), "x=float32[N,4]", rung="torchscript")
+    with pytest.raises(ToolchainFailure, match=r"'output' is wrong at N=[0-9]+: as at those of the trace"):
+        EXPORT.export(source, None, tmp_path)
+
+
 def test_a_mask_in_the_trace_leaves_something_to_attend_to(tmp_path: Path) -> None:
     body = """
     def forward(self, x, attention_mask):

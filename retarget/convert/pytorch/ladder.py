@@ -265,7 +265,9 @@ def _check(job: Job, rung: str, notes: list[str]) -> None:
 def _check_run(job: Job, run: Run, notes: list[str]) -> None:
     """Sizes that Python computed while tracing are in the graph without a word: run it at sizes of another trace."""
     sizes = ", ".join(f"{symbol}={size}" for symbol, size in run.sizes.items())
-    feeds = {spec.name: to_array(value) for spec, value in zip(job.specs, run.inputs)}
+    feeds, traced = (
+        {spec.name: to_array(value) for spec, value in zip(job.specs, each.inputs)} for each in (run, job.traced)
+    )
     try:
         import onnxruntime
     except ImportError:
@@ -281,11 +283,14 @@ def _check_run(job: Job, run: Run, notes: list[str]) -> None:
     except Exception as error:
         # ONNX Runtime's exceptions share no base of their own.
         raise RetargetError(f"fails at {sizes}, a size became static: {ort_words(error)}") from error
-    for name, wanted, got in zip(job.outputs, run.outputs, outputs):
+    for place, (name, wanted, got) in enumerate(zip(job.outputs, run.outputs, outputs)):
         if got.shape != wanted.shape:
             raise RetargetError(f"output '{name}' is {got.shape} at {sizes} where PyTorch gives {wanted.shape}")
         if wanted.dtype.kind == "f" and not _same(wanted, got):
-            raise RetargetError(f"output '{name}' is wrong at {sizes}: a size became static")
+            known = session.run([name], traced)[0]
+            static = known.shape == job.traced.outputs[place].shape and _same(job.traced.outputs[place], known)
+            why = "a size became static" if static else "as at those of the trace, so no size is the cause"
+            raise RetargetError(f"output '{name}' is wrong at {sizes}: {why}")
 
 
 def _same(wanted: Array, got: Array) -> bool:
