@@ -16,7 +16,7 @@ LONGEST = 5
 """Times the budget after which no further round begins, once there are ``FEWEST_ROUNDS``."""
 STABLE = 0.10
 """Medians of the first and second half of the calls may differ by this share."""
-SPREAD = 2
+SPREAD = 3
 """How many times as long as the fastest tenth of the calls the slowest may take: beyond that other programs, or threads
 that wait for each other while those run, are what was timed."""
 
