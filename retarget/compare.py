@@ -103,8 +103,14 @@ def _apart(errors: Mapping[str, tuple[float, float]], snr_db: float) -> list[str
     noise = sum(one for case, (_, one) in errors.items() if case != worst)
     if signal <= 0:
         return []
-    rest = min(SNR_CAP, 10 * (math.log10(signal) - math.log10(noise))) if noise > 0 else SNR_CAP
+    rest = _decibels(signal, noise)
     return [f"case '{worst}' has most of the error: {rest:.1f} dB without it"] if rest >= snr_db + _APART_DB else []
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:  # exact, or squares that underflow
+        return SNR_CAP
+    return min(SNR_CAP, max(-SNR_CAP, 10 * (math.log10(signal) - math.log10(noise))))
 
 
 def _mismatch(expected: Array, found: Array | None) -> str | None:
@@ -252,9 +258,7 @@ class _Sums:
             return SNR_CAP
         if self.differs_in_kind or self.signal == 0:
             return -SNR_CAP
-        if self.noise == 0:  # squares that underflow
-            return SNR_CAP
-        return min(SNR_CAP, max(-SNR_CAP, 10 * (math.log10(self.signal) - math.log10(self.noise))))
+        return _decibels(self.signal, self.noise)
 
     @property
     def cosine(self) -> float:

@@ -18,8 +18,8 @@ HEAVY = (
 PACKAGE = Path(retarget.__file__).parent
 HEAVY_MODULES = {
     "adapt", "bench", "budget", "compare", "correction", "dimensions", "equalization", "graph", "int8",
-    "interface_graph", "interface_runner", "lookups", "metrics", "reference", "repeats", "rows", "session", "steps",
-    "user_code", "verification",
+    "interface_graph", "interface_runner", "lookups", "masks", "metrics", "reference", "repeats", "rows", "session",
+    "steps", "user_code", "verification",
 }  # fmt: skip
 """The top-level modules that only a worker or a heavy command imports."""
 LIGHT = [

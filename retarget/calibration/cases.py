@@ -21,6 +21,7 @@ from retarget.calibration.roles import Role, role
 from retarget.errors import RetargetError
 from retarget.facts import Case
 from retarget.graph import value_spec
+from retarget.masks import padded
 from retarget.spec import DEFAULT_RANGE, batch_symbol, batched_inputs, symbols
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _draw(spec: TensorSpec, found: Role, shape: tuple[int, ...], seed: int) -> A
     rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
     dtype = np.dtype(ml_dtypes.bfloat16 if spec.dtype == "bfloat16" else spec.dtype)
     if found.mask:
-        return _mask(rng, shape).astype(dtype)
+        return padded(rng, shape).astype(dtype)
     high = found.high
     if dtype.kind not in "iub":
         if not found.whole:
@@ -182,12 +183,3 @@ def _draw(spec: TensorSpec, found: Role, shape: tuple[int, ...], seed: int) -> A
         # Beyond that a float may be rounded to what the table ends at.
         high = min(high, 2 ** (ml_dtypes.finfo(dtype).nmant + 1))
     return rng.integers(min(found.low, high), high, size=shape, endpoint=True).astype(dtype)
-
-
-def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Ones, then zeros along the last axis, as padding makes them: at least one 1 in each row."""
-    if not shape:
-        return np.ones(shape, np.int64)
-    lengths = rng.integers(1, shape[-1], size=(*shape[:-1], 1), endpoint=True)
-    mask: Array = (np.arange(shape[-1]) < lengths).astype(np.int64)
-    return mask

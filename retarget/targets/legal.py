@@ -17,6 +17,9 @@ from retarget import graph
 Refusal: TypeAlias = tuple[str, str, str]
 """Node name, operator, reason: what ``errors.unsupported`` lists."""
 
+UNROLL = "unroll it before the export (in Keras `unroll=True`, or no mask), or use the recurrent operators"
+"""What to do about a loop."""
+
 SMALL = 1 << 20
 """Constants above this many bytes become inputs of a trial model."""
 

@@ -24,6 +24,7 @@ from retarget.convert.pytorch.named import (
     wrap,
 )
 from retarget.errors import RetargetError
+from retarget.masks import padded
 from retarget.source import Exported, Source
 from retarget.spec import DEFAULT_RANGE, DimRange, TensorSpec, symbols
 
@@ -135,10 +136,8 @@ def _run(named: Named, source: Source, sizes: Mapping[str, int], example: Feeds 
 
 
 def _tensor(spec: TensorSpec, shape: tuple[int, ...], sample: Feeds | None, rng: np.random.Generator) -> torch.Tensor:
-    """The sample, tiled or cropped to ``shape``; without one floats are normal and integers 0 or 1: valid indices.
-
-    A mask is ones, then zeros: where nothing is left to attend to, each way of attention makes something else of it.
-    """
+    """The sample, tiled or cropped to ``shape``; without one floats are normal, a mask is ones, then zeros, and other
+    integers are 0 or 1: valid indices."""
     given = None if sample is None else sample.get(spec.name)
     if given is not None and given.ndim == len(shape) and given.size:
         for axis, size in enumerate(shape):
@@ -147,8 +146,8 @@ def _tensor(spec: TensorSpec, shape: tuple[int, ...], sample: Feeds | None, rng:
     values: Array
     if "float" in spec.dtype:
         values = rng.standard_normal(shape)
-    elif "mask" in spec.name.lower() and shape and shape[-1]:
-        values = np.arange(shape[-1]) < rng.integers(1, shape[-1] + 1, (*shape[:-1], 1))
+    elif "mask" in spec.name.lower():
+        values = padded(rng, shape)
     else:
         values = rng.integers(0, 2, shape)
     # numpy itself knows no bfloat16.

@@ -265,9 +265,7 @@ def _check(job: Job, rung: str, notes: list[str]) -> None:
 def _check_run(job: Job, run: Run, notes: list[str]) -> None:
     """Sizes that Python computed while tracing are in the graph without a word: run it at sizes of another trace."""
     sizes = ", ".join(f"{symbol}={size}" for symbol, size in run.sizes.items())
-    feeds, traced = (
-        {spec.name: to_array(value) for spec, value in zip(job.specs, each.inputs)} for each in (run, job.traced)
-    )
+    feeds = _feeds(job, run)
     try:
         import onnxruntime
     except ImportError:
@@ -287,10 +285,14 @@ def _check_run(job: Job, run: Run, notes: list[str]) -> None:
         if got.shape != wanted.shape:
             raise RetargetError(f"output '{name}' is {got.shape} at {sizes} where PyTorch gives {wanted.shape}")
         if wanted.dtype.kind == "f" and not _same(wanted, got):
-            known = session.run([name], traced)[0]
+            known = session.run([name], _feeds(job, job.traced))[0]
             static = known.shape == job.traced.outputs[place].shape and _same(job.traced.outputs[place], known)
             why = "a size became static" if static else "as at those of the trace, so no size is the cause"
             raise RetargetError(f"output '{name}' is wrong at {sizes}: {why}")
+
+
+def _feeds(job: Job, run: Run) -> dict[str, Array]:
+    return {spec.name: to_array(value) for spec, value in zip(job.specs, run.inputs)}
 
 
 def _same(wanted: Array, got: Array) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from retarget.targets.ncnn.ops.elementwise import MUL
+from retarget.targets.ncnn.ops.slices import REST
 from retarget.targets.ncnn.program import MOST_DIMS, SIZES, Blob, Layer, Param, sized
 from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, TO_ROWS
 from retarget.targets.ncnn.unsized import (
@@ -28,9 +29,6 @@ from retarget.targets.ncnn.unsized import (
     readable,
     same,
 )
-
-WHOLE_AXIS = -233
-"""As the end of a slice: the end of the axis. As the size of one: an equal share of what is left."""
 
 NEAREST = 1
 """``0`` of Interp."""
@@ -113,7 +111,7 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
             starts.append("" if start is None else common.text(start, bottoms))
         end: Extent | None
         if len(behind) == 1:
-            end = -behind.pop() or WHOLE_AXIS
+            end = -behind.pop() or REST
         elif all(each == min(size, max(last)) for each, size in zip(last, sizes, strict=True)):
             end = max(last)
         else:
@@ -129,7 +127,7 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
 
 def _absolute(bound: int, size: int, default: int) -> int:
     """``bound`` of an axis of ``size``, counted from its beginning; ``default`` where it says to take what is there."""
-    if bound == WHOLE_AXIS:
+    if bound == REST:
         return default
     return max(bound + size, 0) if bound < 0 or (bound == 0 and default) else bound
 
@@ -200,9 +198,9 @@ def slice_(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], 
     if not pieces or any(not same(_without(each, 0), _without(params[0], 0)) for each in params):
         raise OneSize(f"{where} holds it as a number")
     if all(piece == pieces[0] for piece in pieces):
-        shares = [WHOLE_AXIS] * len(pieces)
+        shares = [REST] * len(pieces)
     elif not any(map(differs, pieces[:-1])):
-        shares = [*(piece[0] for piece in pieces[:-1]), WHOLE_AXIS]
+        shares = [*(piece[0] for piece in pieces[:-1]), REST]
     else:
         raise OneSize(f"{where} holds it as a number")
     return replace(layer, params={**layer.params, 0: shares})

@@ -16,11 +16,9 @@ from retarget.targets.ncnn.ops.matmul import (
     TURNED_LEFT,
     TURNED_RIGHT,
 )
+from retarget.targets.ncnn.ops.slices import REST
 from retarget.targets.ncnn.program import Blob, Layer, Param, Weight, memory_data, reshape_to
 from retarget.targets.ncnn.rewriting import Found, Graph, is_plain_reshape
-
-REST = -233
-"""As the end of a Crop: all that is left."""
 
 TURNED_RIGHT_OF_TWO = 0
 """A key of MatMul: whether its second matrix is transposed."""

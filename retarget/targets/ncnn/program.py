@@ -169,8 +169,8 @@ def _with_splits(layers: Sequence[Layer], outputs: dict[str, Blob]) -> list[Laye
             if readers[blob] > 1:
                 made = [Blob(blob.dims, blob.rows, blob.kind, value=blob.value) for _ in range(readers[blob])]
                 # A Split rounds to float16 like others.
-                kept = {MASK: NO_HALF} if layer.params.get(MASK) == NO_HALF else {}
-                found.append(_unchanged(Layer("Split", (blob,), tuple(made), dict(kept), origin=layer.origin)))
+                kept: dict[int, Param] = {MASK: NO_HALF} if layer.params.get(MASK) == NO_HALF else {}
+                found.append(_unchanged(Layer("Split", (blob,), tuple(made), kept, origin=layer.origin)))
                 copies[blob] = made[::-1]
     for name, blob in outputs.items():
         if blob in copies:

@@ -28,7 +28,7 @@ from retarget.targets.ncnn.ops.elementwise import (
 )
 from retarget.targets.ncnn.ops.shape import transposed
 from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Param
-from retarget.targets.ncnn.values import BEYOND_WHOLE, Refusal, Result, Value
+from retarget.targets.ncnn.values import BEYOND_WHOLE, WHOLE, Refusal, Result, Value
 
 SUM, SUM_OF_SIZES, SUM_OF_SQUARES, MEAN, LARGEST, SMALLEST, PRODUCT, LENGTH, LOG_OF_SUM = 0, 1, 2, 3, 4, 5, 6, 8, 9
 """``0`` of Reduction."""
@@ -132,7 +132,7 @@ def reduce_mean(call: Call) -> Result:
             blob = reduced(call, MEAN, blob, places, keeps=keeps(call))
         return call.made(blob, shape_of(call, axes))
     count = math.prod(call.shape(0)[axis] for axis in axes)
-    if call.largest(0) * count > 1 << 24:
+    if call.largest(0) * count > WHOLE:
         raise Refusal(f"the sum of its integers {BEYOND_WHOLE}")
     if places:
         total = reduced(call, SUM, blob, places, keeps=keeps(call))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from retarget.targets import legal
 from retarget.targets.ncnn.call import ANY, Call, Op
 from retarget.targets.ncnn.values import Refusal, Result
 
@@ -28,10 +29,7 @@ def optional_has_element(call: Call) -> Result:
 
 _BITS = "it computes with the bits of integers, and ncnn computes with floats"
 _COUNTED = "how large its result is depends on the data, and the sizes of blobs do not"
-_LOOPS = (
-    "ncnn has no loops: unroll it before the export"
-    " (in Keras `unroll=True`, or no mask), or use the recurrent operators"
-)
+_LOOPS = f"ncnn has no loops: {legal.UNROLL}"
 _OPTIONAL = "a value that may be missing cannot be a blob: decide it before the export"
 _RANDOM = "it is random, and nothing could be held against the source: draw the numbers outside, as an input"
 _SEQUENCE = "a sequence holds tensors of many shapes, and a blob has one: use a tensor with one axis more"

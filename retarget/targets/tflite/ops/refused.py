@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from retarget.targets import legal
 from retarget.targets.tflite.call import Call, Op
 from retarget.targets.tflite.program import Constant
 from retarget.targets.tflite.values import TYPES, Operand, Refusal, Value
@@ -30,10 +31,7 @@ def if_(call: Call) -> list[Operand]:
 
 
 _COUNTED = "how large its result is depends on the data, and sizes must be known when the file is written"
-_LOOPS = (
-    "loops are not written: unroll it before the export"
-    " (in Keras `unroll=True`, or no mask), or use the recurrent operators"
-)
+_LOOPS = f"loops are not written: {legal.UNROLL}"
 _RANDOM = "it is random, and nothing could be held against the source: draw the numbers outside, as an input"
 
 OPS: Mapping[str, Op] = {
