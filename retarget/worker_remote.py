@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from retarget.protocols import Runner
 
 AWAY = (
-    *("crossing", "errors", "litert", "ort_words", "protobuf", "repeats", "source", "spec", "user_code", "whose"),
-    "zips",
+    *("crossing", "errors", "litert", "masks", "ort_words", "protobuf", "repeats", "source", "spec", "user_code"),
+    *("whose", "zips"),
 )
 """The modules of retarget that are served, beside those of frontends."""
 HERE_ONLY = ("load",)
