@@ -244,7 +244,8 @@ def commit_for_ever(root: Path, seed: int) -> None:
         with store.lease(made.key for made in keys):
             for made in keys:
                 put(store, made, made.id * 1000)
-        store.gc(max_bytes=200_000)
+        # An artifact of these has 101 to 202 kB: some go, some stay.
+        store.gc(max_bytes=1_000_000)
 
 
 def test_kill_before_any_file_operation(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
     store = Store(root)
     draw = random.Random(0)
     left, committed = 0, 0
-    for seed in range(8):
+    for seed in range(60):
         process = SPAWN.Process(target=commit_for_ever, args=(root, seed))
         process.start()
         deadline = time.monotonic() + 60
@@ -284,9 +285,10 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
             assert (artifact.path / "text").read_text() == name * 1000
         store.sweep()
         assert leftovers(store) == []
-    assert committed > 8
-    # The kills did land in the middle of work.
-    assert left > 0
+        # How much is done before a kill depends on the machine: kill until enough was, and was in the middle of work.
+        if seed >= 7 and committed > 8 and left > 0:
+            return
+    pytest.fail(f"60 kills found {committed} artifacts and {left} leftovers")
 
 
 def commit_some(root: Path, start: Event, seed: int) -> None:
