@@ -27,7 +27,8 @@ import onnx_ir as ir
 
 from retarget.facts import KeptNode
 from retarget.passes.library import InferShapes, LiftConstants
-from retarget.passes.quantize_rules import Anchor, Plan, decide, find_anchors, name_of
+from retarget.passes.quantize_anchors import Anchor, find_anchors, name_of
+from retarget.passes.quantize_rules import Plan, decide
 from retarget.passes.quantize_scales import (
     Levels,
     activation_levels,

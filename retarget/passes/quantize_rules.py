@@ -1,7 +1,7 @@
 """Which nodes of a graph compute in integers under a scheme, which values are rounded for it, and why the rest stays.
 
-1. *Anchors* are what int8 is for: nodes with a constant weight, and products of two activations where the scheme has
-   them. Their inputs are rounded.
+1. *Anchors* (`quantize_anchors`) are what int8 is for: nodes with a constant weight, and products of two activations
+   where the scheme has them. Their inputs are rounded.
 2. The result of an anchor is rounded behind the nodes that the runtime runs inside its kernel (bias, Relu …), and only
    where its kernel has no float output or where somebody wants it rounded.
 3. From a rounded value int8 spreads backwards: always through nodes that only move values, as rounding before and
@@ -25,17 +25,24 @@ import numpy as np
 import onnx_ir as ir
 
 from retarget.errors import RetargetError
+from retarget.passes.quantize_anchors import (
+    ASKED,
+    QUANTIZED,
+    Anchor,
+    find_anchors,
+    name_of,
+    sole_user,
+    touches_quantization,
+)
 from retarget.passes.quantize_scales import weight_scales
-from retarget.passes.rewriting import dims, is_constant, rank, scalar, sole_use, subgraphs
+from retarget.passes.rewriting import dims, is_constant, scalar, subgraphs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from retarget.schemes import QuantScheme
 
-ASKED = "it was asked to stay in float32"
 NO_GAIN = "its neighbours compute in float32, int8 would gain nothing"
-QUANTIZED = "it is quantized already"
 SUMMED = "its result starts a sum in float32, which would carry its rounding on"
 MASK_FLOOR = -1e7
 """Ranges from below it hold masks, which leave no levels for the values."""
@@ -51,23 +58,6 @@ _MAPS = frozenset({"Conv", "ConvTranspose"})
 those of the others are small beside the products that made them, and are rounded for other products only."""
 
 Range = Callable[[ir.Value], tuple[float, float] | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Anchor:
-    """A node that int8 is for."""
-
-    node: ir.Node
-    activations: tuple[int, ...]
-    """Positions of the inputs that are rounded."""
-    weight: int | None = None
-    """Position of the constant weight; None for a product of two activations."""
-    axis: int = 0
-    """The weight's output channels."""
-    groups: int = 1
-    """How often the weight's channels repeat along the output's."""
-    bias: tuple[ir.Node, int] | None = None
-    """The node and position where the constant bias comes in: this one, or the Add behind a MatMul."""
 
 
 @dataclass
@@ -94,23 +84,6 @@ class Plan:
     kept: dict[ir.Node, str] = field(default_factory=dict)
 
 
-def find_anchors(
-    nodes: Iterable[ir.Node], scheme: QuantScheme, keep: Collection[str] = ()
-) -> tuple[dict[ir.Node, Anchor], dict[ir.Node, str]]:
-    """The nodes that ``scheme`` quantizes, ranges allowing, in graph order; and why others of their kind stay."""
-    anchors: dict[ir.Node, Anchor] = {}
-    kept: dict[ir.Node, str] = {}
-    for node in nodes:
-        if node.domain or not (node.op_type in scheme.weighted or (scheme.products and node.op_type == "MatMul")):
-            continue
-        found = ASKED if name_of(node) in keep else _anchor(node, scheme, keep)
-        if isinstance(found, Anchor):
-            anchors[node] = found
-        else:
-            kept[node] = found
-    return anchors, kept
-
-
 def decide(
     graph: ir.Graph,
     scheme: QuantScheme,
@@ -128,113 +101,6 @@ def decide(
         if node not in plan.anchors and node not in plan.carried and node not in plan.fused and _computes_floats(node):
             plan.kept.setdefault(node, _reason(node, scheme, keep))
     return plan
-
-
-# ---- anchors
-
-
-def _anchor(node: ir.Node, scheme: QuantScheme, keep: Collection[str]) -> Anchor | str:
-    inputs = node.inputs
-    if len(inputs) < 2 or inputs[0] is None or inputs[1] is None:
-        return "an input is missing"
-    if any(value is not None and value.dtype != ir.DataType.FLOAT for value in (*inputs, *node.outputs)):
-        return "it does not compute in float32"
-    if touches_quantization(node):
-        return QUANTIZED
-    data, weight = inputs[0], inputs[1]
-    if not is_constant(weight):
-        return _product(node, scheme)
-    if node.op_type not in scheme.weighted:
-        return f"{scheme.name} has no {scheme.word} {node.op_type} of a weight"
-    if is_constant(data):
-        return "both of its inputs are constant"
-    assert weight.const_value is not None
-    shape = [int(size) for size in weight.const_value.shape.numpy()]
-    if len(shape) < 2 or not weight.const_value.size:
-        return "its weight has fewer than two axes"
-    if node.op_type == "MatMul" and len(shape) > 2:
-        # ONNX Runtime accepts scales for its columns when it loads the model, and fails when it runs it.
-        return "its weight is a stack of matrices"
-    if node.op_type == "Gemm":
-        if node.attributes.get_float("alpha", 1.0) != 1 or node.attributes.get_float("beta", 1.0) != 1:
-            return "its alpha or beta is not 1"
-        axis = 0 if node.attributes.get_int("transB", 0) else 1
-    else:
-        axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": len(shape) - 1}[node.op_type]
-    if node.op_type == "Conv" and (reason := _without_kernel(node, len(shape) - 2, scheme)) is not None:
-        return reason
-    groups = node.attributes.get_int("group", 1) if node.op_type == "ConvTranspose" else 1
-    bias = _bias(node, shape[axis] * groups, keep)
-    if isinstance(bias, str) and scheme.bias == "int32":
-        return bias
-    return Anchor(node, (0,), 1, axis, groups, bias if isinstance(bias, tuple) else None)
-
-
-def _without_kernel(node: ir.Node, axes: int, scheme: QuantScheme) -> str | None:
-    """Why this Conv, whose windows slide along so many axes, has no int8 kernel; None if it has."""
-    if scheme.spatial is not None and axes not in scheme.spatial:
-        return f"{scheme.name} has no {scheme.word} Conv along {axes} axes"
-    if not scheme.grouped and node.attributes.get_int("group", 1) != 1:
-        return f"{scheme.name} leaves a Conv of several groups in float32, where it takes less time"
-    return None
-
-
-def _product(node: ir.Node, scheme: QuantScheme) -> Anchor | str:
-    if node.op_type != "MatMul":
-        return "its weight is not a constant"
-    if not scheme.products:
-        return f"{scheme.name} leaves products of two activations in float32"
-    if is_constant(node.inputs[0]):
-        return "its weight is on the left"
-    return Anchor(node, (0, 1))
-
-
-def _bias(node: ir.Node, channels: int, keep: Collection[str]) -> tuple[ir.Node, int] | str | None:
-    """Where the bias of one number a channel comes in; None without one, a reason where it has another form."""
-    place: tuple[ir.Node, int] | None = None
-    if node.op_type == "MatMul":
-        add = _sole_user(node.outputs[0])
-        if add is None or add.op_type != "Add" or add.domain or name_of(add) in keep or touches_quantization(add):
-            return None
-        at = 1 if add.inputs[0] is node.outputs[0] else 0
-        operand = add.inputs[at]
-        # A bias of more axes than the product would give it more.
-        if (
-            not is_constant(operand)
-            or not _is_vector(operand, channels)
-            or (rank(operand) or 0) > (rank(node.outputs[0]) or 1)
-        ):
-            return None
-        place = (add, at)
-    elif len(node.inputs) > 2 and node.inputs[2] is not None:
-        if not is_constant(node.inputs[2]):
-            return "its bias is not a constant"
-        if not _is_vector(node.inputs[2], channels):
-            return "its bias has not one number for each channel"
-        place = (node, 2)
-    return place
-
-
-def _is_vector(value: ir.Value | None, size: int) -> bool:
-    """Whether the constant has ``size`` elements along its last axis and no other."""
-    assert value is not None
-    assert value.const_value is not None
-    shape = [int(dim) for dim in value.const_value.shape.numpy()]
-    return bool(shape) and shape[-1] == size and value.const_value.size == size
-
-
-def name_of(node: ir.Node) -> str:
-    """Its name, or that of its output where it has none."""
-    return node.name or node.outputs[0].name or ""
-
-
-def touches_quantization(node: ir.Node) -> bool:
-    """Whether an input of ``node`` comes out of a DequantizeLinear or an output goes into a QuantizeLinear."""
-    makers = (value.producer() for value in node.inputs if value is not None)
-    users = (user for value in node.outputs for user, _ in value.uses())
-    return any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers) or any(
-        user.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for user in users
-    )
 
 
 # ---- how int8 spreads
@@ -315,7 +181,7 @@ class _Spread:
 
     def _fused_user(self, node: ir.Node, value: ir.Value) -> ir.Node | None:
         """The activation function of ``value`` that runs inside the kernel of ``node``."""
-        user = _sole_user(value)
+        user = sole_user(value)
         if user is None or user.op_type not in self.scheme.fused or user.domain or name_of(user) in self.keep:
             return None
         if not self._fuses(node, user):
@@ -562,7 +428,7 @@ class _Spread:
         positions = self.able[node]
         if self.scheme.residual != "skip" or node.op_type != "Add":
             return positions
-        own = [at for at in positions if node.inputs[at] in order and _sole_user(node.inputs[at]) is node]
+        own = [at for at in positions if node.inputs[at] in order and sole_user(node.inputs[at]) is node]
         # A kernel can only take what is there when it runs: the sum goes to the later one.
         merged = max(own, key=lambda at: order[node.inputs[at]], default=None)
         return tuple(at for at in positions if at != merged)
@@ -616,14 +482,6 @@ def _clip(node: ir.Node) -> tuple[float | None, float | None]:
     """The bounds of a Clip, None for one that is computed; infinite where it has none."""
     low, high = (node.inputs[at] if len(node.inputs) > at else None for at in (1, 2))
     return -math.inf if low is None else scalar(low), math.inf if high is None else scalar(high)
-
-
-def _sole_user(value: ir.Value | None) -> ir.Node | None:
-    """The node that is all that reads ``value``, in its own graph."""
-    if value is None or not sole_use(value):
-        return None
-    user, _ = next(iter(value.uses()))
-    return user if user.graph is value.graph else None
 
 
 def _is_small(value: ir.Value, others: Iterable[ir.Value]) -> bool:

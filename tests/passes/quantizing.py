@@ -136,3 +136,27 @@ class Quantized:
         value = self.node(node).inputs[at]
         maker = value.producer() if value is not None else None
         return maker is not None and maker.op_type == "DequantizeLinear"
+
+
+RESIDUAL = """m (float[N,4,12,12] x) => (float[N,5] y) {
+    [first] c0 = Conv<pads = [1,1,1,1]>(x, w0, b0)
+    r0 = Relu(c0)
+    [inner] c1 = Conv<pads = [1,1,1,1]>(r0, w1, b1)
+    r1 = Relu(c1)
+    [last] c2 = Conv<pads = [1,1,1,1]>(r1, w2, b2)
+    [sum] s = Add(c2, r0)
+    r2 = Relu(s)
+    [pool] m = MaxPool<kernel_shape = [2,2], strides = [2,2]>(r2)
+    [wide] c3 = Conv(m, w3, b3)
+    [mean] g = GlobalAveragePool(c3)
+    [flat] f = Flatten(g)
+    [head] y = Gemm(f, w4, b4)
+}"""
+RESIDUAL_WEIGHTS = {
+    "w0": drawn(8, 4, 3, 3, scale=0.2),
+    "w1": drawn(8, 8, 3, 3, seed=2, scale=0.15),
+    "w2": drawn(8, 8, 3, 3, seed=4, scale=0.15),
+    "w3": drawn(16, 8, 1, 1, seed=6, scale=0.4),
+    "w4": drawn(16, 5, seed=8, scale=0.3),
+    **{f"b{at}": drawn(size, seed=20 + at) for at, size in enumerate((8, 8, 8, 16, 5))},
+}

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 import pytest
-from quantizing import Quantized, drawn, executed, run
-from test_quantize import RESIDUAL, RESIDUAL_WEIGHTS
+from quantizing import RESIDUAL, RESIDUAL_WEIGHTS, Quantized, drawn, executed, run
 
 from retarget import graph
 from retarget.compare import snr_db
