@@ -1,18 +1,15 @@
 """Recipe → tuple of steps with content keys, before anything runs.
 
-A step's key is the digest of its kind, options, input keys, input file digests and of the code and libraries that it
-uses. No path and no clock enters a key, so two machines that hold the same files have the same keys.
+What identifies a step, `step_keys` says.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import msgspec
 
@@ -20,21 +17,19 @@ from retarget import catalog
 from retarget import options as told
 from retarget.errors import MissingToolchain, RetargetError, did_you_mean
 from retarget.facts import DataOrigin
-from retarget.identity import framework_versions, host, require, version
+from retarget.identity import framework_versions, require, version
 from retarget.preprocess import READERS, Classes, check_folder
-from retarget.protocols import JSON, Kind, Step
+from retarget.protocols import Step
 from retarget.recipe import Evaluation, Int8, Int8Dynamic, Int16x8, Palette, WeightsOnly
 from retarget.recipe_yaml import TextFile
 from retarget.recognise import recognise
+from retarget.step_keys import MISSING, Steps
 from retarget.tolerance import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from retarget.recipe import Recipe, Samples, TargetEntry, Variant
     from retarget.schemes import QuantScheme
     from retarget.store import Store
-
-CORE = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim", "ml_dtypes")
-"""Distributions whose versions enter every key."""
 
 ONNX = "onnx"
 """The worker of the steps that need only retarget's own dependencies."""
@@ -47,10 +42,6 @@ PARITY_SAMPLES = 8
 
 BLOCKS = {8: 32, 4: 128}
 """Weights that share a scale, by their bits: with fewer of 4 bits OpenVINO takes four times as long."""
-
-MISSING = "a relative path starts at the recipe's folder in a recipe, at the current folder on the command line"
-
-PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,7 @@ def preflight(recipe: Recipe, store: Store, invocation: Invocation) -> Plan:
 
 
 class _Framework(TypedDict, total=False):
-    """Arguments of `_Planner.add`."""
+    """Arguments of `Steps.add`."""
 
     requires: Sequence[str]
     python: Path
@@ -119,9 +110,10 @@ class _Planner:
     recipe: Recipe
     store: Store
     invocation: Invocation
-    steps: list[Step] = field(default_factory=list)
-    digests: dict[Path, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    steps: Steps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = Steps(self.store, self.recipe.model.path.parent)
 
     def plan(self) -> Plan:
         wanted, left_out = self.available()
@@ -137,7 +129,7 @@ class _Planner:
             model = self.model_of(target, variant, convert, optimize)
             emitted[f"{target.name}/{variant.name}"] = self.artifact(target, variant, model, convert)
         if emitted and self.invocation.bench:
-            self.add(
+            self.steps.add(
                 "bench",
                 "bench",
                 "bench",
@@ -146,7 +138,7 @@ class _Planner:
                 runs=True,
                 partial=True,
             )
-        return Plan(self.recipe, tuple(self.steps), tuple(left_out), self.digests, self.versions, self.recognised())
+        return self.of(self.steps.made, left_out)
 
     def preflight(self) -> Plan:
         wanted, left_out = self.available()
@@ -154,8 +146,11 @@ class _Planner:
         optimize = self.optimize(convert)
         for target, variant in wanted:
             self.deliver("check", target, variant, self.model_of(target, variant, convert, optimize), convert)
-        steps = tuple(step for step in self.steps if step.kind != "compare")
-        return Plan(self.recipe, steps, tuple(left_out), self.digests, self.versions, self.recognised())
+        return self.of([step for step in self.steps.made if step.kind != "compare"], left_out)
+
+    def of(self, steps: Sequence[Step], left_out: Sequence[LeftOut]) -> Plan:
+        found = self.recognised()
+        return Plan(self.recipe, tuple(steps), tuple(left_out), self.steps.digests, self.steps.versions, found)
 
     # ---- what can be built here
 
@@ -204,7 +199,7 @@ class _Planner:
             )
             data = self.data(few, "calibration")
             files |= _data_files(few)
-        return self.add(
+        return self.steps.add(
             "convert",
             "convert",
             source.frontend,
@@ -214,7 +209,7 @@ class _Planner:
         )
 
     def optimize(self, convert: Step) -> Step:
-        return self.add(
+        return self.steps.add(
             "optimize",
             "optimize",
             ONNX,
@@ -237,9 +232,9 @@ class _Planner:
             if not frontend.takes_weights:
                 raise RetargetError(f"{model.path}: {form} has no second file", "leave `weights` out")
             parts["weights"] = model.weights
-        if model.sha256 and self.digest(model.path) != model.sha256:
+        if model.sha256 and self.steps.digest(model.path) != model.sha256:
             raise RetargetError(
-                f"{model.path}: sha256 is {self.digest(model.path)}, the recipe demands {model.sha256}",
+                f"{model.path}: sha256 is {self.steps.digest(model.path)}, the recipe demands {model.sha256}",
                 "this is another file than the one the recipe was written for",
             )
         files = {"model": model.path, **{f"model.{role}": path for role, path in parts.items()}}
@@ -350,9 +345,9 @@ class _Planner:
         return self.quantize(f"{variant.name}/{scheme.name}", variant, convert, inputs, files, int8=int8)
 
     def equalize(self, calibration: Samples, convert: Step, optimize: Step) -> Step:
-        if (known := self.found("equalize")) is not None:
+        if (known := self.steps.found("equalize")) is not None:
             return known
-        equalize = self.add(
+        equalize = self.steps.add(
             "equalize",
             "optimize",
             ONNX,
@@ -368,10 +363,10 @@ class _Planner:
         return equalize
 
     def calibrate(self, name: str, model: Step, convert: Step, *, hold_out: bool = False, plot: bool = False) -> Step:
-        if (known := self.found(name)) is not None:
+        if (known := self.steps.found(name)) is not None:
             return known
         calibration = self.recipe.data.calibration
-        return self.add(
+        return self.steps.add(
             name,
             "calibrate",
             ONNX,
@@ -395,9 +390,9 @@ class _Planner:
         int8: told.Int8Options | None = None,
         weights: told.WeightsOptions | None = None,
     ) -> Step:
-        if (known := self.found(f"quantize {subject}")) is not None:
+        if (known := self.steps.found(f"quantize {subject}")) is not None:
             return known
-        step = self.add(
+        step = self.steps.add(
             f"quantize {subject}",
             "quantize",
             ONNX,
@@ -410,17 +405,13 @@ class _Planner:
         self.compare(subject, step, convert, variant)
         return step
 
-    def found(self, name: str) -> Step | None:
-        """The step of that name, if the plan has it already."""
-        return next((step for step in self.steps if step.id == name), None)
-
     def deliver(
         self, kind: Literal["emit", "check"], target: TargetEntry, variant: Variant, model: Step, convert: Step
     ) -> Step:
         """Hand ``model`` to the target, to be written or only to be judged."""
         light = catalog.target(target.name)
         own = variant.options if variant.precision in light.compresses else None
-        return self.add(
+        return self.steps.add(
             f"{kind} {target.name}/{variant.name}",
             kind,
             target.name,
@@ -444,7 +435,7 @@ class _Planner:
 
         def spell(value: object) -> object:
             if isinstance(value, TextFile):
-                self.digest(value.file)
+                self.steps.digest(value.file)
                 return value.lines()
             if isinstance(value, Mapping):
                 return {key: spell(item) for key, item in value.items()}
@@ -460,7 +451,7 @@ class _Planner:
         self.compare(name, emit, convert, variant, target)
         evaluation = self.recipe.data.evaluation
         if evaluation:
-            self.add(
+            self.steps.add(
                 f"evaluate {name}",
                 "evaluate",
                 target.name,
@@ -484,7 +475,7 @@ class _Planner:
         precision = variant.precision if variant else "fp32"
         gate = self.recipe.tolerance(variant) if variant else None
         bounds = (gate or DEFAULT_TOLERANCE[precision]).bounds()
-        self.add(
+        self.steps.add(
             f"compare {subject}",
             "compare",
             target.name if target else ONNX,
@@ -507,7 +498,7 @@ class _Planner:
         evaluation = self.recipe.data.evaluation
         assert evaluation
         source, files = self.source
-        self.add(
+        self.steps.add(
             "evaluate source",
             "evaluate",
             source.frontend,
@@ -543,7 +534,7 @@ class _Planner:
         """
         if given.path is None:
             return told.DataOptions(origin="synthetic", limit=given.samples or SYNTHETIC_SAMPLES)
-        digest = self.digest(given.path.file)
+        digest = self.steps.digest(given.path.file)
         block = self.recipe.data.preprocess
         media = check_folder(given.path.file, block) if given.path.file.is_dir() else None
         if media:
@@ -555,7 +546,7 @@ class _Planner:
                 "data.evaluation.classes is for a folder of images or sound", "labels in an array are numbers already"
             )
         readers = {name: version(name) for name in READERS[media]} if media else {}
-        self.versions.update(readers)
+        self.steps.versions.update(readers)
         return told.DataOptions(
             origin=origin,
             function=given.path.function,
@@ -565,64 +556,6 @@ class _Planner:
             classes=classes,
             readers=readers,
         )
-
-    # ---- keys
-
-    def add(
-        self,
-        id: str,  # noqa: A002 - the field's own name
-        kind: Kind,
-        toolchain: str,
-        options: told.Options,
-        *,
-        inputs: Mapping[str, Step] | None = None,
-        files: Mapping[str, Path] | None = None,
-        requires: Sequence[str] = (),
-        extra: Mapping[str, str] | None = None,
-        python: Path | None = None,
-        runs: bool = False,
-        partial: bool = False,
-        optional: bool = False,
-    ) -> Step:
-        """One more step. ``runs``: it executes a model, so the host is in its key."""
-        inputs, files = inputs or {}, files or {}
-        versions = {name: version(name) for name in (*CORE, *requires)}
-        identity: dict[str, JSON] = {
-            "kind": kind,
-            "options": told.to_json(options),
-            "inputs": {role: step.key for role, step in inputs.items()},
-            "files": {role: self.digest(path) for role, path in files.items()},
-            "code": self.store.digest(PACKAGE),
-            "versions": cast("dict[str, JSON]", versions),
-            "fingerprint": cast("dict[str, JSON]", dict(extra or {})),
-            "host": host(toolchain) if runs else None,
-        }
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        self.versions.update(versions)
-        if python is not None and extra is not None:
-            self.versions.update({f"{toolchain}/{name}": version for name, version in extra.items()})
-        step = Step(
-            id=id,
-            kind=kind,
-            options=told.to_json(options),
-            inputs=inputs,
-            files=files,
-            toolchain=toolchain,
-            code_root=self.recipe.model.path.parent if files else None,
-            key=self.store.resolve(key, self.recipe.model.path.parent) if files else key,
-            python=python,
-            optional=optional,
-            partial=partial,
-        )
-        self.steps.append(step)
-        return step
-
-    def digest(self, path: Path) -> str:
-        if path not in self.digests:
-            if not path.exists():
-                raise RetargetError(f"{path}: no such file or folder", MISSING)
-            self.digests[path] = self.store.digest(path)
-        return self.digests[path]
 
 
 def _io(variant: Variant) -> str:
