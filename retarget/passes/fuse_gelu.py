@@ -30,7 +30,7 @@ def _gelu(last: ir.Node) -> Verdict:
     if factors is None:
         return False
     number, values = factors
-    if len(values) != 2 or not math.isclose(number, 0.5, rel_tol=1e-3):
+    if len(values) != 2 or not math.isclose(number, 0.5, rel_tol=1e-5):
         return False
     for x, gate in (values, values[::-1]):
         kind = _gate(last, gate, x)

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ Rule: TypeAlias = Callable[[ir.Node], Verdict]
 
 SMALL = 1 << 14
 """Bytes up to which a constant is read, folded and kept in memory; beyond it is made anew on each reading."""
+
+_HALVES = (np.float16, ml_dtypes.bfloat16)
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +107,14 @@ def ints(value: ir.Value | None) -> list[int] | None:
     return [int(x) for x in array.ravel()] if array is not None and array.dtype.kind in "iu" else None
 
 
-def is_close(value: ir.Value | None, expected: float, relative: float = 1e-3) -> bool:
-    """Whether ``value`` is a constant within ``relative`` of ``expected`` (exporters round π and √2 differently)."""
+def is_close(value: ir.Value | None, expected: float, relative: float = 1e-5) -> bool:
+    """Whether ``value`` is a constant within ``relative`` of ``expected`` (exporters round π and √2 differently), or
+    what a model in 16 bits holds for it or for its inverse."""
     number = scalar(value)
-    return number is not None and abs(number - expected) <= relative * abs(expected)
+    if number is None:
+        return False
+    held = (times for dtype in _HALVES for times in (float(dtype(expected)), 1 / float(dtype(1 / expected))))
+    return any(abs(number - each) <= relative * abs(each) for each in (expected, *held))
 
 
 def producer(value: ir.Value | None, *ops: str) -> ir.Node | None:

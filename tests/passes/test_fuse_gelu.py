@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 from pass_testing import run_pass
@@ -91,6 +92,28 @@ def test_other_formulas(old: str, new: str) -> None:
 def test_other_tanh_formulas(old: str, new: str) -> None:
     body = f"{CUBE['power']} {TANH}".replace(old, new)
     assert not run_pass(FuseGelu(), graph(body), used(body)).modified
+
+
+@pytest.mark.parametrize("name", ["half", "one", "root", "scale", "cubic", "three"])
+def test_constants_that_are_only_near(name: str) -> None:
+    body = f"{CUBE['power']} {TANH}" if name in ("scale", "cubic", "three") else EXACT["half last"]
+    constants = used(body)
+    constants[name] = constants[name] * np.float32(1.0005)
+    assert not run_pass(FuseGelu(), graph(body), constants).modified
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("is_inverse", [False, True])
+def test_constants_that_were_rounded_to_16_bits(dtype: type[np.generic], is_inverse: bool) -> None:
+    """As those of a widened model are, where a Div is a Mul by now, too."""
+    body = EXACT["half last"].replace("Div", "Mul").replace("root", "inverse") if is_inverse else EXACT["half last"]
+    rounded = {name: array.astype(dtype).astype(np.float32) for name, array in used(body).items()}
+    if is_inverse:
+        rounded["inverse"] = np.float32(1) / CONSTANTS["root"].astype(dtype).astype(np.float32)
+    assert run_pass(FuseGelu(), graph(body), rounded).ops == ["Gelu"]
+    body = f"{CUBE['products']} {TANH}"
+    rounded = {name: array.astype(dtype).astype(np.float32) for name, array in used(body).items()}
+    assert run_pass(FuseGelu(), graph(body), rounded).ops == ["Gelu"]
 
 
 def test_constant_that_a_feed_may_override() -> None:
