@@ -187,7 +187,9 @@ def interp(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], 
 
 
 def _quotients(vector: Vector, of: Vector) -> Vector:
-    """``vector`` / ``of``, or 0 where that leaves a rest."""
+    """``vector`` / ``of``, or 0 where that leaves a rest; 1 where ``of`` is one element, which all results are."""
+    if set(of) == {1}:
+        return of
     return tuple(0 if left % right else left // right for left, right in zip(vector, of, strict=True))
 
 

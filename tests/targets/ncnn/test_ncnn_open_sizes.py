@@ -255,6 +255,29 @@ def test_an_image_resized_to_the_size_of_another() -> None:
     ], N=RANGE, H=wide, W=wide)  # fmt: skip
 
 
+def test_what_is_pooled_to_one_element_and_resized_to_the_size_of_an_image() -> None:
+    """As DeepLab's pyramid has it: whatever the size is, each result is that one element."""
+    wide = DimRange(4, 9, 20)
+    check("""g (float[N,3,H,W] x, float[4,3,1,1] w_a) => (float[N,7,H,W] z) {
+        a = GlobalAveragePool(x)
+        b = Conv(a, w_a)
+        c = Relu(b)
+        first = Constant<value = int64[2] {0, 0}>()
+        two = Constant<value = int64[1] {2}>()
+        four = Constant<value = int64[1] {4}>()
+        zero = Constant<value = int64[1] {0}>()
+        shape = Shape(x)
+        own = Shape(c)
+        head = Slice(own, zero, two)
+        tail = Slice(shape, two, four)
+        sizes = Concat<axis = 0>(head, tail)
+        d = Resize<mode = "linear", coordinate_transformation_mode = "half_pixel">(c, , , sizes)
+        z = Concat<axis = 1>(d, x)
+    }""", *[
+        {"N": n, "H": h, "W": w} for n, h, w in ((1, 4, 4), (4, 9, 9), (9, 20, 20), (1, 8, 12), (3, 15, 4))
+    ], N=RANGE, H=wide, W=wide)  # fmt: skip
+
+
 def test_two_sizes_that_are_divided_until_they_are_alike() -> None:
     """16 to 48 are 2 to 6 when they are divided by 8: sizes near one another are the same then."""
     wide = DimRange(16, 32, 48)
