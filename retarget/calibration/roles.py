@@ -21,8 +21,8 @@ FREE = 9
 
 _PASSING = frozenset(
     {
-        "Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
-        "Transpose", "Unsqueeze",
+        "Cast", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice",
+        "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
 """Ops whose first input's values arrive unchanged at their outputs (a Concat passes all of its inputs)."""

@@ -229,6 +229,23 @@ def test_integers_are_within_the_tables_that_they_index() -> None:
     assert (np.diff(mask, axis=1) <= 0).all()
 
 
+def test_parts_of_an_input_are_within_the_tables_that_they_index() -> None:
+    """Columns that PyTorch's exporter picks, of which each has a table of its own."""
+    values = generate(
+        parse(f"""m (int64[N,2] cats) => (float[N,2] a, float[N,2] b) <{table("large", 90, 2)},
+            {table("small", 3, 2)}, int64 first = {{0}}, int64[1,1] second = {{1}}> {{
+            one = Gather<axis = 1>(cats, first)
+            a = Gather(large, one)
+            two = GatherElements<axis = 1>(cats, second)
+            b = Gather(small, two)
+        }}"""),
+        TensorSpec.parse("cats=int64[N,2]"),
+        (200, 2),
+        0,
+    )
+    assert (values.min(), values.max()) == (0, 2)
+
+
 @pytest.mark.parametrize(
     "numbers",
     [
