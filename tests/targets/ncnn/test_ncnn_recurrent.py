@@ -111,6 +111,8 @@ FUNCTIONS: list[dict[str, Attribute]] = [
     {"activations": ["Affine"], "activation_alpha": [0.3], "activation_beta": [0.1]},
     {"activations": ["ScaledTanh"], "activation_alpha": [0.8], "activation_beta": [0.7]},
     {"activations": ["HardSigmoid"], "activation_alpha": [0.3], "activation_beta": [0.4]},
+    {"activations": ["HardSigmoid"], "activation_alpha": [-0.3], "activation_beta": [0.4]},
+    {"activations": ["HardSigmoid"], "activation_alpha": [0.0], "activation_beta": [0.4]},
     {"activations": ["Elu"], "activation_alpha": [0.7]},
     {"activations": ["Softsign"]},
     {"activations": ["Softplus"]},

@@ -25,7 +25,7 @@ from retarget.targets.ncnn.ops.elementwise import (
 )
 from retarget.targets.ncnn.ops.normalization import outermost
 from retarget.targets.ncnn.ops.reduction import LARGEST, SUM, first_of, reduced
-from retarget.targets.ncnn.program import Weight
+from retarget.targets.ncnn.program import Blob, Weight
 from retarget.targets.ncnn.values import Refusal, Result, Value
 
 FIXED = 1
@@ -90,14 +90,17 @@ def gelu(call: Call) -> Result:
 
 
 def hard_sigmoid(call: Call) -> Result:
-    """``min(max(alpha * x + beta, 0), 1)``; the layer divides by ``alpha``."""
     value = call.value(0)
     alpha, beta = call.attributes.get_float("alpha", 0.2), call.attributes.get_float("beta", 0.5)
-    blob = call.blob(value)
+    return call.made(clipped_line(call, call.blob(value), alpha, beta), value.shape)
+
+
+def clipped_line(call: Call, blob: Blob, alpha: float, beta: float) -> Blob:
+    """``min(max(alpha * x + beta, 0), 1)``; HardSigmoid divides by ``alpha``, and holds for those above 0."""
     if alpha > 0.0:
-        return call.made(mapped(call, "HardSigmoid", blob, {0: alpha, 1: beta}), value.shape)
+        return mapped(call, "HardSigmoid", blob, {0: alpha, 1: beta})
     line = by_number(call, ADD, by_number(call, MUL, blob, alpha), beta)
-    return call.made(mapped(call, "Clip", line, {0: 0.0, 1: 1.0}), value.shape)
+    return mapped(call, "Clip", line, {0: 0.0, 1: 1.0})
 
 
 def softsign(call: Call) -> Result:

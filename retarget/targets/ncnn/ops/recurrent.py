@@ -15,6 +15,7 @@ import numpy as np
 
 from retarget.targets.activations import numbers_of
 from retarget.targets.ncnn.call import FLOATS, Call, Op
+from retarget.targets.ncnn.ops.activation import clipped_line
 from retarget.targets.ncnn.ops.elementwise import ABS, ADD, DIV, FROM, MUL, by_number, function, joined, mapped
 from retarget.targets.ncnn.ops.matmul import linear
 from retarget.targets.ncnn.ops.shape import transposed
@@ -288,9 +289,10 @@ def activated(call: Call, name: str, parameters: Mapping[str, float], blob: Blob
         return by_number(call, MUL, mapped(call, "TanH", by_number(call, MUL, blob, beta)), alpha)
     if name == "softsign":
         return joined(call, DIV, blob, by_number(call, ADD, function(call, ABS, blob), 1.0))
+    if name == "hardsigmoid":
+        return clipped_line(call, blob, alpha, beta)
     layer, params = {
         "elu": ("ELU", {0: alpha}),
-        "hardsigmoid": ("HardSigmoid", {0: alpha, 1: beta}),
         "leakyrelu": ("ReLU", {0: alpha}),
         "relu": ("ReLU", {}),
         "sigmoid": ("Sigmoid", {}),
