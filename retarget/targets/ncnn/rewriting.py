@@ -66,9 +66,11 @@ class Graph:
         return found
 
     def constant(self, blob: Blob) -> Array | None:
-        """The numbers in ``blob`` if they are in the file, in its dims."""
+        """The numbers in ``blob`` if they are in the file and the same for every row, in its dims."""
         layer = self.maker[self.source(blob)]
-        return layer.weights[0].array.reshape(blob.dims) if layer.type == "MemoryData" else None
+        if layer.type != "MemoryData" or blob.rows > 1:
+            return None
+        return layer.weights[0].array.reshape(blob.dims)
 
     def source(self, blob: Blob) -> Blob:
         """What ``blob`` has the elements of, in their order."""

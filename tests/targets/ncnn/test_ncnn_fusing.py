@@ -285,6 +285,19 @@ def test_what_is_kept_from_float16_stays_apart() -> None:
     check(at.ending(clipped), "Convolution BinaryOp Convolution Clip", "Convolution BinaryOp Convolution Clip")
 
 
+def test_a_constant_of_each_row_is_no_bias() -> None:
+    """Which is one for all rows."""
+    at = Writing(2, 6, 6, rows=3)
+    each = Blob((5, 1, 1), 3)
+    given = at.constant(floats(3, 5, 1, 1))
+    at.program.layers.append(Layer("Reshape", (given,), (each,), {**sizes(-1, 5, 1, 1), 13: 0}))
+    check(
+        at.ending(at.binary(ADD, at.convolution(at.x, 5), each)),
+        "Reshape Convolution BinaryOp",
+        "Reshape Convolution BinaryOp",
+    )
+
+
 def test_what_two_read_keeps_its_activation_apart() -> None:
     at = Writing(2, 6, 6)
     shown = at.convolution(at.x, 5)
