@@ -17,15 +17,23 @@ from retarget.targets.ncnn.ops.elementwise import ADD, MUL, NUMBER, SQRT, SQUARE
 from retarget.targets.ncnn.ops.matmul import BIAS_KIND, BIAS_OF_COLUMNS, HOLDS_RIGHT, NO_BIAS
 from retarget.targets.ncnn.ops.reduction import MEAN
 from retarget.targets.ncnn.ops.shape import ORDERS
-from retarget.targets.ncnn.program import MASK, MOST, Blob, Layer, Param, Program, Weight, reshape_to
+from retarget.targets.ncnn.program import (
+    MASK,
+    MOST,
+    Blob,
+    Layer,
+    Param,
+    Program,
+    Weight,
+    is_kept_from_half,
+    keep_from_half,
+    reshape_to,
+)
 from retarget.targets.ncnn.rewriting import Found, Graph, Rule, is_plain_reshape
 from retarget.targets.ncnn.rows import regrouped
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
-
-INT8 = 8
-"""A key of layers with weights: not 0 where they compute in int8."""
 
 ACTIVATION, ACTIVATION_PARAMS = 9, 10
 """Keys of layers with an activation: its number below, and its parameters."""
@@ -55,6 +63,8 @@ def fused(program: Program) -> Program:
         if any(blob in instead for blob in given.bottoms):
             layer = graph.moved(given, tuple(instead.get(blob, blob) for blob in given.bottoms))
         while layer is not None and (found := _first(graph, layer)) is not None:
+            if any(map(is_kept_from_half, found.gone)):
+                keep_from_half([*found.before, *([] if found.layer is None else [found.layer])])
             graph.put(found)
             gone.update(found.gone)
             layers += found.before

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -109,6 +109,17 @@ _AS_THEY_ARE = ("Embed", "Input", "MemoryData")
 """Layers that round nothing that they are fed."""
 
 
+def keep_from_half(layers: Iterable[Layer]) -> None:
+    """Let ``layers`` neither compute in float16 nor store it."""
+    for layer in layers:
+        if layer.type not in _AS_THEY_ARE:
+            layer.params.setdefault(MASK, NO_HALF)
+
+
+def is_kept_from_half(layer: Layer) -> bool:
+    return layer.params.get(MASK) == NO_HALF
+
+
 @dataclass(eq=False)
 class Program:
     """Layers in the order in which they are executed."""
@@ -127,9 +138,7 @@ class Program:
 
     def keep_from_half(self, last: Layer | None) -> None:
         """Let the layers behind ``last``, or all, neither compute in float16 nor store it."""
-        for layer in takewhile(lambda layer: layer is not last, reversed(self.layers)):
-            if layer.type not in _AS_THEY_ARE:
-                layer.params.setdefault(MASK, NO_HALF)
+        keep_from_half(takewhile(lambda layer: layer is not last, reversed(self.layers)))
 
     def finished(self, names: Mapping[str, str]) -> Program:
         """The program that can be written: no layer without use, a Split where a blob has many readers, all named.
@@ -169,7 +178,7 @@ def _with_splits(layers: Sequence[Layer], outputs: dict[str, Blob]) -> list[Laye
             if readers[blob] > 1:
                 made = [Blob(blob.dims, blob.rows, blob.kind, value=blob.value) for _ in range(readers[blob])]
                 # A Split rounds to float16 like others.
-                kept: dict[int, Param] = {MASK: NO_HALF} if layer.params.get(MASK) == NO_HALF else {}
+                kept: dict[int, Param] = {MASK: NO_HALF} if is_kept_from_half(layer) else {}
                 found.append(_unchanged(Layer("Split", (blob,), tuple(made), kept, origin=layer.origin)))
                 copies[blob] = made[::-1]
     for name, blob in outputs.items():

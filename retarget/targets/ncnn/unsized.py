@@ -23,6 +23,8 @@ from retarget.targets.ncnn.program import (
     Param,
     Program,
     Weight,
+    is_kept_from_half,
+    keep_from_half,
     memory_data,
     sized,
 )
@@ -143,7 +145,10 @@ class Common:
 
     def program(self) -> Program:
         for index, layer in enumerate(self.layers):
+            before = len(self.made)
             self._layer(layer, tuple(seen[index] for seen in self.seen))
+            if is_kept_from_half(layer):
+                keep_from_half(self.made[before:])
         if any(blob in self._grown for blob in self.base.outputs.values()):
             raise OneSize("an output is a constant of that size")
         return Program(self.made, self.base.inputs, self.base.outputs, self.base.shapes)

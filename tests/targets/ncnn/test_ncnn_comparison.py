@@ -298,3 +298,26 @@ def test_a_copy_of_integers_for_two_is_never_float16(tmp_path: Path) -> None:
     written(target_testing.model(text), tmp_path)
     copies = [line for line in files.read(tmp_path / PARAM) if line.type == "Split" and line.bottoms == ("x",)]
     assert [line.integer(MASK) for line in copies] == [NO_HALF]
+
+
+COUNTED = """
+    zero = Constant<value_int = 0>() one = Constant<value_int = 1>() size = Shape<start = 1>(x)
+    scalar = Squeeze(size) r = Range(zero, scalar, one)
+"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "body"),
+    [
+        ("2,3,4", "b = Transpose<perm = [2, 1, 0]>(a) y = Transpose<perm = [1, 0, 2]>(b)"),
+        ("N,S,4", "s = Constant<value_ints = [0, -1, 2]>() y = Reshape(a, s)"),
+        ("N,S", f"{COUNTED} y = Max(a, r)"),
+    ],
+)
+def test_integers_are_never_float16_in_layers_of_several(shape: str, body: str, tmp_path: Path) -> None:
+    """Nor in those that are one for several sizes, or for several others."""
+    written(target_testing.model(f"g (float[{shape}] x) => (int64[] y) {{ a = Cast<to = 7>(x) {body} }}"), tmp_path)
+    free = ("Input", "MemoryData")
+    lines = [line for line in files.read(tmp_path / PARAM) if line.type not in free and line.bottoms != ("x",)]
+    assert lines
+    assert {line.integer(MASK) for line in lines} == {NO_HALF}, lines
