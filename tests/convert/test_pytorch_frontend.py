@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from retarget.errors import RetargetError, ToolchainFailure, Unsupported
 from retarget.protocols import JSON
 from retarget.session import Session
 from retarget.source import Exported, Source
-from retarget.spec import TensorSpec
+from retarget.spec import DimRange, TensorSpec
 
 if TYPE_CHECKING:
     from retarget.protocols import Feeds
@@ -324,6 +325,24 @@ def test_what_is_wrong_at_the_sizes_of_the_trace_too_is_laid_to_no_size(tmp_path
     source = _with(_factory(tmp_path, body), "x=float32[N,4]", rung="torchscript")
     with pytest.raises(ToolchainFailure, match=r"'output' is wrong at N=[0-9]+: as at those of the trace"):
         EXPORT.export(source, None, tmp_path)
+
+
+def test_sizes_that_the_model_cannot_have_are_not_those_of_the_trace(tmp_path: Path) -> None:
+    """As a U-Net: of two dimensions that are 8 at opt, one is traced at another size, and 7 cannot be halved."""
+    body = """
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.down, self.up = nn.Conv2d(1, 2, 3, 2, 1), nn.ConvTranspose2d(2, 1, 4, 2, 1)
+    def forward(self, x):
+        return torch.cat([x, self.up(self.down(x))], 1)
+    def load_state_dict(self, state_dict, strict=True):
+        return super().load_state_dict({}, strict=False)
+"""
+    source = _with(_factory(tmp_path, body), "x=float32[1,1,H,W]", rung="torchscript")
+    source = replace(source, shapes={"H": DimRange(4, 8, 64), "W": DimRange(4, 8, 64)})
+    exported = _round_trip(source, tmp_path / "out", [{"x": _x(1, 1, 12, 8)}, {"x": _x(1, 1, 64, 4)}])
+    assert "it was traced at H=8, W=24: the model fails at H=8, W=9" in exported.notes
 
 
 def test_a_mask_in_the_trace_leaves_something_to_attend_to(tmp_path: Path) -> None:

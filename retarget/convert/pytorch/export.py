@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from retarget.protocols import Array, Feeds
 
 MODEL = "model.onnx"
+MOST_HALVED = 32
+"""As often as networks halve an image, together."""
 
 
 def export(source: Source, example: Feeds | None, out: Path) -> Exported:
@@ -42,17 +45,25 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
     source = replace(source, inputs=source.inputs or _specs(loaded, source.path))
     notes = list(loaded.notes)
     named = wrap(loaded.module, loaded.program, source.inputs, notes)
-    sizes, others = _trace_sizes(source.inputs, source.shapes)
-    traced = _run(named, source, sizes, example)
+    sizes, others = zip(*(_trace_sizes(source.inputs, source.shapes, even=even) for even in (False, True)), strict=True)
+    traced = _first_run(named, source, sizes, example)
+    if traced.sizes != sizes[0]:
+        notes.append(f"it was traced at {_words(traced.sizes)}: the model fails at {_words(sizes[0])}")
     outputs = choose_outputs(traced.names, source)
     other = None
-    if others != sizes:
+    if others[0] != sizes[0]:
         try:
-            other = _run(named, source, others, example)
+            other = _first_run(named, source, others, example)
         except RetargetError as error:
-            notes.append(f"the export was not checked at other sizes than {_words(sizes)}: {error.message}")
+            notes.append(f"the export was not checked at other sizes than {_words(traced.sizes)}: {error.message}")
     job = Job(
-        named, source.inputs, outputs, traced, other, out / MODEL, lambda: _run(named, source, sizes, example).outputs
+        named,
+        source.inputs,
+        outputs,
+        traced,
+        other,
+        out / MODEL,
+        lambda: _run(named, source, traced.sizes, example).outputs,
     )
     rung = climb(job, str(source.options["rung"]), notes)
     return Exported(rung=rung, inputs=source.inputs, outputs=outputs, notes=tuple(notes))
@@ -97,21 +108,44 @@ def _program_specs(program: ExportedProgram, path: Path) -> list[TensorSpec]:
     return specs
 
 
-def _trace_sizes(specs: Sequence[TensorSpec], shapes: Mapping[str, DimRange]) -> tuple[dict[str, int], dict[str, int]]:
+def _trace_sizes(
+    specs: Sequence[TensorSpec], shapes: Mapping[str, DimRange], *, even: bool
+) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes to trace with, and other ones to check with, inside the ranges where those leave a choice.
 
-    1 is avoided, as exporters treat it as broadcasting, and so are equal sizes of two symbols.
+    1 is avoided, as exporters treat it as broadcasting, and so are equal sizes of two symbols. ``even``: they can be
+    halved as often as `opt`, for models that take no other.
     """
     sizes: dict[str, int] = {}
     others: dict[str, int] = {}
     for symbol in symbols(specs):
         extent = shapes.get(symbol, DEFAULT_RANGE)
-        near = range(max(extent.min, extent.opt - 16), min(extent.max, extent.opt + 16) + 1)
+        step = math.gcd(extent.opt, MOST_HALVED) if even else 1
+        far = 16 if step == 1 else 2 * step
+        near = [
+            size
+            for size in range(max(extent.min, extent.opt - far), min(extent.max, extent.opt + far) + 1)
+            if size % step == 0
+        ]
         taken = (*sizes.values(), *others.values())
         first, second = (*sorted(near, key=lambda size: (size == 1, size in taken, abs(size - extent.opt))), None)[:2]
         sizes[symbol] = first or extent.opt
         others[symbol] = second or sizes[symbol]
     return sizes, others
+
+
+def _first_run(named: Named, source: Source, choices: Sequence[Mapping[str, int]], example: Feeds | None) -> Run:
+    """Run the module at the first of ``choices`` that it takes. Raises the error of the first where it takes none."""
+    problem: RetargetError | None = None
+    for number, sizes in enumerate(choices):
+        if sizes in choices[:number]:
+            continue
+        try:
+            return _run(named, source, sizes, example)
+        except RetargetError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
 
 
 def _run(named: Named, source: Source, sizes: Mapping[str, int], example: Feeds | None) -> Run:
