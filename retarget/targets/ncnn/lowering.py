@@ -139,8 +139,8 @@ class Lowering(Walk[Operand]):
             dims = plain_dims(shape)
             made = Blob(dims)
             self.program.layers.append(Layer("Noop", (), (made,), origin=node.name or ""))
-            dtype = value.dtype.numpy()
-            self.env[value] = Value(shape, dtype, made, largest=reach(dtype))
+            # How large its integers are is not known, and what hangs on that is no fault of the nodes behind it.
+            self.env[value] = Value(shape, value.dtype.numpy(), made, largest=1.0)
 
     # ---- the border
 

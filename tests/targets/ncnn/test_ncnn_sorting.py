@@ -6,6 +6,7 @@ import ncnn_written as written
 import node_models
 import numpy as np
 import pytest
+import target_testing
 from node_models import Node, floats, integers
 
 BATCHES = pytest.mark.parametrize("batch", [1, 3])
@@ -52,3 +53,15 @@ def test_parts_by_a_known_condition(batch: int) -> None:
 def test_what_is_refused(node: Node, reason: str) -> None:
     model, _ = node_models.model(node)
     assert reason in written.refused(model)
+
+
+def test_what_hangs_on_a_refused_node_is_not_refused_for_it() -> None:
+    """How large the places are that it would find is known as soon as it is another."""
+    model = target_testing.model("""g (float[1,4000] x) => (int64[1,9] y) {
+        count = Constant<value_ints = [9]>()  wide = Constant<value = int64 {20}>()
+        values, places = TopK(x, count)
+        y = Mul(places, wide)
+    }""")
+    said = written.refused(model)
+    assert "comparing all pairs" in said
+    assert "2^24" not in said
