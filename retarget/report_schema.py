@@ -234,7 +234,11 @@ class ArtifactRow(Row, frozen=True, kw_only=True):
         if not self.left_out or not self.parity:
             return None
         shown = [*self.left_out[:3], *([f"{len(self.left_out) - 3} more"] if len(self.left_out) > 3 else [])]
-        return f"not held against {', '.join(shown)}: it takes {sizes_text(self.sizes)} alone"
+        said = [f"{symbol} is {size} in the files: " for symbol, size in self.sizes.items()]
+        why = dict.fromkeys(note.removeprefix(text) for note in self.notes for text in said if note.startswith(text))
+        return f"not held against {', '.join(shown)}: it takes {sizes_text(self.sizes)} alone" + "".join(
+            f", as {reason}" if number == 0 else f"; {reason}" for number, reason in enumerate(why)
+        )
 
     @property
     def worst(self) -> ParityRow | None:

@@ -467,12 +467,12 @@ def interpreted(made: Report, name: str, reason: str) -> Report:
     )
 
 
-def of_one_size(made: Report, name: str, left_out: tuple[str, ...]) -> Report:
+def of_one_size(made: Report, name: str, left_out: tuple[str, ...], notes: tuple[str, ...] = ()) -> Report:
     """``made`` where artifact ``name`` takes N=8 alone, and so parity is without the cases ``left_out``."""
     return msgspec.structs.replace(
         made,
         artifacts=tuple(
-            msgspec.structs.replace(row, sizes={"N": 8}, left_out=left_out) if row.name == name else row
+            msgspec.structs.replace(row, sizes={"N": 8}, left_out=left_out, notes=notes) if row.name == name else row
             for row in made.artifacts
         ),
     )

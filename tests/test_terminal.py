@@ -174,3 +174,8 @@ def test_parity_cases_that_were_left_out_are_said(made: Report) -> None:
     assert "not held against" not in shown(made)[1]
     fixed = of_one_size(made, "openvino/fp32", ("min (N=1)", "max (N=32)"))
     assert "openvino/fp32 not held against min (N=1), max (N=32): it takes N=8 alone" in shown(fixed)[1]
+
+
+def test_why_an_artifact_takes_one_size_alone_is_said(made: Report) -> None:
+    fixed = of_one_size(made, "openvino/fp32", ("max (N=32)",), ("N is 8 in the files: a table ends there", "other"))
+    assert "not held against max (N=32): it takes N=8 alone, as a table ends there\n" in shown(fixed)[1]
