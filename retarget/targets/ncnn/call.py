@@ -104,9 +104,9 @@ class Call(OneNode[Operand]):
         """Whether operand ``index`` is of floats; numpy itself does not say it of bfloat16."""
         return self.dtype(index).name in FLOATS
 
-    def axis(self, default: int, index: int = 0) -> int:
-        """The attribute `axis`, counted from the front of operand ``index``."""
-        return self.attributes.get_int("axis", default) % max(self.rank(index), 1)
+    def axis(self, default: int) -> int:
+        """The attribute `axis`, counted from the front of operand 0."""
+        return self.attributes.get_int("axis", default) % max(self.rank(0), 1)
 
     def largest(self, index: int) -> float:
         """The largest magnitude that an integer of operand ``index`` can have; 1 of truth values."""
@@ -176,9 +176,9 @@ class Call(OneNode[Operand]):
 
     # ---- results
 
-    def declared(self, index: int = 0) -> Shape | None:
-        """The sizes that ONNX says of output ``index``; None if it does not say all."""
-        return graph.static_shape(self.node.outputs[index], self.lowering.sizes)
+    def declared(self) -> Shape | None:
+        """The sizes that ONNX says of output 0; None if it does not say all."""
+        return graph.static_shape(self.node.outputs[0], self.lowering.sizes)
 
     def add(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from retarget.targets.ncnn.ops.attention import HAS_MASK, SCALE
 from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MUL, NEG, NUMBER, WITH_NUMBER
 from retarget.targets.ncnn.ops.matmul import (
     ALPHA,
@@ -25,9 +26,6 @@ TURNED_RIGHT_OF_TWO = 0
 
 SWAPPED, HEADS_FIRST, TO_COLUMNS = 1, 2, 3
 """``0`` of Permute of three dims: [a, c, b], [b, a, c] and [b, c, a] of [a, b, c]."""
-
-HAS_MASK, SCALE = 5, 6
-"""Keys of SDPA and of MultiHeadAttention."""
 
 
 def attention(graph: Graph, last: Layer) -> Found | None:

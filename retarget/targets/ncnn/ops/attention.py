@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from retarget.protocols import Array
 
 HAS_MASK, SCALE = 5, 6
-"""Keys of SDPA."""
+"""Keys of SDPA and of MultiHeadAttention."""
 
 _HEADS = 4
 """Axes of [batch, heads, positions, size]; with one less the heads lie side by side in the last."""

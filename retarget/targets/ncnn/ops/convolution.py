@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from retarget.targets.ncnn import int8
 from retarget.targets.ncnn.call import Call, Op
-from retarget.targets.ncnn.ops.elementwise import ADD
+from retarget.targets.ncnn.ops.elementwise import ADD, joined
 from retarget.targets.ncnn.ops.windows import AXES, SAME_LOWER, SAME_UPPER, SUFFIX, Windows, by_axis, numbered, windows
 from retarget.targets.ncnn.program import Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal
@@ -125,7 +125,7 @@ def with_bias(call: Call, x: Blob, index: int = 2) -> Blob:
         return x
     bias = call.whole(index)
     each = call.view(bias, (*bias.shape, *[1] * (len(x.dims) - 1)))
-    return call.add("BinaryOp", (x, each), x.dims, {0: ADD})
+    return joined(call, ADD, x, each)
 
 
 OPS: Mapping[str, Op] = {"Conv": Op(conv)}

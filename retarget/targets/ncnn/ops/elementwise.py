@@ -16,10 +16,10 @@ import numpy as np
 from retarget.targets.ncnn import rows
 from retarget.targets.ncnn.call import NUMBERS, Call, Op, in_float32
 from retarget.targets.ncnn.ops.axes import beside
-from retarget.targets.ncnn.program import LARGEST_HALF, MASK, MOST, MOST_DIMS, NO_HALF, Blob, Param
+from retarget.targets.ncnn.program import LARGEST_HALF, MASK, MOST, NO_HALF, Blob, Param
 from retarget.targets.ncnn.values import Refusal, Result, Shape, Value
 
-ADD, SUB, MUL, DIV, MAX, MIN, POW, FROM, INTO = 0, 1, 2, 3, 4, 5, 6, 7, 8
+ADD, SUB, MUL, DIV, MAX, MIN, FROM, INTO = 0, 1, 2, 3, 4, 5, 7, 8
 """``0`` of BinaryOp. FROM and INTO: the second operand less the first, and divided by it."""
 
 WITH_NUMBER, NUMBER = 1, 2
@@ -33,30 +33,6 @@ _SWAPPED = {ADD: ADD, SUB: FROM, MUL: MUL, DIV: INTO, MAX: MAX, MIN: MIN}
 
 
 # ---- layers
-
-
-def together(shapes: Sequence[Shape]) -> list[Shape]:
-    """``shapes``, which broadcast to one another, with as few axes as say the same: all of one rank, at most 4.
-
-    Axes side by side along which each of them is whole, or 1, are one. Raises ``Refusal`` where more are left.
-    """
-    rank = max(map(len, shapes))
-    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
-    result = np.broadcast_shapes(*padded)
-    groups: list[list[int]] = []
-    looks: list[tuple[bool, ...]] = []
-    for axis, size in enumerate(result):
-        if size == 1:
-            continue
-        look = tuple(shape[axis] == 1 for shape in padded)
-        if looks and looks[-1] == look:
-            groups[-1].append(axis)
-        else:
-            groups.append([axis])
-            looks.append(look)
-    if len(groups) > MOST_DIMS:
-        raise Refusal(f"its operands have {len(groups)} groups of axes between them, and ncnn's blobs have {MOST_DIMS}")
-    return [tuple(int(np.prod([shape[axis] for axis in group])) for group in groups) or (1,) for shape in padded]
 
 
 def binary(call: Call, op: int, left: Value, right: Value) -> tuple[Blob, Shape]:

@@ -11,6 +11,7 @@ from retarget.targets.ncnn import rows
 from retarget.targets.ncnn.call import Call, Op
 from retarget.targets.ncnn.ops.axes import along, held
 from retarget.targets.ncnn.ops.elementwise import (
+    ABS,
     ADD,
     FROM,
     MUL,
@@ -256,7 +257,7 @@ def lp_normalization(call: Call) -> Result:
     value = call.value(0) if axis else call.whole(0)
     blob, places = along(call, value, [axis])
     operation = LENGTH if order == 2 else SUM_OF_SIZES
-    norm = reduced(call, operation, blob, places) if places else function(call, 0, blob)
+    norm = reduced(call, operation, blob, places) if places else function(call, ABS, blob)
     is_zero = by_number(call, FROM, mapped(call, "Threshold", norm, {0: 0.0}), 1.0)
     return call.made(joined(call, MUL, blob, raised(call, joined(call, ADD, norm, is_zero), -1.0)), value.shape)
 

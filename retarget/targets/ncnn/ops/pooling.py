@@ -15,6 +15,7 @@ from retarget.targets.ncnn.ops.comparison import above, opposite
 from retarget.targets.ncnn.ops.convolution import convolved
 from retarget.targets.ncnn.ops.elementwise import ABS, ADD, MAX, MUL, SQRT, SQUARE, SUB, function, joined, raised
 from retarget.targets.ncnn.ops.places import taken
+from retarget.targets.ncnn.ops.reduction import SUM, reduced
 from retarget.targets.ncnn.ops.shape import held
 from retarget.targets.ncnn.ops.slices import cut
 from retarget.targets.ncnn.ops.windows import SUFFIX, Window, Windows, by_axis, numbered, windows
@@ -84,8 +85,7 @@ def global_lp_pool(call: Call) -> Result:
     x, power = call.spread(0), call.attributes.get_int("p", 2)
     area = math.prod(_spatial(call))
     powers = _powers(call, call.view(x, (x.shape[1], area)), power)
-    # ``0`` of Reduction: a sum; over axis 1.
-    total = call.add("Reduction", (powers,), (x.shape[1],), {0: 0, 1: 0, 3: (1,), 4: 0, 5: 1})
+    total = reduced(call, SUM, powers, [1], keeps=False)
     return call.made(_root(call, total, power), _as_one(call))
 
 

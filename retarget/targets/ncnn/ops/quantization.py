@@ -15,16 +15,13 @@ import numpy as np
 
 from retarget.targets import legal
 from retarget.targets.ncnn.call import FLOATS, INTEGERS, Call, Op
-from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MUL, SUB, binary, with_number
+from retarget.targets.ncnn.ops.elementwise import ADD, DIV, MUL, ROUND, SUB, binary, function, mapped, with_number
 from retarget.targets.ncnn.program import Blob
 from retarget.targets.ncnn.rows import aligned
 from retarget.targets.ncnn.values import Codes, Quantized, Refusal, Result, Shape, Value, plain_dims, reach
 
 if TYPE_CHECKING:
     from retarget.protocols import Array
-
-_ROUND = 18
-"""``0`` of UnaryOp: to the nearest, and to the even one of two."""
 
 _ROUNDED_TO = frozenset({"int8", "uint8", "int16", "uint16"})
 
@@ -43,10 +40,10 @@ def quantize_linear(call: Call) -> Result:
         return np.asarray(rounded.astype(dtype))
     value = call.value(0)
     made = _with(call, DIV, value, scale)
-    made = _as(made, call.add("UnaryOp", (call.blob(made),), call.blob(made).dims, {0: _ROUND}))
+    made = _as(made, function(call, ROUND, call.blob(made)))
     if zero is not None:
         made = _with(call, ADD, made, zero)
-    blob = call.add("Clip", (call.blob(made),), call.blob(made).dims, {0: float(limits.min), 1: float(limits.max)})
+    blob = mapped(call, "Clip", call.blob(made), {0: float(limits.min), 1: float(limits.max)})
     return Value(value.shape, dtype, blob, made.rows, largest=reach(dtype))
 
 

@@ -30,7 +30,7 @@ from retarget.targets.ncnn.ops.shape import transposed
 from retarget.targets.ncnn.program import MOST, MOST_DIMS, Blob, Param
 from retarget.targets.ncnn.values import BEYOND_WHOLE, WHOLE, Refusal, Result, Value
 
-SUM, SUM_OF_SIZES, SUM_OF_SQUARES, MEAN, LARGEST, SMALLEST, PRODUCT, LENGTH, LOG_OF_SUM = 0, 1, 2, 3, 4, 5, 6, 8, 9
+SUM, SUM_OF_SIZES, SUM_OF_SQUARES, MEAN, LARGEST, SMALLEST, PRODUCT, LENGTH = 0, 1, 2, 3, 4, 5, 6, 8
 """``0`` of Reduction."""
 AVERAGE_OF_ALL: Mapping[int, Param] = {0: 1, 4: 1}
 """Of Pooling: the kind, and that it is of each channel's whole image."""

@@ -38,6 +38,7 @@ from retarget.targets.ncnn.ops.elementwise import (
     joined,
 )
 from retarget.targets.ncnn.ops.places import MOST_PLACES
+from retarget.targets.ncnn.ops.reduction import MEAN, reduced
 from retarget.targets.ncnn.ops.slices import cut
 from retarget.targets.ncnn.ops.windows import Windows, windows
 from retarget.targets.ncnn.program import MASK, NO_HALF, Blob, Param, Weight
@@ -57,9 +58,6 @@ MODES = {"nearest": NEAREST, "linear": LINEAR, "bilinear": LINEAR, "cubic": CUBI
 ZEROS, BORDER, REFLECTION = 1, 2, 3
 PADDINGS = {"zeros": ZEROS, "border": BORDER, "reflection": REFLECTION}
 """``PADDING``. ncnn throws back what lies outside once, and no more."""
-
-MEAN = 3
-"""``0`` of Reduction."""
 
 IMAGE, VOLUME = 4, 5
 """Axes of what is sampled."""
@@ -201,7 +199,7 @@ def _box_weights(call: Call, boxes: Value, axis: int, size: int, out: int, sampl
     for beyond in (above(call, at, float(size)), above(call, function(call, NEG, at), 1.0)):
         near = joined(call, MUL, near, opposite(call, beyond))
     weights = call.lowering.reshaped(near, (out, samples, size), call.node.name or "")
-    mean = call.add("Reduction", (weights,), (out, size), {0: MEAN, 1: 0, 3: (1,), 4: 0, 5: 1})
+    mean = reduced(call, MEAN, weights, [1], keeps=False)
     return call.lowering.reshaped(mean, (1, out, size), call.node.name or "")
 
 

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 from retarget.targets import folding, fourier
 from retarget.targets.ncnn.call import INTEGERS, Call, Op
+from retarget.targets.ncnn.ops.convolution import COUNT, DYNAMIC, KERNEL, OUTPUTS, STRIDE
 from retarget.targets.ncnn.ops.elementwise import MUL, joined
 from retarget.targets.ncnn.ops.matmul import linear
 from retarget.targets.ncnn.ops.shape import held, in_shape, transposed
 from retarget.targets.ncnn.ops.slices import whole_along
+from retarget.targets.ncnn.ops.windows import numbered
 from retarget.targets.ncnn.program import Blob, Param, Weight
 from retarget.targets.ncnn.values import Refusal
 
 if TYPE_CHECKING:
     from retarget.targets.ncnn.values import Result
-
-OUTPUTS, KERNEL, STRIDE, COUNT, COMPUTED = 0, 1, 3, 6, 19
-"""Keys of Convolution1D; the last: whether the weights are an operand."""
 
 
 def dft(call: Call) -> Result:
@@ -55,12 +54,13 @@ def stft(call: Call) -> Result:
     kernel = matrix.transpose(2, 3, 1, 0).reshape(-1, parts, length).astype("float32")
     signal = transposed(call, call.spread(0), (0, 2, 1))
     bottoms: list[Blob] = [call.view(signal, (parts, samples))]
-    params: dict[int, Param] = {OUTPUTS: len(kernel), KERNEL: length, STRIDE: stride, COUNT: kernel.size}
+    slides = numbered(KERNEL, [length]) | numbered(STRIDE, [stride])
+    params: dict[int, Param] = {OUTPUTS: len(kernel), **slides, COUNT: kernel.size}
     weights: list[Weight] = []
     if call.has(2) and not call.is_constant(2):
         window = call.view(call.whole(2), (1, 1, length))
         bottoms.append(joined(call, MUL, call.lowering.memory(kernel, kernel.shape), window))
-        params[COMPUTED] = 1
+        params[DYNAMIC] = 1
     else:
         window_of = call.array(2, "the window").astype("float32") if call.has(2) else 1
         weights.append(Weight(kernel * window_of))
