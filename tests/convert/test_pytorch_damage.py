@@ -217,3 +217,11 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         assert MATCHES(path) is None
         with pytest.raises(RetargetError, match="not a PyTorch checkpoint"):
             EXPORT.export(source_of(path), None, tmp_path)
+
+
+def test_a_length_in_garbage_is_no_lack_of_memory(tmp_path: Path) -> None:
+    """Bytes that happen to say that an array of 2^62 bytes follows."""
+    path = tmp_path / "w.pt"
+    path.write_bytes(b"\x80\x05\x96" + (1 << 62).to_bytes(8, "little") + b"abc")
+    with pytest.raises(RetargetError, match="not a readable PyTorch checkpoint"):
+        load(source_of(path, "x=float32[N,4]"))

@@ -100,7 +100,8 @@ def _globals(pickled: BinaryIO) -> Iterator[tuple[str, str]]:
                 yield strings[-2], strings[-1]
             elif isinstance(argument, str):
                 strings.append(argument)
-    except ValueError:
+    except (ValueError, MemoryError):
+        # Garbage may say that more bytes follow than there can be.
         return
 
 
