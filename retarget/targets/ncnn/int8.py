@@ -101,17 +101,14 @@ def has_kernel(codes: Array, groups: int) -> bool:
 def convolved(
     call: Call, found: Int8, outs: Sequence[int], params: Mapping[int, Param], bias: Sequence[Weight]
 ) -> Blob:
-    """The convolution of what ``has_kernel`` holds of, as [outputs, h, w]; h is 1 where windows slide along one axis.
+    """The convolution of what ``has_kernel`` holds of, as [outputs, h, w]; a line is an image of one row.
 
-    ``outs``: how many windows there are along each. ``params``: how they slide, and how many groups there are.
+    ``outs``: how many windows there are along h and w. ``params``: how they slide, and how many groups there are.
     """
     value = call.with_rows(found.value, found.value.shape[0])
-    sizes = value.shape[1:]
-    if len(outs) == 1:
-        pad = min(int(str(params.get(4, 0))), 0)  # where the layer finds the pads itself, it does along both axes
-        params = {**params, 11: 1, 12: 1, 13: 1, 14: pad, 16: pad}
-        sizes, outs = (sizes[0], 1, sizes[1]), (1, *outs)
-    return _layer(call, call.view(value, sizes), found, outs, params, bias)
+    channels, *sizes = value.shape[1:]
+    image = call.view(value, (channels, *([1] if len(sizes) == 1 else []), *sizes))
+    return _layer(call, image, found, outs, params, bias)
 
 
 def product(call: Call, *, turned: bool, bias: Array | None = None) -> Value | None:

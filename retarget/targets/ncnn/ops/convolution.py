@@ -30,7 +30,8 @@ def conv(call: Call) -> Result:
         bias = constant_bias(call)
         rounded = int8.int8(call, 0, 1, 0)
         if rounded is not None and int8.has_kernel(rounded.codes, groups):
-            made = int8.convolved(call, rounded, found.outs, window_params(found) | _grouped(groups), bias)
+            image = found.as_image if found.is_line else found
+            made = int8.convolved(call, rounded, image.outs, window_params(image) | _grouped(groups), bias)
         else:
             weights = [Weight(call.array(1, "the weights")), *bias]
             made = convolved(call, _image(call), found, shape[0], groups, weights)
