@@ -48,11 +48,17 @@ LONGEST_EXPRESSION = 240
 MOST_BOTTOMS = 10
 """Blobs that an expression can speak of: they are called by one digit."""
 
+ENOUGH = 3
+"""Sizes at which a straight line is believed."""
+
 GROWING = 1 << 26
 """Constants of at most so many bytes may grow with the dimensions."""
 
 STARTS, ENDS, AXES = 19, 20, 21
 """Expressions of a Crop; 9, 10 and 11 are the same as numbers."""
+
+BEGINNING, MIDDLE, END = 0, 1, 2
+"""Of what is left out of a constant, the halves that lie in front of what is taken."""
 
 _ALWAYS = frozenset({"Crop"})
 """Layers with numbers that are not right for every size even where they are the same for all."""
@@ -80,11 +86,12 @@ def where_of(layer: Layer) -> str:
 
 @dataclass(frozen=True)
 class Term:
-    """``times`` the product of dims ``of`` blobs, divided by ``over``, which leaves no rest."""
+    """``times`` the product of dims ``of`` blobs, divided by ``over``, which leaves no rest, and ``plus`` a number."""
 
     of: tuple[tuple[Blob, str], ...]
     times: int = 1
     over: int = 1
+    plus: int = 0
 
     def text(self, bottoms: list[Blob]) -> str:
         """As ncnn reads it in a layer with ``bottoms``, to which its blobs are added."""
@@ -98,7 +105,9 @@ class Term:
             text = f"*({text},{part})"
         if self.times > 1:
             text = f"*({text},{self.times})"
-        return f"//({text},{self.over})" if self.over > 1 else text
+        if self.over > 1:
+            text = f"//({text},{self.over})"
+        return f"+({text},{self.plus})" if self.plus else text
 
 
 Extent: TypeAlias = int | Term
@@ -242,14 +251,14 @@ class Common:
         if any(array.ndim != whole.ndim or array.dtype != whole.dtype for array in arrays) or whole.nbytes > GROWING:
             raise OneSize(f"{where_of(reader)} needs a constant of that size")
         shapes = [*zip(*(array.shape for array in arrays), strict=True)]
-        part = _part(whole, arrays)
-        if part is None:
+        places = _places(whole, arrays)
+        if places is None:
             raise OneSize(f"{where_of(reader)} needs a constant of that size")
         siblings = [other for other in reader.bottoms if other is not blob and other not in self._grown]
         # Not the dims that the reader has, in which axes may be joined.
         kept = [axis for axis, shape in enumerate(shapes) if shape != (1,) * len(arrays)]
-        ends = [axis in part for axis in kept]
-        cut = self.part(whole, [shapes[axis] for axis in kept], siblings, reader, ends)
+        fronts = [places.get(axis, BEGINNING) for axis in kept]
+        cut = self.part(whole, [shapes[axis] for axis in kept], siblings, reader, fronts)
         cut = self.viewed(cut, self.dims[blob], reader)
         self._offer(cut)
         self._cut[blob] = cut
@@ -267,9 +276,10 @@ class Common:
         return top
 
     def part(
-        self, whole: Array, vectors: Sequence[Vector], own: Sequence[Blob], reader: Layer, ends: Sequence[bool] = ()
+        self, whole: Array, vectors: Sequence[Vector], own: Sequence[Blob], reader: Layer, fronts: Sequence[int] = ()
     ) -> Blob:
-        """So much of a constant as ``vectors`` say, none of which is 1: the beginning along each axis, or the end."""
+        """So much of a constant as ``vectors`` say, none of which is 1: the beginning along each axis, or what lies
+        behind the halves ``fronts`` of what is left out."""
         once = (1,) * len(vectors[0])
         axes = [axis for axis, vector in enumerate(vectors) if differs(vector)]
         found = [self.term(vectors[axis], own, once) for axis in axes]
@@ -283,9 +293,13 @@ class Common:
         for axis, term in zip(axes, found, strict=True):
             assert term is not None
             text, size = self.text(term, bottoms), memory.dims[axis]
-            is_end = bool(ends) and ends[axis]
-            starts.append(f"-({size},{text})" if is_end else "0")
-            stops.append(str(size) if is_end else text)
+            start, stop = "0", text
+            if fronts and fronts[axis] == END:
+                start, stop = f"-({size},{text})", str(size)
+            elif fronts and fronts[axis] == MIDDLE:
+                start, stop = f"//(-({size},{text}),2)", f"//(+({size},{text}),2)"
+            starts.append(start)
+            stops.append(stop)
         params: dict[int, Param] = {STARTS: ",".join(starts), ENDS: ",".join(stops), AXES: ",".join(map(str, axes))}
         self.made.append(readable(Layer("Crop", tuple(bottoms), (top,), params, origin=reader.origin)))
         self.know(top, tuple(vectors), once)
@@ -347,7 +361,8 @@ class Common:
 
 
 def _product(vector: Vector, atoms: Sequence[Atom]) -> Term | None:
-    """``vector`` as a dim, so many times or so many parts of one, or such of a product of two."""
+    """``vector`` as a dim, so many times or so many parts of one, such of a product of two, or so many times one and a
+    number."""
     for atom in atoms:
         if atom.vector == vector:
             return Term(((atom.blob, atom.letter),))
@@ -358,7 +373,20 @@ def _product(vector: Vector, atoms: Sequence[Atom]) -> Term | None:
         both = tuple(left * right for left, right in zip(one.vector, other.vector, strict=True))
         if (found := _ratio(vector, both)) is not None:
             return Term(((one.blob, one.letter), (other.blob, other.letter)), *found)
+    for atom in atoms:
+        if (times := _steepness(vector, atom.vector)) is not None:
+            return Term(((atom.blob, atom.letter),), times, plus=vector[0] - times * atom.vector[0])
     return None
+
+
+def _steepness(vector: Vector, of: Vector) -> int | None:
+    """How much more ``vector`` is by each that ``of`` is more, where that is a number and enough sizes say so."""
+    if len(set(of)) < ENOUGH:
+        return None
+    low, high = of.index(min(of)), of.index(max(of))
+    times, rest = divmod(vector[high] - vector[low], of[high] - of[low])
+    is_so = all(each - vector[low] == times * (size - of[low]) for each, size in zip(vector, of, strict=True))
+    return times if not rest and times > 0 and is_so else None
 
 
 def _ratio(vector: Vector, of: Vector) -> tuple[int, int] | None:
@@ -379,17 +407,27 @@ def _starts(whole: Array, part: Array) -> bool:
     return np.array_equal(beginning, part, equal_nan=whole.dtype.kind == "f")
 
 
-def _part(whole: Array, parts: Sequence[Array]) -> set[int] | None:
-    """The axes along which ``parts`` are the end of ``whole``, while along all others they begin it; None: neither."""
+def _places(whole: Array, parts: Sequence[Array]) -> dict[int, int] | None:
+    """Where each of ``parts`` lies in ``whole`` along the axes that are open; None: nowhere."""
     open_axes = [axis for axis, size in enumerate(whole.shape) if any(part.shape[axis] != size for part in parts)]
     if any(left > right for part in parts for left, right in zip(part.shape, whole.shape, strict=True)):
         return None
-    for count in range(len(open_axes) + 1):
-        for ends in itertools.combinations(open_axes, count):
-            turned = tuple(slice(None, None, -1 if axis in ends else 1) for axis in range(whole.ndim))
-            if all(_starts(whole[turned], part[turned]) for part in parts):
-                return set(ends)
+    choices = itertools.product((BEGINNING, END, MIDDLE), repeat=len(open_axes))
+    for choice in sorted(choices, key=lambda fronts: sum(map(bool, fronts))):
+        places = dict(zip(open_axes, choice, strict=True))
+        if all(_lies_at(whole, part, places) for part in parts):
+            return places
     return None
+
+
+def _lies_at(whole: Array, part: Array, places: Mapping[int, int]) -> bool:
+    at: list[slice] = []
+    for axis, (size, count) in enumerate(zip(whole.shape, part.shape, strict=True)):
+        start, odd = divmod((size - count) * places.get(axis, BEGINNING), 2)
+        if odd:
+            return False
+        at.append(slice(start, start + count))
+    return np.array_equal(whole[tuple(at)], part, equal_nan=whole.dtype.kind == "f")
 
 
 def same(one: Mapping[int, Param], other: Mapping[int, Param]) -> bool:

@@ -135,6 +135,22 @@ def test_positions_that_are_cut_from_a_table() -> None:
     )  # fmt: skip
 
 
+def test_positions_around_the_middle_of_a_table() -> None:
+    """Distances of all from all, on both sides, as a Conformer looks them up: twice the size less one."""
+    check(
+        """g (float[N,2,S,8] x, float[1,2,8,39] w_t) => (float[N,2,S,P] z) {
+            middle = Constant<value_ints = [20]>()  one = Constant<value_ints = [1]>()
+            axis = Constant<value_ints = [3]>()  size = Shape<start = 2, end = 3>(x)
+            first = Sub(middle, size)
+            both = Add(middle, size)
+            last = Sub(both, one)
+            part = Slice(w_t, first, last, axis)
+            z = MatMul(x, part)
+        }""",
+        *each("N", "S"), N=RANGE, S=RANGE,
+    )  # fmt: skip
+
+
 def test_a_mask_of_the_sequence() -> None:
     check(
         """g (float[N,2,S,S] x, float[1,1,9,9] w_m) => (float[N,2,S,S] z) {
