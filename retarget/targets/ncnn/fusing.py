@@ -250,12 +250,12 @@ def gate(graph: Graph, last: Layer) -> Found | None:
 
 
 def mish(graph: Graph, last: Layer) -> Found | None:
-    """Given:: x * TanH(Softplus(x)).  Result:: Mish(x)."""
+    """Given:: x * TanH(BNLL(x)).  Result:: Mish(x)."""
     if last.type != "BinaryOp" or last.params.get(0, 0) != MUL:
         return None
     for blob, other in _sides(last):
         squashed = graph.own(blob, "TanH")
-        soft = None if squashed is None else graph.own(squashed.bottoms[0], "Softplus")
+        soft = None if squashed is None else graph.own(squashed.bottoms[0], "BNLL")
         if squashed is not None and soft is not None and other is soft.bottoms[0]:
             return Found((soft, squashed, last), Layer("Mish", (other,), last.tops, origin=last.origin))
     return None

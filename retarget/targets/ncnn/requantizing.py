@@ -13,8 +13,8 @@ from retarget.targets.ncnn.program import Blob, Layer, Program, Weight, memory_d
 from retarget.targets.ncnn.rewriting import Graph, is_plain_reshape
 
 _ELEMENTWISE = frozenset({
-    "CELU", "Clip", "ELU", "Erf", "Exp", "GELU", "HardSigmoid", "HardSwish", "Log", "Mish", "Power", "ReLU", "SELU",
-    "Shrink", "Sigmoid", "Softplus", "Swish", "TanH", "Threshold", "UnaryOp",
+    "BNLL", "CELU", "Clip", "ELU", "Erf", "Exp", "GELU", "HardSigmoid", "HardSwish", "Log", "Mish", "Power", "ReLU",
+    "SELU", "Shrink", "Sigmoid", "Swish", "TanH", "Threshold", "UnaryOp",
 })  # fmt: skip
 """Layers of one operand that look at one element at a time."""
 

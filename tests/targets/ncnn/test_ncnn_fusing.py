@@ -8,8 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import ncnn
+import ncnn_written
 import numpy as np
 import pytest
+import target_testing as t
 from node_models import floats
 from target_testing import assert_near
 
@@ -329,8 +331,25 @@ def test_a_gate_of_another_value_stays() -> None:
 
 def test_mish() -> None:
     at = Writing(4, 6)
-    squashed = at.add("TanH", [at.add("Softplus", [at.x], (4, 6))], (4, 6))
-    check(at.ending(at.binary(MUL, at.x, squashed)), "Softplus TanH BinaryOp", "Mish")
+    squashed = at.add("TanH", [at.add("BNLL", [at.x], (4, 6))], (4, 6))
+    check(at.ending(at.binary(MUL, at.x, squashed)), "BNLL TanH BinaryOp", "Mish")
+
+
+@pytest.mark.parametrize(
+    ("formula", "layer"),
+    [
+        ("a = Sigmoid(c) y = Mul(c, a)", "Convolution Swish"),
+        ("a = Softplus(c) b = Tanh(a) y = Mul(b, c)", "Convolution"),
+        ("a = HardSigmoid <alpha = 0.25> (c) y = Mul(a, c)", "Convolution"),
+    ],
+)
+def test_gates_as_models_have_them(formula: str, layer: str) -> None:
+    model = t.model(f"""g (float[N,4,6,6] x, float[8,4,3,3] w_c) => (float[N,8,4,4] y) {{
+        c = Conv(x, w_c)
+        {formula}
+    }}""")
+    assert ncnn_written.layers(model) == layer.split()
+    ncnn_written.check(model, *(t.feeds(model, n) for n in (1, 3)))
 
 
 # ---- norms

@@ -233,14 +233,15 @@ PERCEPTRON = """g (float[N,S,32] x, float[32,64] w_a, float[64] w_b, float[64,48
 }"""
 
 
-def test_axes_are_turned_once_on_each_side_of_products(tmp_path: Path) -> None:
-    model = t.model(PERCEPTRON)
+@pytest.mark.parametrize(("function", "layer"), [("Gelu", "GELU"), ("Softplus", "BNLL")])
+def test_axes_are_turned_once_on_each_side_of_products(function: str, layer: str, tmp_path: Path) -> None:
+    model = t.model(PERCEPTRON.replace("Gelu", function))
     rng = np.random.default_rng(4)
     fed = [{"x": rng.standard_normal((n, s, 32)).astype(np.float32)} for n, s in ((2, 6), (1, 5), (3, 2))]
     simulated = simulation(model, fed, NCNN)
     shapes = {"N": DimRange(1, 2, 4), "S": DimRange(1, 6, 8)}
     assert ncnn_written.layers(simulated, "int8", **shapes) == [
-        "Reshape", "Permute", "Convolution", "GELU", "Convolution", "Convolution", "Permute", "Reshape",
+        "Reshape", "Permute", "Convolution", layer, "Convolution", "Convolution", "Permute", "Reshape",
     ]  # fmt: skip
     facts = ncnn_written.written(simulated, tmp_path, "int8", **shapes)
     assert [line.integer(8) for line in files.read(tmp_path / PARAM) if line.type == "Convolution"] == [2, 102, 2]
