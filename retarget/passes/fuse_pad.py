@@ -55,6 +55,8 @@ def _fuse(window: ir.Node) -> Verdict:
     pads = [one + other for one, other in zip(begin[2:] + end[2:], inner, strict=True)]
     if window.op_type == "MaxPool" and any(2 * p > k for p, k in zip(pads, _kernel(window) * 2, strict=True)):
         return "runtimes refuse more padding than half the window"
+    if window.op_type == "AveragePool" and any(p >= k for p, k in zip(pads, _kernel(window) * 2, strict=True)):
+        return "runtimes refuse padding under all of the window"
     made = node(window.op_type, [pad.inputs[0], *window.inputs[1:]], like=window)
     made.attributes.update(window.attributes)
     made.attributes.pop("auto_pad", None)

@@ -75,6 +75,11 @@ def test_max_pool() -> None:
             pool("AveragePool", ", pads = [1, 1, 1, 1]"),
             {"pads": PADS, "value": np.zeros((), "f")},
         ),
+        (
+            "all of the window",
+            pool("AveragePool", ", pads = [1, 0, 0, 0], count_include_pad = 1"),
+            {"pads": 2 * PADS, "value": np.zeros((), "f")},
+        ),
         ("beyond the padding", pool("AveragePool", ", ceil_mode = 1"), {"pads": PADS, "value": np.zeros((), "f")}),
     ],
 )
