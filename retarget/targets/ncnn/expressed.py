@@ -11,13 +11,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from retarget.targets.ncnn.ops.elementwise import MUL
+from retarget.targets.ncnn.files import WHOLE_HALF
+from retarget.targets.ncnn.ops.elementwise import MUL, NUMBER, WITH_NUMBER
 from retarget.targets.ncnn.ops.slices import REST
-from retarget.targets.ncnn.program import MOST_DIMS, SIZES, Blob, Layer, Param, sized
+from retarget.targets.ncnn.program import (
+    MASK,
+    MOST_DIMS,
+    SIZES,
+    Blob,
+    Layer,
+    Param,
+    keep_from_half,
+    memory_data,
+    sized,
+)
 from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, TO_ROWS
 from retarget.targets.ncnn.unsized import (
     AXES,
     ENDS,
+    GROWING,
     LETTERS,
     STARTS,
     Common,
@@ -193,6 +205,33 @@ def _quotients(vector: Vector, of: Vector) -> Vector:
     return tuple(0 if left % right else left // right for left, right in zip(vector, of, strict=True))
 
 
+def binary_op(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
+    """A number that is a size is picked out of all that it may be, 0 too."""
+    rest = [_without(each, NUMBER, MASK) for each in params]
+    numbers = [float(number) for each in params if isinstance(number := each.get(NUMBER), float) and number >= 0]
+    vector = tuple(int(number) for number in numbers if number.is_integer())
+    if len(vector) < len(params) or any(not same(each, rest[0]) for each in rest):
+        raise OneSize(f"{where} holds it as a number")
+    once = (1,) * len(params)
+    term = common.term(vector, layer.bottoms, once)
+    counted = Blob((max(vector) + 1,))
+    if term is None or counted.size > GROWING // 4:
+        raise OneSize(f"{where} holds it as a number")
+    made = [memory_data(np.arange(counted.size, dtype=np.float32), counted)]
+    bottoms, picked, spread = [counted], Blob((1,)), Blob((1,) * len(layer.tops[0].dims))
+    text = common.text(term, bottoms)
+    at: dict[int, Param] = {STARTS: text, ENDS: f"+({text},1)", AXES: "0"}
+    made.append(readable(Layer("Crop", tuple(bottoms), (picked,), at, origin=layer.origin)))
+    made.append(Layer("Reshape", (picked,), (spread,), sized(spread.dims), origin=layer.origin))
+    made.append(replace(layer, bottoms=(layer.bottoms[0], spread), params=_without(rest[0], WITH_NUMBER)))
+    if counted.size > WHOLE_HALF or any(MASK in each for each in params):
+        keep_from_half(made)
+    for blob in (counted, picked, spread):
+        common.know(blob, tuple((dim,) * len(params) for dim in blob.dims), once)
+    common.made += made[:-1]
+    return made[-1]
+
+
 def slice_(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
     """Equal shares, or one last piece that is what is left."""
     del common
@@ -213,6 +252,7 @@ def _without(params: Mapping[int, Param], *keys: int) -> dict[int, Param]:
 
 
 WRITERS: Mapping[str, Writer] = {
+    "BinaryOp": binary_op,
     "Crop": crop,
     "Interp": interp,
     "Reshape": reshape,

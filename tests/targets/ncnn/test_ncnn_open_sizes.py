@@ -309,6 +309,35 @@ def test_two_sizes_that_are_divided_until_they_are_alike() -> None:
     ], N=RANGE, H=wide, W=wide)  # fmt: skip
 
 
+def test_a_size_that_is_computed_with() -> None:
+    """The variance of a signal as PyTorch has it, divided by one less than there are; and the area of an image."""
+    check(
+        """g (float[N,S] x) => (float[N,1] y, float[N,S] z) {
+            axis = Constant<value_ints = [1]>()
+            mean = ReduceMean(x, axis)
+            apart = Sub(x, mean)
+            squares = Mul(apart, apart)
+            sum = ReduceSum(squares, axis)
+            size = Shape<start = 1, end = 2>(x)
+            number = Cast<to = 1>(size)
+            one = Constant<value_float = 1.0>()
+            less = Sub(number, one)
+            y = Div(sum, less)
+            z = Div(x, number)
+        }""",
+        *each("N", "S", sizes=(2, 3, 4, 6, 9)), N=RANGE, S=DimRange(2, 4, 9),
+    )  # fmt: skip
+    check(
+        """g (float[N,2,H,W] x) => (float[N,2,H,W] z) {
+            height = Shape<start = 2, end = 3>(x)  width = Shape<start = 3, end = 4>(x)
+            area = Mul(height, width)
+            number = Cast<to = 1>(area)
+            z = Mul(x, number)
+        }""",
+        *each("N", "H", "W"), N=RANGE, H=RANGE, W=RANGE,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("step", [1, -1])
 def test_positions_of_ids(step: int) -> None:
     """The length is read from the ids, which have rows, for a table that has none; turned around it is its end."""
@@ -384,7 +413,8 @@ def test_what_cannot_stay_open_is_said() -> None:
             two = Constant<value = int64[1] {2}>()
             s = Slice(shape, one, two)
             f = Cast<to = 1>(s)
-            [scaled] z = Div(x, f)
+            root = Sqrt(f)
+            [scaled] z = Div(x, root)
         }""",
         N=RANGE, S=RANGE,
     )  # fmt: skip
