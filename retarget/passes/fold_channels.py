@@ -28,6 +28,7 @@ from retarget.passes.rewriting import (
     Verdict,
     computed,
     constant,
+    dims,
     initializer,
     ints,
     is_constant,
@@ -102,6 +103,8 @@ def _folded(
             return None
         if groups != 1 or sorted(order) != list(range(shape[1])):
             return "it takes some of the channels, or the convolution has groups"
+        if not _has_channels(before.inputs[0], axis, shape[1], len(shape)):
+            return "there are other channels in front of it"
         back = [order.index(channel) for channel in range(shape[1])]
         return before.inputs[0], [_made(conv, weight, lambda array: np.take(array, back, axis=1), shape), *rest]
     at = 1 if is_constant(before.inputs[1]) else 0
@@ -109,6 +112,8 @@ def _folded(
     if vector is None or not np.isfinite(vector).all() or (at == 0 and before.op_type in ("Div", "Sub")):
         return None
     x = before.inputs[1 - at]
+    if not _has_channels(x, axis, shape[1] * groups, len(shape)):
+        return "there are other channels in front of it"
     if before.op_type in ("Mul", "Div"):
         if before.op_type == "Div" and not vector.all():
             return "division by zero"
@@ -116,6 +121,12 @@ def _folded(
         return x, [_made(conv, weight, lambda array: np.multiply(array, factors).astype(array.dtype), shape), *rest]
     bias = _bias(conv, weight, _of_weights(-vector if before.op_type == "Sub" else vector, shape, groups))
     return bias if isinstance(bias, str) else (x, [weight, bias])
+
+
+def _has_channels(value: ir.Value | None, axis: int, count: int, size: int) -> bool:
+    """Whether ``value`` is known to have so many channels along ``axis`` of ``size`` axes."""
+    shape = dims(value)
+    return shape is not None and len(shape) == size and shape[axis] == count
 
 
 def _each_channel(array: Array | None, size: int, channels: int, axis: int) -> Floats | None:

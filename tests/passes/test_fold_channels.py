@@ -113,6 +113,24 @@ def test_leaves_alone_what_is_not_of_each_channel(body: str) -> None:
     assert not run_pass(FoldChannels(), *model(body)).modified
 
 
+@pytest.mark.parametrize(
+    ("body", "shape"),
+    [
+        (f"a = Gather <axis = 1> (x, swapped) y = Conv <{PADS}> (a, w)", "N,5,8,7"),
+        ("a = Mul(x, channel) y = Conv(a, w)", "N,1,8,7"),
+        ("a = Sub(x, short) y = Conv(a, w)", "N,1,8,7"),
+        ("a = Mul(x, channel) y = Conv(a, w)", "4,8,7"),
+        (f"a = Gather <axis = 3> (x, swapped) t = {NCHW} (a) y = Conv(t, w)", "N,8,7,6"),
+    ],
+)
+def test_leaves_alone_what_has_other_channels_in_front(body: str, shape: str) -> None:
+    """Colours of pixels that have transparency too, and gray that becomes colours."""
+    text, constants = model(body)
+    fold = FoldChannels()
+    assert not run_pass(fold, text.replace("N,4,8,7", shape), constants).modified
+    assert any("other channels" in reason for _, reason in fold.refused)
+
+
 def test_read_elsewhere_too() -> None:
     body = "a = Mul(x, channel) y = Conv(a, w) z = Relu(a)"
     fold = FoldChannels()
