@@ -107,8 +107,10 @@ def source(says: sidecar.Sidecar, sizes: Mapping[str, int]) -> str:
         + "".join(f"    net.opt.{name} = {str(on).lower()};\n" for name, on in says.parity_options.items()),
     )
     named = _identifiers(says, sizes)
+    steps = {name: f", a multiple of {step}" for name, step in says.multiples.items()}
     constants = "".join(
-        f"    const int {named[name]} = {sizes[name]}; // {says.ranges[name][0]} to {says.ranges[name][1]}\n"
+        f"    const int {named[name]} = {sizes[name]}; // {says.ranges[name][0]} to {says.ranges[name][1]}"
+        f"{steps.get(name, '')}\n"
         for name in named
     )
     body = [

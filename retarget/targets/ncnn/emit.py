@@ -17,7 +17,7 @@ from retarget.targets.ncnn import cpp, files, sidecar
 from retarget.targets.ncnn.executed import Executed, executed
 from retarget.targets.ncnn.fusing import fused
 from retarget.targets.ncnn.lowering import Arrays, Lowering, lowered
-from retarget.targets.ncnn.open_sizes import opened
+from retarget.targets.ncnn.open_sizes import Opened, opened
 from retarget.targets.ncnn.ops import OPS
 from retarget.targets.ncnn.program import Program, own_name, word
 from retarget.targets.ncnn.requantizing import requantized, turned_late
@@ -52,13 +52,13 @@ def emit(model: ir.Model, job: EmitJob, out: Path) -> EmitFacts:
     made = opened(program_at, job.shapes, _own_sizes(model))
     names = _words([*made.program.inputs, *made.program.outputs])
     program = sliced(made.program).finished(names)
-    says = _sidecar(program, job, made.sizes, {symbol: job.shapes[symbol].opt for symbol in made.fixed})
+    says = _sidecar(program, job, made)
     files.write(program.layers, out / PARAM, out / BIN, half=job.precision == "fp16")
     sidecar.write(says, out / sidecar.FILE)
     tensor_map.write(_tensors(program), out / tensor_map.FILE)
     if job.options.emit_cpp:
         (out / cpp.FILE).write_text(cpp.source(says, _opt(job)), encoding="utf-8")
-    return _facts(job, says, _read_back(out), made.fixed)
+    return _facts(job, says, _read_back(out), made)
 
 
 def _own_sizes(model: ir.Model) -> set[int]:
@@ -86,8 +86,8 @@ def _words(names: Sequence[str]) -> dict[str, str]:
     return {name: name if name in kept else own_name(name, taken) for name in dict.fromkeys(names)}
 
 
-def _sidecar(program: Program, job: EmitJob, sizes: Mapping[str, int], fixed: Mapping[str, int]) -> sidecar.Sidecar:
-    """``sizes``: at which the model was lowered; ``fixed``: those of them that the file has alone."""
+def _sidecar(program: Program, job: EmitJob, made: Opened) -> sidecar.Sidecar:
+    fixed = {symbol: job.shapes[symbol].opt for symbol in made.fixed}
     return sidecar.Sidecar(
         param=PARAM,
         bin=BIN,
@@ -95,7 +95,8 @@ def _sidecar(program: Program, job: EmitJob, sizes: Mapping[str, int], fixed: Ma
         checked_with=f"ncnn {version_of('ncnn')}",
         sizes=dict(sorted(fixed.items())),
         ranges={name: (extent.min, extent.max) for name, extent in sorted(job.shapes.items()) if name not in fixed},
-        inputs=tuple(sidecar.value(spec, program.inputs[spec.name], sizes, fixed) for spec in job.inputs),
+        multiples={name: step for name, (step, _) in sorted(made.multiples.items())},
+        inputs=tuple(sidecar.value(spec, program.inputs[spec.name], made.sizes, fixed) for spec in job.inputs),
         outputs=tuple(
             sidecar.value(spec, [program.outputs[spec.name]], _named(spec, program.shapes[spec.name]), fixed)
             for spec in job.outputs
@@ -128,7 +129,7 @@ def _tensors(program: Program) -> Iterator[Mapping[str, object]]:
             }
 
 
-def _facts(job: EmitJob, says: sidecar.Sidecar, done: Executed, fixed: Mapping[str, str]) -> EmitFacts:
+def _facts(job: EmitJob, says: sidecar.Sidecar, done: Executed, made: Opened) -> EmitFacts:
     assert isinstance(job.options, ncnn.Options)
     return EmitFacts(
         target="ncnn",
@@ -138,7 +139,7 @@ def _facts(job: EmitJob, says: sidecar.Sidecar, done: Executed, fixed: Mapping[s
         precision=done.precision(job.precision),
         sizes=says.sizes,
         settings={ncnn.VULKAN: "on"} if job.options.vulkan else {},
-        notes=tuple(_notes(job, says, done, fixed)),
+        notes=tuple(_notes(job, says, done, made)),
     )
 
 
@@ -148,11 +149,12 @@ def _entry(spec: TensorSpec, value: sidecar.Value) -> IoEntry:
     return IoEntry(name=spec.name, artifact_name=first.name, spec=spec, artifact_dtype=first.dtype)
 
 
-def _notes(job: EmitJob, says: sidecar.Sidecar, done: Executed, fixed: Mapping[str, str]) -> Iterator[str]:
-    """``fixed``: each dimension that has one size in the files → why."""
-    for symbol, reason in fixed.items():
+def _notes(job: EmitJob, says: sidecar.Sidecar, done: Executed, made: Opened) -> Iterator[str]:
+    for symbol, reason in made.fixed.items():
         if job.shapes[symbol].min < job.shapes[symbol].max:
             yield f"{symbol} is {says.sizes[symbol]} in the files: {reason}"
+    for symbol, (step, reason) in made.multiples.items():
+        yield f"{symbol} is a multiple of {step} in the files: {reason}"
     for value in (*says.inputs, *says.outputs):
         if value.blobs[0].name != value.name:
             yield f"'{value.name}' is called '{value.blobs[0].name}' in the files"

@@ -137,6 +137,13 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
     return readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 9, 10, 11) | expressions))
 
 
+def is_empty(layer: Layer, dims: Sequence[int | None]) -> bool:
+    """Whether a Crop with numbers leaves nothing of a blob with ``dims``; None: what is not known."""
+    bounds = zip(*(ints(layer.params.get(key)) for key in (9, 10, 11)), strict=True)
+    sizes = [(start, end, size) for start, end, axis in bounds if (size := dims[axis]) is not None]
+    return any(_absolute(start, size, 0) >= min(_absolute(end, size, size), size) for start, end, size in sizes)
+
+
 def _absolute(bound: int, size: int, default: int) -> int:
     """``bound`` of an axis of ``size``, counted from its beginning; ``default`` where it says to take what is there."""
     if bound == REST:

@@ -20,14 +20,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from retarget.targets.ncnn.expressed import WRITERS
+from retarget.targets.ncnn.expressed import WRITERS, is_empty
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Layer, Program, Weight
-from retarget.targets.ncnn.unsized import Common, OneSize, Seen, where_of
+from retarget.targets.ncnn.unsized import Common, OneSize, Seen, Vector, differs, where_of
 
 if TYPE_CHECKING:
     from retarget.spec import DimRange
@@ -50,6 +50,8 @@ class Opened:
     sizes: Sizes
     """At which its blobs have the dims that they are said to have."""
     fixed: Mapping[str, str]
+    multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """Dimensions of which only multiples of a number were looked at → that, and why."""
 
 
 def opened(
@@ -65,7 +67,8 @@ def opened(
     fixed = {symbol: "no other size is asked for" for symbol in shapes if symbol not in free}
     if free:
         try:
-            return Opened(*_common(lower, shapes, free, taken), fixed)
+            program, sizes, multiples = _common(lower, shapes, free, taken)
+            return Opened(program, sizes, fixed, multiples)
         except OneSize as reason:
             if len(free) == 1:
                 fixed[free.pop()] = str(reason)
@@ -78,10 +81,11 @@ def opened(
         except OneSize as reason:
             fixed[symbol] = str(reason)
     if made is None:
-        program = lower(opt)
-        assert isinstance(program, Program), program
-        made = program, opt
-    return Opened(*made, fixed)
+        alone = lower(opt)
+        assert isinstance(alone, Program), alone
+        return Opened(alone, opt, fixed)
+    program, sizes, multiples = made
+    return Opened(program, sizes, fixed, multiples)
 
 
 # ---- at which sizes
@@ -92,19 +96,26 @@ def _common(
     shapes: Mapping[str, DimRange],
     symbols: Sequence[str],
     taken: AbstractSet[int],
-) -> tuple[Program, Sizes]:
-    """The program with ``symbols`` open and all others at `opt`, and the sizes of its dims. Raises ``OneSize``."""
+) -> tuple[Program, Sizes, Mapping[str, tuple[int, str]]]:
+    """The program with ``symbols`` open and all others at `opt`, the sizes of its dims, and `Opened.multiples`.
+    Raises ``OneSize``."""
     problem: OneSize | None = None
-    for points in plans(shapes, symbols, taken):
+    first: tuple[Sizes, Program] | None = None
+    for steps in _steps(lower, shapes, symbols, taken):
+        points = looked_at(shapes, steps, taken)
         # Where two dimensions are of one size, one may be taken for the other.
         points.sort(key=lambda sizes: bool(_alike(sizes, symbols)))
         try:
-            base = _at(lower, points[0])
+            if first is None or first[0] != points[0]:
+                first = points[0], _at(lower, points[0])
+            base = first[1]
             layers = _used(base)
-            seen = [_seen(lower, layers, base, [sizes], symbols) for sizes in points[1:]]
-            if symbols[1:]:
-                seen += [_seen(lower, layers, base, corner, symbols) for corner in corners(shapes, symbols)]
-            return Common(layers, base, seen, WRITERS).program(), points[0]
+            seen = [_seen(lower, layers, base, [sizes], steps) for sizes in points[1:]]
+            seen += [_seen(lower, layers, base, corner, steps) for corner in corners(shapes, steps)]
+            common = Common(layers, base, seen, WRITERS)
+            program = common.program()
+            _check_smallest(lower, shapes, symbols, common)
+            return program, points[0], {name: (step, str(problem)) for name, step in steps.items() if step > 1}
         except _NotThere as reason:
             problem = problem or OneSize(str(reason))
     assert problem is not None
@@ -116,7 +127,7 @@ def _seen(
     layers: Sequence[Layer],
     base: Program,
     points: Sequence[Sizes],
-    symbols: Sequence[str],
+    steps: Mapping[str, int],
 ) -> Sequence[Seen]:
     """What ``layers``, those of ``base``, are at the first of ``points``, or near by where two of its sizes are the
     same, as the one dimension may be taken for the other; at the next where something has one element at that, and
@@ -124,10 +135,10 @@ def _seen(
     1."""
     problem: OneSize | None = None
     for sizes in points:
-        for symbol in (None, *_alike(sizes, symbols)):
+        for symbol in (None, *_alike(sizes, [*steps])):
             near = dict(sizes)
-            while symbol is not None and (near == sizes or symbol in _alike(near, symbols)):
-                near[symbol] += 1
+            while symbol is not None and (near == sizes or symbol in _alike(near, [*steps])):
+                near[symbol] += steps[symbol]
             try:
                 program = _at(lower, near)
             except _NotThere:
@@ -142,6 +153,48 @@ def _seen(
             break
     assert problem is not None
     raise problem
+
+
+def _check_smallest(
+    lower: Callable[[Sizes], Program | str], shapes: Mapping[str, DimRange], symbols: Sequence[str], common: Common
+) -> None:
+    """Raise ``OneSize`` where the dimensions that start at 1 cannot be that: nothing is left of something then, or it
+    has another size while it has one at all others, which says that it hangs on them after all."""
+    ones = {symbol: 1 for symbol in symbols if shapes[symbol].min == 1}
+    if not ones:
+        return
+    hint = "it may stay open where the smallest size is larger"
+    try:
+        program = _at(lower, {symbol: extent.opt for symbol, extent in shapes.items()} | ones)
+    except _NotThere as reason:
+        raise OneSize(f"{reason}; {hint}") from reason
+    named = {blob.value: blob for layer in program.layers for blob in layer.tops if blob.value is not None}
+    known: dict[Vector, int] = {}
+    for blob, vectors in common.dims.items():
+        small = named.get(blob.value or "")
+        if small is None:
+            continue
+        # Dims of 1 may be left out in front.
+        dims = (1,) * (len(vectors) - len(small.dims)) + small.dims
+        pairs = [*zip(vectors, dims, strict=False)]
+        if len(dims) == len(vectors) and all(differs(vector) or vector[0] == size for vector, size in pairs):
+            known |= pairs
+        rows = small.rows if small.rows > 1 or differs(common.rows[blob]) else blob.rows
+        if not any(map(differs, vectors)) and small.size * small.rows != blob.size * rows:
+            raise OneSize(f"'{blob.value}' has another size with 1 alone; {hint}")
+    for layer in common.made:
+        vectors = common.dims.get(layer.bottoms[0], ()) if layer.type == "Crop" else ()
+        if vectors and is_empty(layer, [_beside(known, vector) for vector in vectors]):
+            raise OneSize(f"nothing is left by {where_of(layer)} with 1 alone; {hint}")
+
+
+def _beside(known: Mapping[Vector, int], vector: Vector) -> int | None:
+    """What ``vector`` is where others are what ``known`` says, if one of them is always so much less or more."""
+    for other, size in known.items():
+        gaps = {left - right for left, right in zip(vector, other, strict=True)}
+        if len(gaps) == 1:
+            return size + gaps.pop()
+    return None
 
 
 def _has_more_ones(program: Program, layers: Sequence[Layer]) -> bool:
@@ -173,66 +226,93 @@ def _at(lower: Callable[[Sizes], Program | str], sizes: Sizes) -> Program:
     return program
 
 
-def plans(shapes: Mapping[str, DimRange], symbols: Sequence[str], taken: AbstractSet[int]) -> Iterator[list[Sizes]]:
-    """Sizes to look at: any at first, then, as a model may halve a size again and again, only those that have the
-    divisors in common that the smallest, the likely and the largest have. ``taken``: sizes that the model has itself.
-    """
+def _steps(
+    lower: Callable[[Sizes], Program | str],
+    shapes: Mapping[str, DimRange],
+    symbols: Sequence[str],
+    taken: AbstractSet[int],
+) -> Iterator[Mapping[str, int]]:
+    """Of what number the sizes to look at are multiples: any at first, then, as a model may halve a size again and
+    again, more and more that the smallest, the likely and the largest have in common. Of what can have a size that
+    has nothing in common with them all are looked at."""
     opt = {symbol: extent.opt for symbol, extent in shapes.items()}
-    steps = [dict.fromkeys(symbols, 1)]
+    once = dict.fromkeys(symbols, 1)
+    yield once
     common = {symbol: math.gcd(shapes[symbol].min, shapes[symbol].opt, shapes[symbol].max) for symbol in symbols}
-    if any(step > 1 for step in common.values()):
-        steps.append(common)
-    for step in steps:
-        one: dict[str, int] = {}
-        other: dict[str, int] = {}
-        for symbol in symbols:
-            extent = shapes[symbol]
-            found = sorted(_unlike(extent, step[symbol]), key=lambda size: (size > extent.max, size in taken))
-            one[symbol] = next(size for size in found if size not in one.values())
-            # What halves a size may do another thing with an odd one.
-            odd = {size % 2 for size in (extent.opt, extent.max, one[symbol])}
-            found.sort(key=lambda size: (size > extent.max, len(odd | {size % 2}) < len({0, 1})))
-            other[symbol] = next(size for size in found if size not in (one[symbol], *other.values()))
-        likely = {symbol: shapes[symbol].opt if shapes[symbol].opt > 1 else other[symbol] for symbol in symbols}
-        most = {symbol: shapes[symbol].max for symbol in symbols}
-        # What rounds a size down may make the same of all others. Of one element it is written otherwise anyway.
-        least = {symbol: shapes[symbol].min if shapes[symbol].min > 1 else likely[symbol] for symbol in symbols}
-        points = (likely, one, other, most, least)
-        yield [{**opt, **sizes} for number, sizes in enumerate(points) if sizes not in points[:number]]
+    odd = looked_at(shapes, once, taken)[1]
+    divided = [symbol for symbol in symbols if common[symbol] > 1 and not _is_there(lower, opt | {symbol: odd[symbol]})]
+    divided = divided or [symbol for symbol in symbols if common[symbol] > 1]
+    powers = [1 << power for power in range(1, max((common[symbol] for symbol in divided), default=1).bit_length())]
+    last: Mapping[str, int] = once
+    for most in (*powers, math.lcm(*(common[symbol] for symbol in divided))):
+        steps = once | {symbol: math.gcd(common[symbol], most) for symbol in divided}
+        if steps != last:
+            yield steps
+        last = steps
 
 
-def corners(shapes: Mapping[str, DimRange], symbols: Sequence[str]) -> Iterator[list[Sizes]]:
-    """One of ``symbols`` at its largest, all others small: the smallest, or somewhat larger, and so on.
+def _is_there(lower: Callable[[Sizes], Program | str], sizes: Sizes) -> bool:
+    try:
+        _at(lower, sizes)
+    except _NotThere:
+        return False
+    return True
+
+
+def looked_at(shapes: Mapping[str, DimRange], steps: Mapping[str, int], taken: AbstractSet[int]) -> list[Sizes]:
+    """Sizes to look at: multiples of ``steps``, which has all dimensions that are open; the likely ones first, and then
+    those that are unlike others. ``taken``: sizes that the model has itself."""
+    opt = {symbol: extent.opt for symbol, extent in shapes.items()}
+    one: dict[str, int] = {}
+    other: dict[str, int] = {}
+    for symbol, step in steps.items():
+        extent = shapes[symbol]
+        found = sorted(_unlike(extent, step), key=lambda size: (size > extent.max, size in taken))
+        one[symbol] = next(size for size in found if size not in one.values())
+        # What halves a size may do another thing with an odd one.
+        odd = {size % 2 for size in (extent.opt, extent.max, one[symbol])}
+        found.sort(key=lambda size: (size > extent.max, len(odd | {size % 2}) < len({0, 1})))
+        other[symbol] = next(size for size in found if size not in (one[symbol], *other.values()))
+    likely = {symbol: shapes[symbol].opt if shapes[symbol].opt > 1 else other[symbol] for symbol in steps}
+    most = {symbol: shapes[symbol].max for symbol in steps}
+    # What rounds a size down may make the same of all others. Of one element it is written otherwise anyway.
+    least = {symbol: shapes[symbol].min if shapes[symbol].min > 1 else likely[symbol] for symbol in steps}
+    points = (likely, one, other, most, least)
+    return [{**opt, **sizes} for number, sizes in enumerate(points) if sizes not in points[:number]]
+
+
+def corners(shapes: Mapping[str, DimRange], steps: Mapping[str, int]) -> Iterator[list[Sizes]]:
+    """All small, where one starts at 1: 2, or somewhat larger, and so on; and one of several at its largest, the others
+    small. Where all start above 1, that is looked at anyway.
 
     What grows with one dimension cannot be taken there for what grows with another, unless it has one size at all.
     """
     opt = {symbol: extent.opt for symbol, extent in shapes.items()}
-    for symbol in symbols:
-        yield [
-            {
-                **opt,
-                **{
-                    other: extent.min + (extent.max - extent.min) * part // PARTS + (part == 0 and extent.min == 1)
-                    for other, extent in shapes.items()
-                    if other in symbols
-                },
-                symbol: shapes[symbol].max,
-            }
-            for part in range(PARTS)
-        ]
+    largest = [*steps] if len(steps) > 1 else []
+    for symbol in [None, *largest] if any(shapes[symbol].min == 1 for symbol in steps) else largest:
+        sizes = [{**opt, **_small(shapes, steps, part)} for part in range(PARTS)]
+        yield [each if symbol is None else each | {symbol: shapes[symbol].max} for each in sizes]
+
+
+def _small(shapes: Mapping[str, DimRange], steps: Mapping[str, int], part: int) -> Sizes:
+    """Sizes above 1, so many parts of the way from the smallest to the largest."""
+    sizes = {name: shapes[name].min + (shapes[name].max - shapes[name].min) * part // PARTS for name in steps}
+    return {name: max(size - size % steps[name], 2) for name, size in sizes.items()}
 
 
 def _unlike(extent: DimRange, step: int) -> list[int]:
-    """Sizes above 1 within ``extent``, or above it where it is narrow: those first that are unlike other sizes, and
-    large enough that not everything that is made of them is 1."""
+    """Multiples of ``step`` above 1 within ``extent``, or above it where it is narrow: those first that are unlike
+    other sizes, and large enough that not everything that is made of them is 1."""
     first = max(2, extent.opt)
     inside = [*range(first, min(extent.max, first + MANY) + 1), *range(first - 1, max(2, extent.min) - 1, -1)]
-    if step > 1:
-        fit = [size for size in inside if size % step == 0]
-        return [*fit, *range(extent.max + step, extent.max + MANY * step, step)]
-    primes = [size for size in inside if size > 3 and all(size % divisor for divisor in range(2, math.isqrt(size) + 1))]
-    rest = [size for size in inside if size not in primes]
-    return [*primes, *rest, *range(extent.max + 1, extent.max + MANY)]
+    fit = [size for size in inside if size % step == 0]
+    primes = [size for size in fit if size > 3 * step and _is_prime(size // step)]
+    rest = [size for size in fit if size not in primes]
+    return [*primes, *rest, *range(extent.max - extent.max % step + step, extent.max + MANY * step, step)]
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
 # ---- what another size changes

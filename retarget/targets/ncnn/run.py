@@ -162,6 +162,12 @@ def _check(symbols: Mapping[str, int], says: sidecar.Sidecar) -> None:
                 f"{symbol} is {symbols[symbol]}, and the files are for {least} to {most}",
                 "build them for it: `shapes` in the recipe, or --shape",
             )
+    for symbol, step in says.multiples.items():
+        if symbols.get(symbol, step) % step:
+            raise RetargetError(
+                f"{symbol} is {symbols[symbol]}, and the files are for multiples of {step}",
+                "feed such a size, or build them with another as `opt`: `shapes` in the recipe, or --shape",
+            )
 
 
 def shape_of(value: sidecar.Value, given: Sequence[int], symbols: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -90,6 +90,8 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     ranges: dict[str, tuple[int, int]]
     """Those that are open → the smallest and the largest size. Beyond it constants that are cut to size end, of which
     ncnn says nothing."""
+    multiples: dict[str, int] = {}
+    """Those of which only multiples of a number are for the files."""
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 

@@ -252,6 +252,38 @@ def test_sizes_that_must_be_halved() -> None:
     ], N=RANGE, H=wide, W=wide)  # fmt: skip
 
 
+PAIRS = """g (float[N,S,4] x, float[8,4] w_a) => (float[N,T,U] z) {{
+    n = Shape<start = 0, end = 1>(x)  s = Shape<start = 1, end = 2>(x)
+    by = Constant<value_ints = [{by}]>()  wide = Constant<value_ints = [{wide}]>()
+    part = Div(s, by)  to = Concat<axis = 0>(n, part, wide)
+    a = Reshape(x, to)
+    {rest}
+}}"""
+
+
+def test_what_differs_between_sizes_that_have_a_divisor_in_common() -> None:
+    """Of all even sizes half have an odd number of pairs, to which one is added: none of 8, 16 and 32 is such."""
+    rest = """two = Constant<value_ints = [2]>()  odd = Mod(part, two)
+    front = Constant<value_ints = [0, 0, 0, 0]>()  last = Constant<value_ints = [0]>()
+    pads = Concat<axis = 0>(front, odd, last)  z = Pad(a, pads)"""
+    sizes, notes = fixed(PAIRS.format(by=2, wide=8, rest=rest), N=RANGE, S=DimRange(8, 16, 32))
+    assert sizes == {"S": 16}
+    assert "is written with other layers" in notes
+
+
+def test_sizes_that_must_be_multiples(tmp_path: Path) -> None:
+    """Sizes that the model cannot have are refused; those of a batch that it can are not."""
+    model = testing.model(PAIRS.format(by=4, wide=16, rest="z = Neg(a)"))
+    batch, length = DimRange(2, 4, 8), DimRange(8, 16, 32)
+    facts = written.written(model, tmp_path, "fp32", N=batch, S=length)
+    assert not facts.sizes
+    assert [note for note in facts.notes if note.startswith("S is a multiple of 4 in the files: the model cannot")]
+    feeds = [fed(facts, {"N": n, "S": s}, s) for n, s in ((2, 8), (3, 12), (8, 28))]
+    written.check(model, *feeds, N=batch, S=length)
+    with pytest.raises(RetargetError, match="S is 14, and the files are for multiples of 4"):
+        testing.run("ncnn", tmp_path, facts, fed(facts, {"N": 2, "S": 14}, 0))
+
+
 def test_an_image_resized_to_the_size_of_another() -> None:
     wide = DimRange(4, 9, 20)
     check("""g (float[N,3,H,W] x, float[4,3,3,3] w_a) => (float[N,4,H,W] z) {
@@ -477,6 +509,48 @@ def test_the_smallest_size_is_looked_at_too() -> None:
         facts = written.written(model, Path(folder), "fp32", S=range_)
     sizes = [facts.sizes["S"]] if facts.sizes else [2, 3, 4]
     written.check(model, *(fed(facts, {"S": size}, size) for size in sizes), S=range_)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ("start = Constant<value_ints = [1]>()  a = Slice(x, start, end, axis)", "cannot be written with S=1"),
+        ("stop = Constant<value_ints = [-1]>()  a = Slice(x, zero, stop, axis)", "cannot be written with S=1"),
+        (
+            """n = Constant<value = int64[1,1,3] {0,0,0}>()  u = Constant<value = float[1,1,3] {1.0, 2.0, 3.0}>()
+            [put] a = ScatterElements<axis = 1>(x, n, u)""",
+            "nothing is left by Crop of 'put'",
+        ),
+    ],
+)
+def test_what_is_empty_of_one_element_fixes_the_dimension(nodes: str, reason: str) -> None:
+    """Of two and more something is left, and they stay open."""
+    text = f"""g (float[1,S,3] x) => (float[1,T,3] z) {{
+        zero = Constant<value_ints = [0]>()  axis = Constant<value_ints = [1]>()
+        end = Constant<value_ints = [999]>()
+        {nodes}
+        z = Neg(a)
+    }}"""
+    sizes, notes = fixed(text, S=RANGE)
+    assert sizes == {"S": 4}
+    assert reason in notes
+    assert "it may stay open where the smallest size is larger" in notes
+    check(text, *each("S", sizes=(2, 3, 6, 9)), S=DimRange(2, 4, 9))
+
+
+def test_what_is_the_same_at_all_sizes_but_the_smallest_fixes_the_dimension() -> None:
+    """A quarter of 5 to 8, rounded up, is 2, and ends of slices that are computed of that would stay so at 1 to 4."""
+    sizes, notes = fixed(
+        """g (float[1,8,S] x, float[8,8,4] w_a) => (float[1,T,8] z) {
+            [quarter] a = Conv<strides = [4], pads = [0,3]>(x, w_a)  t = Transpose<perm = [0,2,1]>(a)
+            u = Shape<start = 1, end = 2>(t)  pads = Constant<value_ints = [0,1,0,0,1,0]>()  b = Pad(t, pads)
+            zero = Constant<value_ints = [0]>()  axis = Constant<value_ints = [1]>()
+            z = Slice(b, zero, u, axis)
+        }""",
+        S=DimRange(1, 8, 8),
+    )
+    assert sizes == {"S": 8}
+    assert "has another size with 1 alone" in notes
 
 
 def test_a_batch_that_is_held_otherwise_at_another_size_fixes_it() -> None:
