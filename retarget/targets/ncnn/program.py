@@ -105,7 +105,9 @@ def memory_data(array: Array, blob: Blob) -> Layer:
     return Layer("MemoryData", (), (blob,), {**sized(blob.dims), LOAD: RAW}, (Weight(array, tagged=False),))
 
 
-_AS_THEY_ARE = ("Embed", "Input", "MemoryData")
+_FLOATS = ("Input", "MemoryData")
+"""Layers that give float32 whatever ncnn's options are."""
+_AS_THEY_ARE = ("Embed", *_FLOATS)
 """Layers that round nothing that they are fed."""
 
 
@@ -117,7 +119,8 @@ def keep_from_half(layers: Iterable[Layer]) -> None:
 
 
 def is_kept_from_half(layer: Layer) -> bool:
-    return layer.params.get(MASK) == NO_HALF
+    mask = layer.params.get(MASK, 0)
+    return isinstance(mask, int) and bool(mask & NO_HALF)
 
 
 @dataclass(eq=False)
@@ -147,7 +150,7 @@ class Program:
         """
         used = self.used()
         outputs = dict(self.outputs)
-        layers = _with_splits([layer for layer in self.layers if layer in used], outputs)
+        layers = _with_floats(_with_splits([layer for layer in self.layers if layer in used], outputs))
         made = Program(layers, {name: list(blobs) for name, blobs in self.inputs.items()}, outputs, self.shapes)
         _name(made, names)
         return made
@@ -184,6 +187,25 @@ def _with_splits(layers: Sequence[Layer], outputs: dict[str, Blob]) -> list[Laye
     for name, blob in outputs.items():
         if blob in copies:
             outputs[name] = copies[blob].pop()
+    return found
+
+
+def _with_floats(layers: Sequence[Layer]) -> list[Layer]:
+    """``layers`` with a Tile of one time where what is kept from float16 reads what is not.
+
+    ncnn gives a layer for which float16 is masked what is float16 as it is, and that is then read as float32. Tile
+    takes none on any processor, and so ncnn makes it float32 in front of it.
+    """
+    halves: set[Blob] = set()
+    found: list[Layer] = []
+    for layer in layers:
+        if not is_kept_from_half(layer):
+            found.append(layer)
+            halves.update(layer.tops if layer.type not in _FLOATS else ())
+            continue
+        wide = {blob: Blob(blob.dims, blob.rows) for blob in layer.bottoms if blob in halves}
+        found += [Layer("Tile", (blob,), (made,), origin=layer.origin) for blob, made in wide.items()]
+        found.append(replace(layer, bottoms=tuple(wide.get(blob, blob) for blob in layer.bottoms)))
     return found
 
 

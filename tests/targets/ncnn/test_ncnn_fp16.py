@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import digits_net
+import msgspec
 import ncnn_written
 import numpy as np
 import onnx_ir as ir
@@ -14,8 +15,10 @@ import pytest
 import target_testing as t
 from zoo_prepared import prepared
 
+from retarget import catalog
 from retarget.compare import snr_db
 from retarget.spec import DimRange
+from retarget.targets.ncnn import sidecar
 from retarget.targets.ncnn.emit import BIN
 
 if TYPE_CHECKING:
@@ -77,3 +80,29 @@ def test_models_keep_40_db(name: str, parity: bool, tmp_path: Path) -> None:
         found = t.run("ncnn", tmp_path, facts, fed, parity=parity)
         for output, right in t.oracle(model, fed).items():
             assert snr_db(right, found[output]) > 40
+
+
+def test_what_is_kept_from_16_bits_is_given_floats(tmp_path: Path) -> None:
+    """ncnn hands a masked layer 16 bits as they are. On ARM it has float16 by default; here bfloat16 shows it."""
+    model = t.model("""g (float[N,7] x, int64[N,7] ids) => (int64[N] y, int64[N,7] z, float[N,7] w) {
+        lowest = Constant <value_float = -3e38>()
+        a = Softmax(x)
+        [first] y = ArgMax <axis = 1, keepdims = 0> (a)
+        f = Cast <to = 1> (ids)
+        g = Sqrt(f)
+        [whole] z = Cast <to = 7> (g)
+        s = Sigmoid(x)
+        [mask] m = Mul(s, lowest)
+        w = Add(m, a)
+    }""")
+    facts = ncnn_written.written(model, tmp_path)
+    feeds = {"x": 3 * t.normal(3, 7), "ids": (np.arange(21) % 6).reshape(3, 7) ** 2}
+    with catalog.target_run("ncnn").open(tmp_path, facts, parity=True, threads=1) as runner:
+        right = runner.run(feeds)
+    says = sidecar.read(tmp_path / sidecar.FILE)
+    sidecar.write(msgspec.structs.replace(says, parity_options={"use_bf16_storage": True}), tmp_path / sidecar.FILE)
+    with catalog.target_run("ncnn").open(tmp_path, facts, parity=True, threads=1) as runner:
+        found = runner.run(feeds)
+    np.testing.assert_array_equal(found["y"], right["y"])
+    np.testing.assert_array_equal(found["z"], right["z"])
+    np.testing.assert_allclose(found["w"], right["w"], rtol=0.02)
