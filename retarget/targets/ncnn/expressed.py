@@ -115,6 +115,7 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
         last = tuple(min(_absolute(end, size, size), size) for (_, end), size in zip(bounds, sizes, strict=True))
         most = max(size - start for size, start in zip(sizes, first, strict=True))
         behind = {size - end for size, end in zip(sizes, last, strict=True)}
+        common.parts.append((where, first, last, sizes))
         if differs(first) and all(each == max(size - most, 0) for each, size in zip(first, sizes, strict=True)):
             # As many as there are, where that is more: ncnn would read what lies in front.
             starts.append(f"max(-(0{letter},{most}),0)")
@@ -135,13 +136,6 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
         return replace(layer, params={**layer.params, 9: list(map(int, starts)), 10: list(map(int, ends))})
     expressions = {STARTS: ",".join(starts), ENDS: ",".join(ends), AXES: ",".join(map(str, axes))}
     return readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 9, 10, 11) | expressions))
-
-
-def is_empty(layer: Layer, dims: Sequence[int | None]) -> bool:
-    """Whether a Crop with numbers leaves nothing of a blob with ``dims``; None: what is not known."""
-    bounds = zip(*(ints(layer.params.get(key)) for key in (9, 10, 11)), strict=True)
-    sizes = [(start, end, size) for start, end, axis in bounds if (size := dims[axis]) is not None]
-    return any(_absolute(start, size, 0) >= min(_absolute(end, size, size), size) for start, end, size in sizes)
 
 
 def _absolute(bound: int, size: int, default: int) -> int:

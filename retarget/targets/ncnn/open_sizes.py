@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from retarget.targets.ncnn.expressed import WRITERS, is_empty
+from retarget.targets.ncnn.expressed import WRITERS
 from retarget.targets.ncnn.program import MOST_DIMS, Blob, Layer, Program, Weight
 from retarget.targets.ncnn.unsized import Common, OneSize, Seen, Vector, differs, where_of
 
@@ -178,18 +178,22 @@ def _check_smallest(
         dims = (1,) * (len(vectors) - len(small.dims)) + small.dims
         pairs = [*zip(vectors, dims, strict=False)]
         if len(dims) == len(vectors) and all(differs(vector) or vector[0] == size for vector, size in pairs):
-            known |= pairs
+            # The first are inputs, whose dims are their own axes at any size.
+            known = dict(pairs) | known
         rows = small.rows if small.rows > 1 or differs(common.rows[blob]) else blob.rows
         if not any(map(differs, vectors)) and small.size * small.rows != blob.size * rows:
             raise OneSize(f"'{blob.value}' has another size with 1 alone; {hint}")
-    for layer in common.made:
-        vectors = common.dims.get(layer.bottoms[0], ()) if layer.type == "Crop" else ()
-        if vectors and is_empty(layer, [_beside(known, vector) for vector in vectors]):
-            raise OneSize(f"nothing is left by {where_of(layer)} with 1 alone; {hint}")
+    for where, *bounds in common.parts:
+        first, last, size = (_beside(known, vector) for vector in bounds)
+        ends = [each for each in (last, size) if each is not None]
+        if first is not None and ends and max(first, 0) >= min(ends):
+            raise OneSize(f"nothing is left by {where} with 1 alone; {hint}")
 
 
 def _beside(known: Mapping[Vector, int], vector: Vector) -> int | None:
     """What ``vector`` is where others are what ``known`` says, if one of them is always so much less or more."""
+    if not differs(vector):
+        return vector[0]
     for other, size in known.items():
         gaps = {left - right for left, right in zip(vector, other, strict=True)}
         if len(gaps) == 1:
@@ -233,22 +237,24 @@ def _steps(
     taken: AbstractSet[int],
 ) -> Iterator[Mapping[str, int]]:
     """Of what number the sizes to look at are multiples: any at first, then, as a model may halve a size again and
-    again, more and more that the smallest, the likely and the largest have in common. Of what can have a size that
-    has nothing in common with them all are looked at."""
+    again, more and more that the smallest, the likely and the largest have in common, at first only of what cannot
+    have a size that has nothing in common with them."""
     opt = {symbol: extent.opt for symbol, extent in shapes.items()}
     once = dict.fromkeys(symbols, 1)
     yield once
     common = {symbol: math.gcd(shapes[symbol].min, shapes[symbol].opt, shapes[symbol].max) for symbol in symbols}
     odd = looked_at(shapes, once, taken)[1]
-    divided = [symbol for symbol in symbols if common[symbol] > 1 and not _is_there(lower, opt | {symbol: odd[symbol]})]
-    divided = divided or [symbol for symbol in symbols if common[symbol] > 1]
-    powers = [1 << power for power in range(1, max((common[symbol] for symbol in divided), default=1).bit_length())]
-    last: Mapping[str, int] = once
-    for most in (*powers, math.lcm(*(common[symbol] for symbol in divided))):
-        steps = once | {symbol: math.gcd(common[symbol], most) for symbol in divided}
-        if steps != last:
-            yield steps
-        last = steps
+    divisible = [symbol for symbol in symbols if common[symbol] > 1]
+    alone = [symbol for symbol in divisible if not _is_there(lower, opt | {symbol: odd[symbol]})]
+    tried: list[Mapping[str, int]] = [once]
+    # That one odd size is there says little of others: what is rounded up may be even then.
+    for divided in (alone, divisible):
+        most = math.lcm(*(common[symbol] for symbol in divided))
+        for divisor in (*(1 << power for power in range(1, most.bit_length())), most):
+            steps = once | {symbol: math.gcd(common[symbol], divisor) for symbol in divided}
+            if steps not in tried:
+                yield steps
+            tried.append(steps)
 
 
 def _is_there(lower: Callable[[Sizes], Program | str], sizes: Sizes) -> bool:

@@ -145,6 +145,8 @@ class Common:
     made: list[Layer] = field(default_factory=list)
     dims: dict[Blob, tuple[Vector, ...]] = field(default_factory=dict)
     rows: dict[Blob, Vector] = field(default_factory=dict)
+    parts: list[tuple[str, Vector, Vector, Vector]] = field(default_factory=list)
+    """What is cut, in words, where from and to, and of how many elements."""
     _atoms: dict[tuple[Vector, Vector], Atom] = field(default_factory=dict)
     """By what they are and their rows, so that each is there once: the first, and so the inputs'."""
     _grown: dict[Blob, tuple[Layer, tuple[Seen, ...]]] = field(default_factory=dict)

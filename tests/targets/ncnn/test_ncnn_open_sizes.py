@@ -284,6 +284,28 @@ def test_sizes_that_must_be_multiples(tmp_path: Path) -> None:
         testing.run("ncnn", tmp_path, facts, fed(facts, {"N": 2, "S": 14}, 0))
 
 
+def test_two_dimensions_of_which_one_has_a_size_that_another_has_not() -> None:
+    """MobileViT's patches: 37 is rounded up to 10 of them along one axis, and 41 to 11, which are not halved."""
+    wide = DimRange(32, 32, 64)
+    model = testing.model("""g (float[N,3,H,W] x, float[2,3,3,3] w_a, float[2,2,3,3] w_b) => (float[N,2,P,Q] z) {
+        a = Conv<pads = [1,1,1,1], strides = [2,2]>(x, w_a)
+        b = Conv<pads = [1,1,1,1], strides = [2,2]>(a, w_b)
+        two = Constant<value_ints = [2]>()  all = Shape(b)
+        n = Shape<start = 0, end = 1>(b)  h = Shape<start = 2, end = 3>(b)  w = Shape<start = 3, end = 4>(b)
+        down = Div(h, two)  right = Div(w, two)  channels = Mul(n, two)  lines = Mul(channels, down)
+        patches = Concat<axis = 0>(lines, two, right, two)
+        c = Reshape(b, patches)
+        d = Transpose<perm = [0,2,1,3]>(c)
+        e = Softmax<axis = 3>(d)
+        f = Transpose<perm = [0,2,1,3]>(e)
+        z = Reshape(f, all)
+    }""")
+    check(
+        model, *({"N": n, "H": h, "W": w} for n, h, w in ((1, 32, 32), (2, 64, 40), (4, 48, 64))),
+        N=RANGE, H=wide, W=wide,
+    )  # fmt: skip
+
+
 def test_an_image_resized_to_the_size_of_another() -> None:
     wide = DimRange(4, 9, 20)
     check("""g (float[N,3,H,W] x, float[4,3,3,3] w_a) => (float[N,4,H,W] z) {
@@ -536,6 +558,20 @@ def test_what_is_empty_of_one_element_fixes_the_dimension(nodes: str, reason: st
     assert reason in notes
     assert "it may stay open where the smallest size is larger" in notes
     check(text, *each("S", sizes=(2, 3, 6, 9)), S=DimRange(2, 4, 9))
+
+
+def test_what_is_computed_to_be_empty_of_one_element_fixes_the_dimension() -> None:
+    """Two rows are one below the other there, and the second begins where S says."""
+    sizes, notes = fixed(
+        """g (float[2,S,3] x) => (float[2,S,3] z) {
+            n = Constant<value = int64[2,1,3] {0,0,0,0,0,0}>()
+            u = Constant<value = float[2,1,3] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}>()
+            [put] z = ScatterElements<axis = 1>(x, n, u)
+        }""",
+        S=RANGE,
+    )
+    assert sizes == {"S": 4}
+    assert "nothing is left by Crop of 'put'" in notes
 
 
 def test_what_is_the_same_at_all_sizes_but_the_smallest_fixes_the_dimension() -> None:
