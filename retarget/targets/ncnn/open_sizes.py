@@ -275,9 +275,12 @@ def looked_at(shapes: Mapping[str, DimRange], steps: Mapping[str, int], taken: A
         extent = shapes[symbol]
         found = sorted(_unlike(extent, step), key=lambda size: (size > extent.max, size in taken))
         one[symbol] = next(size for size in found if size not in one.values())
-        # What halves a size may do another thing with an odd one.
-        odd = {size % 2 for size in (extent.opt, extent.max, one[symbol])}
-        found.sort(key=lambda size: (size > extent.max, len(odd | {size % 2}) < len({0, 1})))
+        # What halves a size may do another thing with an odd one, and with what is odd when it is halved.
+        parts = [size // step for size in (extent.opt, extent.max, one[symbol])]
+        halves, quarters = {part % 2 for part in parts}, {part % 4 for part in parts}
+        found.sort(
+            key=lambda size: (size > extent.max, len(halves | {size // step % 2}) < 2, size // step % 4 in quarters)
+        )
         other[symbol] = next(size for size in found if size not in (one[symbol], *other.values()))
     likely = {symbol: shapes[symbol].opt if shapes[symbol].opt > 1 else other[symbol] for symbol in steps}
     most = {symbol: shapes[symbol].max for symbol in steps}

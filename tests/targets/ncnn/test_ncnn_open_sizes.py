@@ -284,6 +284,21 @@ def test_sizes_that_must_be_multiples(tmp_path: Path) -> None:
         testing.run("ncnn", tmp_path, facts, fed(facts, {"N": 2, "S": 14}, 0))
 
 
+def test_what_is_even_or_odd_when_it_is_halved() -> None:
+    """A half, rounded down, is padded to even: 32, 64 and primes that are one more than a multiple of 4 need none."""
+    sizes, notes = fixed(
+        """g (float[1,3,8,W] x, float[4,3,2,2] w_a) => (float[1,4,4,V] z) {
+            a = Conv<strides = [2,2]>(x, w_a)  w = Shape<start = 3, end = 4>(a)
+            two = Constant<value_ints = [2]>()  odd = Mod(w, two)
+            none = Constant<value_ints = [0,0,0,0,0,0,0]>()  pads = Concat<axis = 0>(none, odd)
+            [pad] z = Pad(a, pads)
+        }""",
+        W=DimRange(32, 32, 64),
+    )
+    assert sizes == {"W": 32}
+    assert "'pad'" in notes
+
+
 def test_two_dimensions_of_which_one_has_a_size_that_another_has_not() -> None:
     """MobileViT's patches: 37 is rounded up to 10 of them along one axis, and 41 to 11, which are not halved."""
     wide = DimRange(32, 32, 64)
