@@ -45,7 +45,8 @@ def export(source: Source, example: Feeds | None, out: Path) -> Exported:
     source = replace(source, inputs=source.inputs or _specs(loaded, source.path))
     notes = list(loaded.notes)
     named = wrap(loaded.module, loaded.program, source.inputs, notes)
-    sizes, others = zip(*(_trace_sizes(source.inputs, source.shapes, even=even) for even in (False, True)), strict=True)
+    choices = [_trace_sizes(source.inputs, source.shapes, even=even) for even in (False, True)]
+    sizes, others = [first for first, _ in choices], [second for _, second in choices]
     traced = _first_run(named, source, sizes, example)
     if traced.sizes != sizes[0]:
         notes.append(f"it was traced at {_words(traced.sizes)}: the model fails at {_words(sizes[0])}")
