@@ -234,6 +234,17 @@ class EmitFacts(Fact, frozen=True, kw_only=True):
     """Every change and limit that a user must know, a sentence each."""
 
 
+def one_size(symbol: str, size: int, where: str, reason: str) -> str:
+    """The note that an artifact has ``symbol`` at one size only; ``where`` is what it is, such as its files."""
+    return f"{symbol} is {size} in the {where}: {reason}"
+
+
+def reason_of_one_size(note: str, symbol: str, size: int) -> str | None:
+    """The reason in ``note``, if that is what `one_size` says of ``symbol``."""
+    said, _, reason = note.partition(": ")
+    return reason if said.startswith(f"{symbol} is {size} in the ") else None
+
+
 # ---- check
 
 

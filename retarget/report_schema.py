@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from retarget.facts import Int8Facts, IoEntry, KeptNode, PassFact, Precision, Verified
+from retarget.facts import Int8Facts, IoEntry, KeptNode, PassFact, Precision, Verified, reason_of_one_size
 from retarget.figures import sizes_text
 from retarget.protocols import Kind, Status
 from retarget.spec import DimRange, TensorSpec
@@ -234,11 +234,10 @@ class ArtifactRow(Row, frozen=True, kw_only=True):
         if not self.left_out or not self.parity:
             return None
         shown = [*self.left_out[:3], *([f"{len(self.left_out) - 3} more"] if len(self.left_out) > 3 else [])]
-        said = [f"{symbol} is {size} in the files: " for symbol, size in self.sizes.items()]
-        why = dict.fromkeys(note.removeprefix(text) for note in self.notes for text in said if note.startswith(text))
-        return f"not held against {', '.join(shown)}: it takes {sizes_text(self.sizes)} alone" + "".join(
-            f", as {reason}" if number == 0 else f"; {reason}" for number, reason in enumerate(why)
-        )
+        found = (reason_of_one_size(note, *size) for note in self.notes for size in self.sizes.items())
+        why = "; ".join(dict.fromkeys(filter(None, found)))
+        said = f"not held against {', '.join(shown)}: it takes {sizes_text(self.sizes)} alone"
+        return f"{said}, as {why}" if why else said
 
     @property
     def worst(self) -> ParityRow | None:

@@ -176,6 +176,8 @@ def test_parity_cases_that_were_left_out_are_said(made: Report) -> None:
     assert "openvino/fp32 not held against min (N=1), max (N=32): it takes N=8 alone" in shown(fixed)[1]
 
 
-def test_why_an_artifact_takes_one_size_alone_is_said(made: Report) -> None:
-    fixed = of_one_size(made, "openvino/fp32", ("max (N=32)",), ("N is 8 in the files: a table ends there", "other"))
+@pytest.mark.parametrize("where", ["file", "files", "package"])
+def test_why_an_artifact_takes_one_size_alone_is_said(made: Report, where: str) -> None:
+    why = f"N is 8 in the {where}: a table ends there"
+    fixed = of_one_size(made, "openvino/fp32", ("max (N=32)",), (why, "other"))
     assert "not held against max (N=32): it takes N=8 alone, as a table ends there\n" in shown(fixed)[1]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from retarget import graph
 from retarget.errors import ToolchainFailure, unsupported
-from retarget.facts import EmitFacts, IoEntry
+from retarget.facts import EmitFacts, IoEntry, one_size
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec
 from retarget.targets import legal, tensor_map
@@ -152,7 +152,7 @@ def _notes(job: EmitJob, lowering: Lowering, shown: Border, done: Executed, clos
             " are kept, or that no block divides"
         )
     for symbol, reason in closed.items():
-        yield f"{symbol} is {lowering.sizes[symbol]} in the package: {reason}"
+        yield one_size(symbol, lowering.sizes[symbol], "package", reason)
     for name, image in shown.images.items():
         what = "float16" if image.color_layout == "GRAYSCALE_FLOAT16" else "whole numbers, 0 to 255"
         yield f"'{name}' is an image of the kind {image.color_layout} in the package: on a device its pixels are {what}"

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from retarget.distributions import version_of
 from retarget.errors import RetargetError, unsupported
-from retarget.facts import EmitFacts, IoEntry
+from retarget.facts import EmitFacts, IoEntry, one_size
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec
 from retarget.targets import legal, ncnn, tensor_map
@@ -152,7 +152,7 @@ def _entry(spec: TensorSpec, value: sidecar.Value) -> IoEntry:
 def _notes(job: EmitJob, says: sidecar.Sidecar, done: Executed, made: Opened) -> Iterator[str]:
     for symbol, reason in made.fixed.items():
         if job.shapes[symbol].min < job.shapes[symbol].max:
-            yield f"{symbol} is {says.sizes[symbol]} in the files: {reason}"
+            yield one_size(symbol, says.sizes[symbol], "files", reason)
     for symbol, (step, reason) in made.multiples.items():
         yield f"{symbol} is a multiple of {step} in the files: {reason}"
     for value in (*says.inputs, *says.outputs):

@@ -13,7 +13,7 @@ import numpy as np
 
 from retarget.targets.ncnn.files import WHOLE_HALF
 from retarget.targets.ncnn.ops.elementwise import MUL, NUMBER, WITH_NUMBER
-from retarget.targets.ncnn.ops.slices import REST
+from retarget.targets.ncnn.ops.slices import AXES, ENDS, REST, STARTS
 from retarget.targets.ncnn.program import (
     MASK,
     MOST_DIMS,
@@ -27,11 +27,11 @@ from retarget.targets.ncnn.program import (
 )
 from retarget.targets.ncnn.rows import EXPRESSION, FROM_ROWS, TO_ROWS
 from retarget.targets.ncnn.unsized import (
-    AXES,
-    ENDS,
+    AXIS_TEXTS,
+    END_TEXTS,
     GROWING,
     LETTERS,
-    STARTS,
+    START_TEXTS,
     Common,
     Extent,
     OneSize,
@@ -97,12 +97,12 @@ def _reshaped(params: Mapping[int, Param]) -> list[int]:
 
 def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], where: str) -> Layer:
     """Bounds are numbers, counted from the end, or computed."""
-    if any(not same(_without(each, 9, 10), _without(params[0], 9, 10)) for each in params):
+    if any(not same(_without(each, STARTS, ENDS), _without(params[0], STARTS, ENDS)) for each in params):
         raise OneSize(f"{where} holds it as a number")
-    if not all(each.get(9) and each.get(10) for each in params):
+    if not all(each.get(STARTS) and each.get(ENDS) for each in params):
         return layer
     bottom, rows = layer.bottoms[0], common.rows[layer.tops[0]]
-    axes = ints(layer.params.get(11)) or list(range(len(bottom.dims)))
+    axes = ints(layer.params.get(AXES)) or list(range(len(bottom.dims)))
     if not any(differs(common.dims[bottom][axis]) for axis in axes) and all(same(each, params[0]) for each in params):
         return layer
     bottoms = list(layer.bottoms)
@@ -110,7 +110,7 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
     ends: list[str] = []
     for place, axis in enumerate(axes):
         letter, sizes = LETTERS[len(bottom.dims)][axis], common.dims[bottom][axis]
-        bounds = [(ints(each[9])[place], ints(each[10])[place]) for each in params]
+        bounds = [(ints(each[STARTS])[place], ints(each[ENDS])[place]) for each in params]
         first = tuple(_absolute(start, size, 0) for (start, _), size in zip(bounds, sizes, strict=True))
         last = tuple(min(_absolute(end, size, size), size) for (_, end), size in zip(bounds, sizes, strict=True))
         most = max(size - start for size, start in zip(sizes, first, strict=True))
@@ -133,9 +133,11 @@ def crop(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]], wh
     if not all((*starts, *ends)):
         raise OneSize(f"{where} holds it as a number")
     if all(text.lstrip("-").isdigit() for text in (*starts, *ends)):
-        return replace(layer, params={**layer.params, 9: list(map(int, starts)), 10: list(map(int, ends))})
-    expressions = {STARTS: ",".join(starts), ENDS: ",".join(ends), AXES: ",".join(map(str, axes))}
-    return readable(replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, 9, 10, 11) | expressions))
+        return replace(layer, params={**layer.params, STARTS: list(map(int, starts)), ENDS: list(map(int, ends))})
+    expressions = {START_TEXTS: ",".join(starts), END_TEXTS: ",".join(ends), AXIS_TEXTS: ",".join(map(str, axes))}
+    return readable(
+        replace(layer, bottoms=tuple(bottoms), params=_without(layer.params, STARTS, ENDS, AXES) | expressions)
+    )
 
 
 def _absolute(bound: int, size: int, default: int) -> int:
@@ -221,7 +223,7 @@ def binary_op(common: Common, layer: Layer, params: Sequence[Mapping[int, Param]
     made = [memory_data(np.arange(counted.size, dtype=np.float32), counted)]
     bottoms, picked, spread = [counted], Blob((1,)), Blob((1,) * len(layer.tops[0].dims))
     text = common.text(term, bottoms)
-    at: dict[int, Param] = {STARTS: text, ENDS: f"+({text},1)", AXES: "0"}
+    at: dict[int, Param] = {START_TEXTS: text, END_TEXTS: f"+({text},1)", AXIS_TEXTS: "0"}
     made.append(readable(Layer("Crop", tuple(bottoms), (picked,), at, origin=layer.origin)))
     made.append(Layer("Reshape", (picked,), (spread,), sized(spread.dims), origin=layer.origin))
     made.append(replace(layer, bottoms=(layer.bottoms[0], spread), params=_without(rest[0], WITH_NUMBER)))

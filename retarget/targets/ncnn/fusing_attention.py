@@ -17,7 +17,7 @@ from retarget.targets.ncnn.ops.matmul import (
     TURNED_LEFT,
     TURNED_RIGHT,
 )
-from retarget.targets.ncnn.ops.slices import REST
+from retarget.targets.ncnn.ops.slices import AXES, ENDS, REST, STARTS
 from retarget.targets.ncnn.program import Blob, Layer, Param, Weight, memory_data, reshape_to
 from retarget.targets.ncnn.rewriting import Found, Graph, is_plain_reshape
 
@@ -238,7 +238,7 @@ def _half_turned(graph: Graph, joined: Layer) -> Blob | None:
     size, axis = x.dims[-1] // 2, len(x.dims) - 1
     wanted = [([0], [size]), ([size], [REST])]
     for layer, (start, end) in zip((first, second), wanted, strict=True):
-        found = [layer.params.get(key) for key in (9, 10, 11)]
+        found = [layer.params.get(key) for key in (STARTS, ENDS, AXES)]
         if any(not isinstance(each, Sequence) or isinstance(each, str) for each in found):
             return None
         if found != [start, end, [axis]] or layer.tops[0].dims[-1] != size:

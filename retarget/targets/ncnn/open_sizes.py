@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -49,7 +49,7 @@ class Opened:
     program: Program
     sizes: Sizes
     """At which its blobs have the dims that they are said to have."""
-    fixed: Mapping[str, str]
+    fixed: Mapping[str, str] = field(default_factory=dict)
     multiples: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """Dimensions of which only multiples of a number were looked at → that, and why."""
 
@@ -67,13 +67,12 @@ def opened(
     fixed = {symbol: "no other size is asked for" for symbol in shapes if symbol not in free}
     if free:
         try:
-            program, sizes, multiples = _common(lower, shapes, free, taken)
-            return Opened(program, sizes, fixed, multiples)
+            return replace(_common(lower, shapes, free, taken), fixed=fixed)
         except OneSize as reason:
             if len(free) == 1:
                 fixed[free.pop()] = str(reason)
     held: list[str] = []
-    made = None
+    made: Opened | None = None
     for symbol in free:
         try:
             made = _common(lower, shapes, [*held, symbol], taken)
@@ -81,11 +80,10 @@ def opened(
         except OneSize as reason:
             fixed[symbol] = str(reason)
     if made is None:
-        alone = lower(opt)
-        assert isinstance(alone, Program), alone
-        return Opened(alone, opt, fixed)
-    program, sizes, multiples = made
-    return Opened(program, sizes, fixed, multiples)
+        program = lower(opt)
+        assert isinstance(program, Program), program
+        made = Opened(program, opt)
+    return replace(made, fixed=fixed)
 
 
 # ---- at which sizes
@@ -96,9 +94,8 @@ def _common(
     shapes: Mapping[str, DimRange],
     symbols: Sequence[str],
     taken: AbstractSet[int],
-) -> tuple[Program, Sizes, Mapping[str, tuple[int, str]]]:
-    """The program with ``symbols`` open and all others at `opt`, the sizes of its dims, and `Opened.multiples`.
-    Raises ``OneSize``."""
+) -> Opened:
+    """The program with ``symbols`` open and all others at `opt`. Raises ``OneSize``."""
     problem: OneSize | None = None
     first: tuple[Sizes, Program] | None = None
     for steps in _steps(lower, shapes, symbols, taken):
@@ -115,7 +112,8 @@ def _common(
             common = Common(layers, base, seen, WRITERS)
             program = common.program()
             _check_smallest(lower, shapes, symbols, common)
-            return program, points[0], {name: (step, str(problem)) for name, step in steps.items() if step > 1}
+            multiples = {name: (step, str(problem)) for name, step in steps.items() if step > 1}
+            return Opened(program, points[0], multiples=multiples)
         except _NotThere as reason:
             problem = problem or OneSize(str(reason))
     assert problem is not None

@@ -54,7 +54,7 @@ ENOUGH = 3
 GROWING = 1 << 26
 """Constants of at most so many bytes may grow with the dimensions."""
 
-STARTS, ENDS, AXES = 19, 20, 21
+START_TEXTS, END_TEXTS, AXIS_TEXTS = 19, 20, 21
 """Expressions of a Crop; 9, 10 and 11 are the same as numbers."""
 
 BEGINNING, MIDDLE, END = 0, 1, 2
@@ -302,7 +302,11 @@ class Common:
                 start, stop = f"//(-({size},{text}),2)", f"//(+({size},{text}),2)"
             starts.append(start)
             stops.append(stop)
-        params: dict[int, Param] = {STARTS: ",".join(starts), ENDS: ",".join(stops), AXES: ",".join(map(str, axes))}
+        params: dict[int, Param] = {
+            START_TEXTS: ",".join(starts),
+            END_TEXTS: ",".join(stops),
+            AXIS_TEXTS: ",".join(map(str, axes)),
+        }
         self.made.append(readable(Layer("Crop", tuple(bottoms), (top,), params, origin=reader.origin)))
         self.know(top, tuple(vectors), once)
         return top

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from retarget import __version__
 from retarget.errors import RetargetError, unsupported
-from retarget.facts import EmitFacts, IoEntry, Precision
+from retarget.facts import EmitFacts, IoEntry, Precision, one_size
 from retarget.interface import IMAGE_AXES, to_channels_last
 from retarget.protocols import EmitJob
 from retarget.spec import TensorSpec, batch_symbol
@@ -118,7 +118,7 @@ def _facts(
     outputs = tuple(_entry(spec, program.outputs[spec.name]) for spec in job.outputs)
     sizes = {symbol: job.shapes[symbol].opt for symbol in fixed}
     notes = [
-        f"{symbol} is {sizes[symbol]} in the file: {reason}"
+        one_size(symbol, sizes[symbol], "file", reason)
         for symbol, reason in fixed.items()
         if job.shapes[symbol].min < job.shapes[symbol].max
     ]
